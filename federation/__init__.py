@@ -1,0 +1,1 @@
+"""The conversation: who says what, when. Nothing here sees a raw record."""

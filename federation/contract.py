@@ -1,0 +1,126 @@
+"""The run contract: what a run may do, agreed by all of its parties before the first byte of data moves.
+
+A contract is a canonical record (docs/records.md, "run-contract") signed by the node key of every party. Its hash is
+in every later envelope, so that no party can be moved to other terms (attacks.md, row 16). Key size, minimum sizes and
+the forms of every named value are in it: there is no path that negotiates them down.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.crypto.errors import CryptoError
+from lianxin.federation.errors import PeerError
+
+MINIMUM_KEY_BITS = 2048
+IDENTIFIER = re.compile(r"[a-z0-9-]{3,64}")
+MATCHING_PROTOCOLS = ("paillier", "ecdh")
+MODELS = ("scorecard",)
+ON_LOSS = ("rerun", "stop")
+_INTEGERS = {
+    "key_bits": (MINIMUM_KEY_BITS, 8192),
+    "rounds": (1, 15),
+    "spare_attempts": (0, 8),
+    "min_rows": (50, 10**6),
+    "min_bads": (1, 10**6),
+    "min_goods": (1, 10**6),
+    "min_intersection": (50, 10**6),
+    "min_banks": (1, 64),
+    "max_queries": (64, 10**7),
+    "max_rows": (64, 10**7),
+    "max_bins": (2, 32),
+    "ridge_thousandths": (1, 10**7),
+    "chunk_bytes": (64 * 1024, 1024 * 1024),
+    "points_to_double_odds": (1, 1000),
+    "step_deadline_s": (1, 86400),
+}
+_TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss")
+_TIMES = ("created_at", "expires_at")
+_KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", *_INTEGERS, *_TEXTS, *_TIMES}
+
+
+@dataclass(frozen=True)
+class RunContract:
+    """A checked contract. `record` is the canonical dictionary; the attributes read from it."""
+
+    record: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _INTEGERS or name in _TEXTS or name in _TIMES:
+            return self.record[name]
+        raise AttributeError(name)
+
+    @cached_property
+    def hash(self) -> str:
+        """The SHA-256 of the canonical bytes, hex."""
+        return canonical.record_hash(dict(self.record))
+
+    @cached_property
+    def banks(self) -> tuple[str, ...]:
+        """The banks' party ids in sorted order: the order of every sum and every list of this run."""
+        return tuple(sorted(p["party"] for p in self.record["parties"] if p["role"] == "bank"))
+
+    @cached_property
+    def node_keys(self) -> dict[str, str]:
+        """Every party's Ed25519 public key, hex, by party id."""
+        return {p["party"]: p["node_key"] for p in self.record["parties"]}
+
+    @property
+    def ridge(self) -> float:
+        """The ridge λ of the scorecard, added to the summed log-loss as λ/2·‖w‖²."""
+        return self.record["ridge_thousandths"] / 1000.0
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts at rounds the run may make: the planned rounds and the spare ones."""
+        return self.record["rounds"] + self.record["spare_attempts"]
+
+    def fields_of(self, provider: str, use: str) -> tuple[str, ...]:
+        """Return the catalogue ids that `provider` brings for `use` (feature, label, identifier), in contract order."""
+        return tuple(f["field"] for f in self.record["fields"] if f["provider"] == provider and f["use"] == use)
+
+
+def parse_contract(record: Mapping[str, Any]) -> RunContract:
+    """Return the checked contract. Raises PeerError naming the key that is missing, unknown or out of range."""
+    if set(record) != _KEYS or record["type"] != "run-contract" or record["version"] != 1:
+        odd = sorted(set(record) ^ _KEYS)
+        raise PeerError(f"the run contract has missing or unknown keys ({', '.join(odd)}); it is refused", "C01")
+    for name, (low, high) in _INTEGERS.items():
+        _require(type(record[name]) is int and low <= record[name] <= high, name, f"must be from {low} to {high}")
+    for name in (*_TEXTS, *_TIMES):
+        _require(isinstance(record[name], str), name, "must be a text")
+    _require(IDENTIFIER.fullmatch(record["run"]) is not None, "run", "must match [a-z0-9-]{3,64}")
+    _require(record["matching"] in MATCHING_PROTOCOLS, "matching", f"must be one of {', '.join(MATCHING_PROTOCOLS)}")
+    _require(record["model"] in MODELS, "model", f"must be one of {', '.join(MODELS)}")
+    _require(record["alignment"] == "shared", "alignment", "must be 'shared'")
+    _require(record["on_loss"] in ON_LOSS, "on_loss", f"must be one of {', '.join(ON_LOSS)}")
+    _require(record["created_at"] < record["expires_at"], "expires_at", "must be after created_at")
+    _check_parties(record)
+    return RunContract(record)
+
+
+def _check_parties(record: Mapping[str, Any]) -> None:
+    parties = [p["party"] for p in record["parties"]]
+    _require(len(set(parties)) == len(parties), "parties", "must be distinct")
+    platforms = [p["party"] for p in record["parties"] if p["role"] == "platform"]
+    _require(platforms == [record["platform"]], "parties", "must hold exactly the one platform")
+    banks = len(parties) - 1
+    _require(banks >= record["min_banks"], "min_banks", "must not exceed the number of banks")
+    _require({f["provider"] for f in record["fields"]} <= set(parties), "fields", "must come from the run's parties")
+
+
+def _require(holds: bool, key: str, rule: str) -> None:
+    if not holds:
+        raise PeerError(f"the run contract's '{key}' {rule}; it is refused", "C01")
+
+
+def decode_contract(data: bytes) -> RunContract:
+    """Return the contract in canonical `data`. Raises PeerError if the bytes are not canonical or the terms refused."""
+    try:
+        record = canonical.decode(data)
+    except CryptoError as error:
+        raise PeerError("the run contract is not in canonical form; it is refused", "C01") from error
+    return parse_contract(record)

@@ -1,0 +1,71 @@
+"""What can go wrong between parties, and what a person is told: one sentence on what, where and what to do.
+
+No message carries a record's value, a secret or text that a peer sent. Errors that cross a boundary carry their rule
+id and nothing else.
+"""
+
+
+class LianxinError(Exception):
+    """The root of the errors that a person sees as one sentence; `exit_code` is the command's."""
+
+    exit_code = 1
+
+
+class InputFault(LianxinError):
+    """A file, flag or configuration that a person gave cannot be used; nothing was started or written."""
+
+    exit_code = 2
+
+
+class RunStopped(LianxinError):
+    """A run ended by rule: too few rows, a refusal, an expired contract."""
+
+    exit_code = 3
+
+
+class ContractRefused(RunStopped):
+    """A party refused the run contract."""
+
+
+class PeerError(LianxinError):
+    """A peer broke the protocol. `rule` is what it is told."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, rule: str = "W00") -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class PeerGone(PeerError):
+    """The peer's connection ended before its part was done."""
+
+
+class DeadlinePassed(PeerError):
+    """The peer did not answer within the time that the step allows."""
+
+
+class GuardRefused(LianxinError):
+    """The wire guard found a message that may not cross; `rule` says why."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class GateRefused(LianxinError):
+    """The gate found no right for a release; `rule` says why."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class EvidenceRejected(LianxinError):
+    """Evidence does not verify; the message names the party, the leaf and the rule."""
+
+    exit_code = 6

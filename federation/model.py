@@ -1,0 +1,44 @@
+"""Frozen values that rooms hand to each other.
+
+`Released` is the only way for rows to reach a protocol: it is constructed in `parties/boundary` alone (test_layout
+keeps that), after the gate has decided and the ledger has its leaf.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+MODES = ("COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """By which right values may cross: the release that the ledger holds, without any value of it."""
+
+    release_id: str
+    provider: str
+    recipient: str
+    purpose: str
+    mode: str
+    fields: tuple[str, ...]
+    rows: int
+    rows_root: str
+    consent_root: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Released:
+    """Rows that passed the gate: `firms[i]` is the i-th row's firm, `columns[f][i]` its value of field f."""
+
+    provenance: Provenance
+    firms: tuple[str, ...] = field(repr=False)
+    columns: Mapping[str, Sequence[Any]] = field(repr=False)
+
+
+class Clock(Protocol):
+    """Where the time comes from; simulations pass one that does not tick by itself."""
+
+    def now(self) -> str:
+        """Return the time as `YYYY-MM-DDTHH:MM:SSZ` (UTC)."""
+        ...

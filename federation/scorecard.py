@@ -1,0 +1,198 @@
+"""The arithmetic of the joint scorecard (protocols.md, section 5): vertical logistic regression in fixed point.
+
+z = z_A + z_B, platform A and bank B. On this round's range σ(z) ≈ p(z) = a0 + a1·z + a2·z², and the residual is
+bilinear in what each side knows:
+
+    p(z) - y = [a0 + a1·z_B + a2·z_B² - y] + z_A·[a1 + 2·a2·z_B] + a2·z_A²
+
+Scales: WOE at 2^12, z at 2^16, the slope bracket at 2^40, residuals at 2^56. |z_A|, |z_B| <= 16 by local clipping;
+a public shift s = 2^20 keeps the exponent z_A + s non-negative, and B folds -s·slope into its constant.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lianxin.crypto.packing import SlotLayout, centre, plan_layout
+from lianxin.federation.contract import RunContract
+
+WOE_BITS = 12
+SCORE_BITS = 16
+SLOPE_BITS = 40
+RESIDUAL_BITS = SCORE_BITS + SLOPE_BITS
+GRADIENT_BITS = RESIDUAL_BITS + WOE_BITS
+SCORE_LIMIT = 16.0
+WOE_LIMIT = 6
+SHIFT = 1 << (SCORE_BITS + 4)
+GRID = 0.25
+SPREAD_STEPS = 32
+MEAN_STEPS = int(2 * SCORE_LIMIT / GRID)
+RESIDUAL_LIMIT = 64
+SIGNIFICANT_BITS = 24
+WEIGHT_GRID = 2.0**-24
+_FLOOR_WEIGHT = 0.01
+_POINTS = 161
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """The slots of a run. `residual` packs gradient terms under a bank's key, `masks` the masks of all attempts under
+    the platform's; `rounding_bits` low bits of every returned total are dropped."""
+
+    residual: SlotLayout
+    masks: SlotLayout
+    rounding_bits: int
+
+    @property
+    def width_bits(self) -> int:
+        """W: every total of the run is an integer modulo 2^W."""
+        return self.residual.width_bits
+
+
+def plan_layouts(contract: RunContract) -> Layouts:
+    """Return the layouts that the contract's sizes prove free of overflow. Raises PackingOverflow if none fits."""
+    rows = contract.max_rows * len(contract.banks)
+    bound = rows * (WOE_LIMIT << WOE_BITS) * (RESIDUAL_LIMIT << RESIDUAL_BITS)
+    residual = plan_layout(bound, contract.key_bits)
+    mask_width = residual.width_bits + (contract.max_rows << 15).bit_length() + 1
+    masks = SlotLayout(mask_width, min(contract.attempts, (contract.key_bits - 64) // mask_width), contract.key_bits)
+    return Layouts(residual, masks, max(0, bound.bit_length() - SIGNIFICANT_BITS))
+
+
+def grid_steps(mean: float, spread: float) -> tuple[int, int]:
+    """Return (mean, spread) in public grid steps of 0.25, the spread rounded up, both within their limits."""
+    steps = max(-MEAN_STEPS, min(MEAN_STEPS, round(mean / GRID)))
+    return steps, max(0, min(SPREAD_STEPS, math.ceil(spread / GRID)))
+
+
+@lru_cache(maxsize=256)
+def residual_polynomial(mean_steps: int, spread_steps: int) -> tuple[float, float, float]:
+    """Return (a0, a1, a2), the least squares quadratic for σ on a normal of that mean and spread.
+
+    The weight has a floor of 0.01, so that far rows still count. Both sides compute this from the contract's grid; the
+    platform never takes coefficients from a bank. Raises ValueError outside the grid.
+    """
+    if abs(mean_steps) > MEAN_STEPS or not 1 <= spread_steps <= SPREAD_STEPS:
+        raise ValueError("a range outside the public grid was asked for")
+    mean, spread = mean_steps * GRID, spread_steps * GRID
+    u = [-4.0 + 8.0 * k / (_POINTS - 1) for k in range(_POINTS)]
+    weight = [max(math.exp(-0.5 * t * t), _FLOOR_WEIGHT) for t in u]
+    target = [_sigmoid(mean + spread * t) for t in u]
+    moments = [sum(w * t**k for w, t in zip(weight, u, strict=True)) for k in range(5)]
+    right = [sum(w * t**k * y for w, t, y in zip(weight, u, target, strict=True)) for k in range(3)]
+    c0, c1, c2 = _solve([[moments[i + j] for j in range(3)] for i in range(3)], right)
+    c1, c2 = c1 / spread, c2 / (spread * spread)
+    return c0 - c1 * mean + c2 * mean * mean, c1 - 2.0 * c2 * mean, c2
+
+
+def _sigmoid(z: float) -> float:
+    return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+
+def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
+    rows = [[*line, value] for line, value in zip(matrix, right, strict=True)]
+    for i in range(len(rows)):
+        rows[i] = [v / rows[i][i] for v in rows[i]]
+        for j in range(len(rows)):
+            if j != i:
+                rows[j] = [a - rows[j][i] * b for a, b in zip(rows[j], rows[i], strict=True)]
+    return [row[-1] for row in rows]
+
+
+def scores(design: Floats, weights: Floats) -> Floats:
+    """Return design @ weights, clipped to ±16: one z a row."""
+    return np.clip(design @ weights, -SCORE_LIMIT, SCORE_LIMIT)
+
+
+def fixed_scores(z: Floats) -> list[int]:
+    """Return z at 2^16, within (-s, s)."""
+    return [max(1 - SHIFT, min(SHIFT - 1, int(v))) for v in np.rint(z * 2.0**SCORE_BITS)]
+
+
+def residual_shares(
+    polynomial: tuple[float, float, float], bank_scores: Floats, labels: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the bank's (constants, slopes) a row, as integers at 2^56 and 2^40, the shift already folded in."""
+    a0, a1, a2 = polynomial
+    constants, slopes = [], []
+    for z, y in zip(bank_scores.tolist(), labels, strict=True):
+        slope = round((a1 + 2.0 * a2 * z) * 2.0**SLOPE_BITS)
+        slopes.append(slope)
+        constants.append(round((a0 + a1 * z + a2 * z * z - y) * 2.0**RESIDUAL_BITS) - slope * SHIFT)
+    return constants, slopes
+
+
+def square_terms(polynomial: tuple[float, float, float], fixed: Sequence[int]) -> list[int]:
+    """Return a2·z_A² at 2^56 for each of the platform's scores at 2^16."""
+    factor = round(polynomial[2] * 2.0 ** (RESIDUAL_BITS - 2 * SCORE_BITS))
+    return [factor * z * z for z in fixed]
+
+
+def rounded(total: int, layouts: Layouts) -> int:
+    """Return a total mod 2^W, its low bits dropped: 24 significant bits of the bound remain."""
+    half = (1 << layouts.rounding_bits) >> 1
+    kept = ((total + half) >> layouts.rounding_bits) << layouts.rounding_bits
+    return kept % (1 << layouts.width_bits)
+
+
+def gradient_value(total: int, layouts: Layouts) -> float:
+    """Return the gradient entry that a total mod 2^W stands for."""
+    return centre(total, layouts.width_bits) / 2.0**GRADIENT_BITS
+
+
+def points(sub_scores: Floats, points_to_double_odds: int) -> list[int]:
+    """Return integer points: log-odds times PDO/ln 2, rounded. A higher number is a riskier firm."""
+    return [int(v) for v in np.rint(sub_scores * points_to_double_odds / math.log(2.0))]
+
+
+def log_odds(point_values: Floats, points_to_double_odds: int) -> Floats:
+    """Return the log-odds that integer points stand for."""
+    return point_values * math.log(2.0) / points_to_double_odds
+
+
+class DescentState:
+    """One side's weights under a step of fixed curvature with Nesterov momentum (protocols.md, section 5, step 5).
+
+    w ← v − (2·1.3·h̄·XᵀX + λI)^{-1}(g + λv), h̄ = max(ȳ(1−ȳ), 0.05); the factor 2 covers the other side's block. Weights
+    lie on a grid of 2^-24, so that a rerun elsewhere gives the same integers. `penalised[j]` is 0 for an intercept.
+    """
+
+    def __init__(self, size: int, ridge: float, penalised: Sequence[float] | None = None) -> None:
+        self.ridge = ridge * np.array(penalised if penalised is not None else [1.0] * size)
+        self.weights: Floats = np.zeros(size)
+        self.lookahead: Floats = np.zeros(size)
+        self._momentum, self._scale = 1.0, 1.0
+        self._decrement, self._rises = math.inf, 0
+
+    def advance(self, gradient: Floats, design: Floats, base_rate: float) -> bool:
+        """Take one step on the summed log-loss gradient at `lookahead`; return whether the decrement rose twice."""
+        curvature = max(base_rate * (1.0 - base_rate), 0.05)
+        hessian = 2.0 * 1.3 * curvature * (design.T @ design) + np.diag(self.ridge) + 1e-9 * np.eye(len(self.weights))
+        full = gradient + self.ridge * self.lookahead
+        direction = np.linalg.solve(hessian, full)
+        fresh = _on_grid(self.lookahead - self._scale * direction)
+        following = (1.0 + math.sqrt(1.0 + 4.0 * self._momentum**2)) / 2.0
+        push = (self._momentum - 1.0) / following
+        self.lookahead = _on_grid(fresh + push * (fresh - self.weights))
+        self.weights, self._momentum = fresh, following
+        return self._rose(float(full @ direction))
+
+    def _rose(self, decrement: float) -> bool:
+        self._rises = self._rises + 1 if decrement > 1.5 * self._decrement else 0
+        self._decrement = decrement
+        return self._rises >= 2
+
+    def restart(self) -> None:
+        """Forget the momentum and halve the step."""
+        self.lookahead, self._momentum = self.weights.copy(), 1.0
+        self._scale, self._rises = self._scale / 2.0, 0
+
+
+def _on_grid(weights: Floats) -> Floats:
+    return np.rint(weights / WEIGHT_GRID) * WEIGHT_GRID

@@ -1,0 +1,183 @@
+"""The codec and the wire guard: the one place where bytes of a peer become values, and values become bytes.
+
+The guard walks each message by reflection, on both ends. It refuses (rule ids in brackets):
+- a field without a form [G01], a message type that the step does not list [G02], unknown fields [G03];
+- a form that needs a right, with no release behind it [G04];
+- a named value whose form is not the one that the contract declares for its name [G05];
+- bytes that are not the canonical encoding, or a message above the size limit [G06].
+Messages are used through this module alone; the generated modules are imported nowhere else but at the gRPC edge.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from lianxin.crypto import canonical
+from lianxin.crypto.signing import SigningKey
+from lianxin.crypto.signing import verify as verify_signature
+from lianxin.federation.errors import GuardRefused
+from lianxin.federation.steps import STEPS
+from lianxin.proto import contract_pb2, crossing_pb2, envelope_pb2, learning_pb2, matching_pb2, vertical_pb2
+
+MESSAGE_LIMIT_BYTES = 1024 * 1024 + 64 * 1024
+FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
+ENVELOPE_DOMAIN = "envelope"
+_MODULES = (contract_pb2, matching_pb2, vertical_pb2, learning_pb2)
+MESSAGES: Mapping[str, type[Message]] = {
+    name: getattr(module, name) for module in _MODULES for name in module.DESCRIPTOR.message_types_by_name
+}
+
+Approval, Proposal, Refusal = contract_pb2.Approval, contract_pb2.Proposal, contract_pb2.Refusal
+RunClosed, RunStatus, SignedContract = contract_pb2.RunClosed, contract_pb2.RunStatus, contract_pb2.SignedContract
+BankOpening, PlatformOpening = matching_pb2.BankOpening, matching_pb2.PlatformOpening
+BankQueries, PlatformAnswers = matching_pb2.BankQueries, matching_pb2.PlatformAnswers
+BankBlindedElements = matching_pb2.BankBlindedElements
+PlatformEvaluatedElements = matching_pb2.PlatformEvaluatedElements
+PlatformTags, BankMatches = matching_pb2.PlatformTags, matching_pb2.BankMatches
+PlatformMatchesNoted = matching_pb2.PlatformMatchesNoted
+TrainingRows, TrainingRowsNoted = vertical_pb2.TrainingRows, vertical_pb2.TrainingRowsNoted
+TrainingKey, LiveRows = vertical_pb2.TrainingKey, vertical_pb2.LiveRows
+EncryptedLabels, LabelHistogram = vertical_pb2.EncryptedLabels, vertical_pb2.LabelHistogram
+HistogramNoted = vertical_pb2.HistogramNoted
+MaskSet, MaskSums, MaskTotals = vertical_pb2.MaskSet, vertical_pb2.MaskSums, vertical_pb2.MaskTotals
+ScoreRange, RangeChoice = vertical_pb2.ScoreRange, vertical_pb2.RangeChoice
+ResidualShares, MaskedGradient = vertical_pb2.ResidualShares, vertical_pb2.MaskedGradient
+MaskedResiduals, RoundNoted = vertical_pb2.MaskedResiduals, vertical_pb2.RoundNoted
+ScorePoints, PointsNoted = vertical_pb2.ScorePoints, vertical_pb2.PointsNoted
+LearningMessage = learning_pb2.LearningMessage
+NamedArray, NamedNumber, NamedText = learning_pb2.NamedArray, learning_pb2.NamedNumber, learning_pb2.NamedText
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """One field that crosses: `name` as `Message.field`, `form` by name."""
+
+    name: str
+    form: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded envelope: `header` is its canonical record, `message_hash` the SHA-256 of that record's bytes."""
+
+    header: Mapping[str, Any]
+    message: Message
+    signature: bytes
+    message_hash: str
+
+
+def form_of(field: FieldDescriptor) -> str | None:
+    """Return the name of the form that `field` declares, None if it declares none."""
+    value = field.GetOptions().Extensions[crossing_pb2.form]
+    return crossing_pb2.Form.Name(value) if value else None
+
+
+def form_number(name: str) -> int:
+    """Return the wire number of the form `name`."""
+    return crossing_pb2.Form.Value(name)
+
+
+def guard(message: Message, step: str, declared: Mapping[str, str], with_right: bool) -> list[Crossing]:
+    """Return what would cross in `message`, each populated field with its form.
+
+    `declared` maps a named value to the form that the contract lists; `with_right` says whether a release stands behind
+    the message. Raises GuardRefused with a rule id if any of it may not cross.
+    """
+    kind = message.DESCRIPTOR.name
+    if kind not in STEPS[step].messages:
+        raise GuardRefused(f"a {kind} may not cross in step {step}; the contract does not list it there", "G02")
+    crossings = list(_walk(message, declared))
+    rightless = [c for c in crossings if c.form not in FREE_FORMS]
+    if rightless and not with_right:
+        raise GuardRefused(f"{rightless[0].name} is {rightless[0].form} and no release stands behind it", "G04")
+    return crossings
+
+
+def _walk(message: Message, declared: Mapping[str, str]) -> Iterator[Crossing]:
+    if len(UnknownFieldSet(message)):
+        raise GuardRefused(f"a {message.DESCRIPTOR.name} holds fields that its definition does not have", "G03")
+    for field in message.DESCRIPTOR.fields:
+        if form_of(field) is None:
+            raise GuardRefused(f"{message.DESCRIPTOR.name}.{field.name} carries no form; add one to its proto", "G01")
+    for field, value in message.ListFields():
+        yield Crossing(f"{message.DESCRIPTOR.name}.{field.name}", _form_here(message, field, declared))
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else [value]:
+                yield from _walk(inner, declared)
+
+
+def _form_here(message: Message, field: FieldDescriptor, declared: Mapping[str, str]) -> str:
+    form = form_of(field) or ""
+    if form != "DECLARED":
+        return form
+    claimed = crossing_pb2.Form.Name(message.declared_form)  # type: ignore[attr-defined]
+    if declared.get(message.name) != claimed or claimed == "DECLARED":  # type: ignore[attr-defined]
+        raise GuardRefused(f"a named value of {message.DESCRIPTOR.name} crosses in an undeclared form", "G05")
+    return claimed
+
+
+def seal(header: dict[str, Any], message: Message, key: SigningKey) -> tuple[bytes, Opened]:
+    """Return the envelope's bytes and what the receiver will see of it. `header` lacks the payload's entries."""
+    payload = message.SerializeToString(deterministic=True)
+    if len(payload) > MESSAGE_LIMIT_BYTES:
+        raise GuardRefused(f"a {message.DESCRIPTOR.name} of {len(payload)} bytes is above the message limit", "G06")
+    record = {**header, **_payload_entries(message.DESCRIPTOR.name, payload)}
+    data = canonical.encode(record)
+    signature = key.sign(ENVELOPE_DOMAIN, data)
+    envelope = envelope_pb2.Envelope(payload=payload, signature=signature, message_type=record["message_type"])
+    for name in ("run", "conversation", "step", "round", "seq", "sender", "recipient", "epoch", "expires_at"):
+        setattr(envelope, name, record[name])
+    envelope.previous = bytes.fromhex(record["previous"])
+    envelope.contract = bytes.fromhex(record["contract"])
+    hashed = canonical.record_hash(record)
+    return envelope.SerializeToString(deterministic=True), Opened(record, message, signature, hashed)
+
+
+def _payload_entries(kind: str, payload: bytes) -> dict[str, Any]:
+    return {"message_type": kind, "payload_hash": _sha256(payload), "payload_bytes": len(payload)}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def unseal(data: bytes) -> Opened:
+    """Return the decoded envelope, its signature not yet checked. Raises GuardRefused on anything not canonical."""
+    envelope = _parse(envelope_pb2.Envelope, data)
+    kind = MESSAGES.get(envelope.message_type)
+    if kind is None:
+        raise GuardRefused("an envelope names a message type that this version does not know", "G02")
+    message = _parse(kind, envelope.payload)
+    record = {
+        "type": "envelope", "version": 1, "run": envelope.run, "conversation": envelope.conversation,
+        "step": envelope.step, "round": envelope.round, "seq": envelope.seq, "sender": envelope.sender,
+        "recipient": envelope.recipient, "previous": envelope.previous.hex(), "contract": envelope.contract.hex(),
+        "epoch": envelope.epoch, "expires_at": envelope.expires_at,
+        **_payload_entries(envelope.message_type, envelope.payload),
+    }  # fmt: skip
+    if record["step"] not in STEPS:
+        raise GuardRefused("an envelope names a step that this version does not know", "G02")
+    return Opened(record, message, envelope.signature, canonical.record_hash(record))
+
+
+def _parse(kind: type[Message], data: bytes) -> Any:
+    if len(data) > MESSAGE_LIMIT_BYTES + 4096:
+        raise GuardRefused(f"a {kind.DESCRIPTOR.name} is above the message limit", "G06")
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise GuardRefused(f"bytes that should be a {kind.DESCRIPTOR.name} are none", "G06") from error
+    if message.SerializeToString(deterministic=True) != data:
+        raise GuardRefused(f"a {kind.DESCRIPTOR.name} is not in its canonical encoding", "G06")
+    return message
+
+
+def verify_envelope(opened: Opened, node_key: str) -> None:
+    """Check the envelope's signature under the sender's pinned node key. Raises SignatureRejected."""
+    verify_signature(node_key, ENVELOPE_DOMAIN, canonical.encode(dict(opened.header)), opened.signature)

@@ -1,0 +1,1 @@
+"""The people: what each party holds, what it may do, and the door where data leaves."""

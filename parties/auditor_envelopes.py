@@ -1,0 +1,140 @@
+"""What an auditor checks of the messages: signed headers, their order, their terms, the releases behind them, receipts.
+
+An envelope that one party sent must be in the other's ledger under the same hash, and the other way round. Only a run
+that ended as failed or refused may leave its last messages unreceived; the verdict says how many.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+
+from lianxin.crypto import canonical, signing
+from lianxin.crypto.errors import CryptoError
+from lianxin.parties.auditor_evidence import HEADER, Evidence, Finding, Record, Run, fits
+
+GENESIS = "0" * 64
+FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
+
+
+def envelope_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the envelope leaves that are not backed by a header signed by its sender."""
+    crossings, envelopes = own.crossings(run.id), own.records["envelopes"]
+    if len(crossings) != len(envelopes):
+        yield Finding(
+            f"{own.party}: {len(crossings)} leaves of envelopes and {len(envelopes)} envelopes",
+            f"ask {own.party} for the headers of all that crossed",
+        )
+    for (index, leaf), envelope in zip(crossings, envelopes, strict=False):
+        reason = _envelope_fault(run, own, leaf, envelope)
+        if reason:
+            yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} and {leaf['peer']} for the header")
+
+
+def _envelope_fault(run: Run, own: Evidence, leaf: Record, envelope: Record) -> str:
+    header = envelope.get("header")
+    if not fits(header, HEADER) or header.get("type") != "envelope":
+        return "the envelope's header is malformed"
+    data = canonical.encode(header)
+    if hashlib.sha256(data).hexdigest() != leaf["message_hash"]:
+        return "the header is not the one whose hash the leaf holds"
+    try:
+        signature = bytes.fromhex(envelope.get("signature", ""))
+        signing.verify(run.node_keys.get(header["sender"], ""), "envelope", data, signature)
+    except (CryptoError, ValueError, TypeError):
+        return "the header is not signed by its sender's node key"
+    ends = (own.party, leaf["peer"]) if leaf["direction"] == "out" else (leaf["peer"], own.party)
+    shared = ("conversation", "step", "round", "seq", "message_type", "payload_hash")
+    if (header["sender"], header["recipient"]) != ends or any(header[name] != leaf[name] for name in shared):
+        return "the leaf says something else than the signed header"
+    return ""
+
+
+def sequence_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the gaps in a sender's numbers and chain of hashes within a conversation."""
+    ends: dict[tuple[str, str], tuple[int, str]] = defaultdict(lambda: (0, GENESIS))
+    for header in own.headers():
+        place = (header["conversation"], header["sender"])
+        seq, previous = ends[place]
+        if (header["seq"], header["previous"]) != (seq, previous):
+            what = f"{place[1]}'s envelope {header['seq']} does not follow its envelope {seq - 1}"
+            yield Finding(f"{own.party}, {place[0]}: {what}", f"ask {place[1]} for what it sent in between")
+        ends[place] = (header["seq"] + 1, canonical.record_hash(header))
+
+
+def term_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the envelopes outside the contract: another run, another contract, a round too many, too late."""
+    contract = run.contract
+    spare = contract.get("spare_attempts", 0)
+    rounds = contract["rounds"] + (spare if isinstance(spare, int) else 0)
+    for header in own.headers():
+        broken = {
+            "names another run": header["run"] != run.id,
+            "names another contract": header["contract"] != run.contract_hash,
+            f"is of round {header['round']}, the contract allows {rounds}": not 0 <= header["round"] <= rounds,
+            "outlives the contract": header["expires_at"] > contract["expires_at"],
+        }
+        for what in (text for text, holds in broken.items() if holds):
+            where = f"{own.party}, {header['conversation']}, envelope {header['seq']} of {header['sender']}"
+            yield Finding(f"{where} {what}", f"ask {header['sender']} under which terms it sent it")
+    for index, leaf in own.crossings(run.id):
+        if not leaf["time"] < contract["expires_at"]:
+            yield Finding(f"{own.party}, leaf {index}: crossed after the contract's end", f"ask {own.party} why")
+
+
+def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the envelopes that carry values without an earlier release of this party to their recipient."""
+    releases = {own.release_id(index): (index, leaf) for index, leaf in own.of_kind("release", run.id)}
+    for index, leaf in own.crossings(run.id):
+        if leaf["direction"] != "out":
+            continue
+        behind = [releases.get(one, (len(own.leaves), {})) for one in leaf["releases"]]
+        needs_right = any(one["form"] not in FREE_FORMS for one in leaf["forms"])
+        is_right = all(at < index and release.get("recipient") == leaf["peer"] for at, release in behind)
+        if not is_right or (needs_right and not behind):
+            what = f"a {leaf['message_type']} left without an earlier release to {leaf['peer']} (rule G04)"
+            yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
+
+
+def minimum_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the aggregates over fewer rows than the contract's minimum."""
+    minimum = run.contract["min_rows"]
+    for index, leaf in own.crossings(run.id):
+        rows = leaf.get("rows", 0)
+        is_aggregate = any(one["form"] == "AGGREGATE" for one in leaf["forms"])
+        if is_aggregate and isinstance(rows, int) and 0 < rows < minimum:
+            yield Finding(
+                f"{own.party}, leaf {index}: an aggregate over {rows} rows, the contract's minimum is {minimum}",
+                f"ask {own.party} why the statistic left",
+            )
+
+
+def receipt_findings(run: Run) -> Iterator[Finding]:
+    """Yield the messages that only one end knows; a failed run's unreceived ones are left to `unreceived`."""
+    if not run.has_failed:
+        yield from unreceived(run)
+    sent = {(party, leaf["peer"], leaf["message_hash"]) for party, _, leaf in _directed(run, "out")}
+    for party, index, leaf in _directed(run, "in"):
+        if leaf["peer"] in run.evidence and (leaf["peer"], party, leaf["message_hash"]) not in sent:
+            yield Finding(
+                f"{party}, leaf {index}: received from {leaf['peer']}, whose ledger does not know that it sent it",
+                f"ask {leaf['peer']} for the missing leaf",
+            )
+
+
+def unreceived(run: Run) -> Iterator[Finding]:
+    """Yield the messages that were sent and neither received nor refused by name at the other end."""
+    received = {(leaf["peer"], party, leaf["message_hash"]) for party, _, leaf in _directed(run, "in")}
+    for party, one in run.evidence.items():
+        for _, leaf in one.of_kind("refusal", run.id):
+            received.add((leaf["peer"], party, leaf.get("message_hash", "")))
+    for party, index, leaf in _directed(run, "out"):
+        if leaf["peer"] in run.evidence and (party, leaf["peer"], leaf["message_hash"]) not in received:
+            yield Finding(
+                f"{party}, leaf {index}: sent to {leaf['peer']}, whose ledger does not know that it came",
+                f"ask {leaf['peer']} for the missing leaf",
+            )
+
+
+def _directed(run: Run, direction: str) -> Iterator[tuple[str, int, Record]]:
+    for party, one in run.evidence.items():
+        yield from ((party, index, leaf) for index, leaf in one.crossings(run.id) if leaf["direction"] == direction)

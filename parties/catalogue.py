@@ -1,0 +1,109 @@
+"""Where a catalogue comes from: the packaged draft, a party's own file, or the columns of its own table.
+
+A catalogue gives every field a class, an identifier role and a default release (boundary.md, section 5); a field
+without a class never crosses (R13). The packaged draft is a draft: its classes are a proposal, and only the headings
+that its `verified` column marks were seen in a source.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+
+from lianxin.federation.errors import InputFault
+from lianxin.parties.decision import Catalogue, CatalogueRejected, Field
+
+_DRAFT = "catalogue_draft.csv"
+_HEADER = (
+    "category", "item", "field_name_en", "field_name_zh", "class", "subject_type", "provider", "notes", "verified",
+    "id_role", "default_release", "desens_if_no_auth",
+)  # fmt: skip
+_GENERATED = {
+    "category": "own table", "item": "generated", "class": "BIZ", "subject_type": "ENT|IND", "verified": "n",
+    "id_role": "NI", "default_release": "COMPUTE", "desens_if_no_auth": "drop",
+}  # fmt: skip
+_RELEASES = {
+    "PUB": {"OPEN"},
+    "LIM": {"OPEN", "AUTH", "COMPUTE", "NEVER"},
+    "BIZ": {"AUTH", "COMPUTE", "NEVER"},
+    "PI": {"OPEN_NAME", "AUTH", "COMPUTE", "SEP", "SEP_WRITTEN", "NEVER"},
+    "SPI": {"COMPUTE", "SEP", "SEP_WRITTEN", "NEVER"},
+    "BAN": {"NEVER"},
+}
+
+
+def load_draft() -> Catalogue:
+    """Return the packaged draft catalogue."""
+    return Catalogue.from_csv_bytes(resources.files("lianxin.parties").joinpath(_DRAFT).read_bytes())
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """Return the catalogue in the CSV file at `path`; raises InputFault naming the file, the line and the column."""
+    try:
+        return Catalogue.from_csv_bytes(path.read_bytes())
+    except OSError:
+        raise InputFault(f"{path} cannot be read; check the path of the catalogue") from None
+    except CatalogueRejected as fault:
+        raise InputFault(f"{path}: {fault}") from None
+
+
+def generated_catalogue(columns: Mapping[str, str]) -> Catalogue:
+    """Return a catalogue of a user's own columns (field id to provider): trade secrets in compute mode only.
+
+    The strictest class that joint modelling allows stands in until the owner gives a better one. Raises InputFault
+    for an id that no catalogue can hold.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _HEADER, restval="", lineterminator="\n")
+    writer.writeheader()
+    for field_id, provider in columns.items():
+        writer.writerow({**_GENERATED, "field_name_en": field_id, "provider": provider})
+    try:
+        return Catalogue.from_csv_bytes(text.getvalue().encode())
+    except CatalogueRejected as fault:
+        raise InputFault(f"the columns make no catalogue: {fault}; rename the column") from None
+
+
+def bind_columns(columns: Iterable[str], catalogue: Catalogue, bindings: Mapping[str, str]) -> dict[str, str]:
+    """Return the field id of each column: the one that `bindings` names, else the field of the column's own name.
+
+    Raises InputFault for a column without a class (R13), a binding of no column, and two columns of one field.
+    """
+    columns = list(columns)
+    for column in bindings:
+        if column not in columns:
+            raise InputFault(f"a binding names column {column}, which the table does not have; correct the binding")
+    bound: dict[str, str] = {}
+    for column in columns:
+        field_id = bindings.get(column, column)
+        if field_id not in catalogue:
+            raise InputFault(f"column {column} has no class (R13); bind it to a catalogue field or leave it out")
+        if field_id in bound.values():
+            raise InputFault(f"column {column} is the second one of field {field_id}; keep one of the two")
+        bound[column] = field_id
+    return bound
+
+
+def lint(catalogue: Catalogue) -> list[str]:
+    """Return one sentence for each field whose class, release and transform contradict each other, in file order."""
+    findings: list[str] = []
+    spelled: dict[str, str] = {}
+    for entry in catalogue.values():
+        findings += [f"{entry.id}: {fault}" for fault in _faults(entry)]
+        twin = spelled.setdefault(entry.id.casefold(), entry.id)
+        if twin != entry.id:
+            findings.append(f"{entry.id}: the id differs from {twin} by upper and lower case only; rename one")
+    return findings
+
+
+def _faults(entry: Field) -> list[str]:
+    faults = []
+    if entry.default_release not in _RELEASES[entry.class_]:
+        allowed = ", ".join(sorted(_RELEASES[entry.class_]))
+        faults.append(f"class {entry.class_} may not have default release {entry.default_release}; use {allowed}")
+    if entry.default_release == "NEVER" and entry.transform != "drop":
+        faults.append("a field that is never released has the transform drop")
+    if entry.default_release == "SEP_WRITTEN" and not (entry.concerns("NP") or entry.concerns("IND")):
+        faults.append("a written consent is a natural person's; name NP or IND in subject_type")
+    return faults

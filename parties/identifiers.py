@@ -1,0 +1,93 @@
+"""Unified social credit codes (GB 32100-2015) and how an identifier is written before anything is derived from it.
+
+A code has 18 characters over an alphabet of 31 (no I, O, S, V, Z): register department, entity type, six digits of
+region (GB/T 2260), the nine characters of the organisation code (GB 11714, the ninth is its own check) and a check
+character (boundary.md, section 4). Codes are public and can be listed: a code is never a secret and a bare hash of one
+hides nothing. `92…` is a sole trader, whose data fall under the rules for natural persons.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+
+from lianxin.federation.errors import InputFault
+
+ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
+DEPARTMENTS = "123456789ANY"
+_CODE_WEIGHTS = (1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28)
+_ORGANISATION_WEIGHTS = (3, 7, 9, 10, 5, 8, 4, 2)
+_LENGTH = 18
+_USCC_SHARE = 0.9
+
+
+class IdentifierFault(InputFault):
+    """An identifier is no valid unified social credit code; the message names the rule, never the code."""
+
+
+def check_uscc(code: str) -> None:
+    """Raise IdentifierFault unless `code`, already normalised, is a well-formed code with both checks right."""
+    if len(code) != _LENGTH:
+        raise IdentifierFault(f"a unified social credit code has {_LENGTH} characters, this one {len(code)}")
+    for place, character in enumerate(code, start=1):
+        if character not in ALPHABET:
+            raise IdentifierFault(f"character {place} is not in the alphabet of GB 32100-2015")
+    if code[0] not in DEPARTMENTS:
+        raise IdentifierFault("character 1 names no register department of GB 32100-2015")
+    if not code[2:8].isdecimal():
+        raise IdentifierFault("characters 3 to 8 are not the six digits of a region")
+    if code[16] != _organisation_check(code[8:16]):
+        raise IdentifierFault("character 17 is not the check character of the organisation code (GB 11714)")
+    if code[17] != _code_check(code[:17]):
+        raise IdentifierFault("character 18 is not the check character of the code (GB 32100-2015)")
+
+
+def is_uscc(code: str) -> bool:
+    """Return whether `check_uscc` accepts `code`."""
+    try:
+        check_uscc(code)
+    except IdentifierFault:
+        return False
+    return True
+
+
+def uscc_from(department: str, entity_type: str, region: str, org8: str) -> str:
+    """Return the code of these parts with both check characters computed; raises IdentifierFault on a bad part."""
+    parts = ((department, 1), (entity_type, 1), (region, 6), (org8, 8))
+    if any(len(part) != size for part, size in parts) or not set(org8) <= set(ALPHABET):
+        raise IdentifierFault("a code is made of 1, 1, 6 and 8 characters of the alphabet of GB 32100-2015")
+    stem = department + entity_type + region + org8 + _organisation_check(org8)
+    if not set(stem) <= set(ALPHABET):
+        raise IdentifierFault("the parts of a code use the alphabet of GB 32100-2015 only")
+    code = stem + _code_check(stem)
+    check_uscc(code)
+    return code
+
+
+def _code_check(stem: str) -> str:
+    total = sum(ALPHABET.index(character) * weight for character, weight in zip(stem, _CODE_WEIGHTS, strict=True))
+    return ALPHABET[-total % 31]
+
+
+def _organisation_check(org8: str) -> str:
+    total = sum(int(character, 36) * weight for character, weight in zip(org8, _ORGANISATION_WEIGHTS, strict=True))
+    return "0123456789X"[-total % 11]
+
+
+def normalise_identifier(text: str) -> str:
+    """Return `text` in NFKC without outer blanks; 18 ASCII letters and digits, the shape of a code, in upper case."""
+    plain = unicodedata.normalize("NFKC", text).strip()
+    return plain.upper() if _has_code_shape(plain) else plain
+
+
+def _has_code_shape(text: str) -> bool:
+    return len(text) == _LENGTH and text.isascii() and text.isalnum()
+
+
+def subject_type_of(identifier: str) -> str:
+    """Return "IND" for a sole trader's code (`92…`), "ENT" for every other identifier."""
+    return "IND" if _has_code_shape(identifier) and identifier.startswith("92") else "ENT"
+
+
+def identifiers_are_uscc(sample: Iterable[str]) -> bool:
+    """Return whether at least 90 % of `sample` (normalised) are 18 characters of the alphabet; checks do not count."""
+    sizes = [len(identifier) == _LENGTH and set(identifier) <= set(ALPHABET) for identifier in sample]
+    return bool(sizes) and sum(sizes) >= _USCC_SHARE * len(sizes)

@@ -1,0 +1,304 @@
+"""Reading a party's own table, and saying in one sentence what is wrong with it.
+
+A table is a CSV (`.csv`, `.csv.gz`, UTF-8) or a Parquet file. Empty cells and the text `NA` are missing. A column
+whose values are all numbers is numeric, unless one is written with a leading zero: that is a code. Rows are counted
+from 1, the header not included. A fault names the file, the column, the row and what to do; it never shows a value.
+"""
+
+import csv
+import difflib
+import gzip
+import io
+import unicodedata
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lianxin.federation.errors import InputFault
+from lianxin.parties.identifiers import IdentifierFault, check_uscc, identifiers_are_uscc, normalise_identifier
+
+MISSING_TEXTS = ("", "NA")
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_WHOLE_NUMBER = r"^[+-]?\d{1,18}$"
+_CODE_WITH_ZERO = r"^[+-]?0\d"
+_ENDINGS = (".csv.gz", ".csv", ".parquet")
+_NEIGHBOURS = 3
+_TEST_EVERY = 5
+_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as read: `name` is the file's name without its ending; a CSV's cells are still text."""
+
+    name: str
+    file: str
+    frame: pl.DataFrame = field(repr=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names in the file's order."""
+        return tuple(self.frame.columns)
+
+    @property
+    def rows(self) -> int:
+        """The number of data rows."""
+        return self.frame.height
+
+    def column(self, name: str) -> list[Any]:
+        """Return the column as numbers or as text, None where missing; raises InputFault when there is none."""
+        self.check_column(name)
+        return _typed(self.frame[name]).to_list()
+
+    def text(self, name: str) -> list[str | None]:
+        """Return the column as it is written, None where missing: for identifiers."""
+        self.check_column(name)
+        return _plain_text(self.frame[name]).to_list()
+
+    def check_column(self, name: str) -> None:
+        """Raise InputFault, with the nearest names, unless the table has the column."""
+        if name in self.frame.columns:
+            return
+        near = difflib.get_close_matches(name, self.frame.columns, n=_NEIGHBOURS, cutoff=0.5)
+        has = f"did you mean {' or '.join(near)}" if near else f"it has {_listing(self.frame.columns)}"
+        raise InputFault(f"{self.file} has no column {name}; {has}")
+
+
+def _listing(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _typed(series: pl.Series) -> pl.Series:
+    if series.dtype != pl.String:
+        return series
+    present = series.drop_nulls()
+    is_number = bool(present.str.contains(_NUMBER).all()) and not bool(present.str.contains(_CODE_WITH_ZERO).any())
+    if not is_number or present.is_empty():
+        return series
+    whole = bool(present.str.contains(_WHOLE_NUMBER).all())
+    return series.str.strip_prefix("+").cast(pl.Int64 if whole else pl.Float64)
+
+
+def _plain_text(series: pl.Series) -> pl.Series:
+    if series.dtype == pl.Float64 and bool((series.drop_nulls() % 1 == 0).all()):
+        series = series.cast(pl.Int64, strict=False)
+    return series.cast(pl.String)
+
+
+def read_table(path: Path) -> Table:
+    """Return the table in `path`; raises InputFault when it is absent, unreadable, empty or no table."""
+    ending = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), None)
+    if not path.exists():
+        raise InputFault(f"{path} does not exist; check the path")
+    if ending is None or not path.is_file():
+        raise InputFault(f"{path} is no .csv, .csv.gz or .parquet file; save the table as one of these")
+    content = _read_bytes(path, ending)
+    frame = _read_parquet(path.name, content) if ending == ".parquet" else _read_csv(path.name, content)
+    if frame.height == 0 or frame.width == 0:
+        raise InputFault(f"{path.name} holds no data rows; give a table with a header and at least one row")
+    return Table(path.name[: -len(ending)], path.name, frame)
+
+
+def _read_bytes(path: Path, ending: str) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if ending == ".csv.gz" else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
+        raise InputFault(f"{path.name} is no complete gzip file; compress or copy it again") from fault
+    except OSError as fault:
+        raise InputFault(f"{path} cannot be read; check the file's permissions") from fault
+
+
+def _read_csv(file: str, content: bytes) -> pl.DataFrame:
+    header, rows = _parse_csv(file, _decode(file, content))
+    names = _checked_names(file, header)
+    columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
+    frame = pl.DataFrame([pl.Series(n, c, dtype=pl.String) for n, c in zip(names, columns, strict=True)])
+    stripped = frame.select(pl.all().str.strip_chars())
+    return stripped.select(pl.when(pl.all().is_in(MISSING_TEXTS)).then(None).otherwise(pl.all()).name.keep())
+
+
+def _decode(file: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        row = content.count(b"\n", 0, fault.start)
+        where = f"at about data row {row}" if row else "in its header"
+        raise InputFault(f"{file} is not UTF-8 text {where}; save it with the UTF-8 encoding") from fault
+
+
+def _parse_csv(file: str, text: str) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the data rows; each row has as many cells as the header."""
+    rows: list[list[str]] = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            rows.append(row)
+    except csv.Error as fault:
+        raise InputFault(f"{file} has broken quoting at about data row {len(rows)}; export the table again") from fault
+    while rows and not rows[-1]:
+        rows.pop()
+    if not rows:
+        raise InputFault(f"{file} is empty; give a table with a header and at least one row")
+    header, *data = rows
+    for number, row in enumerate(data, start=1):
+        if len(row) != len(header):
+            _refuse_ragged(file, number, len(row), len(header))
+    return header, data
+
+
+def _refuse_ragged(file: str, number: int, cells: int, expected: int) -> None:
+    raise InputFault(f"data row {number} of {file} has {cells} cells and the header {expected}; mend the row")
+
+
+def _checked_names(file: str, header: Sequence[str]) -> list[str]:
+    names = [unicodedata.normalize("NFC", name).strip() for name in header]
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        raise InputFault(f"{file} is not separated by commas; export it as comma-separated values")
+    for place, name in enumerate(names, start=1):
+        if not name:
+            raise InputFault(f"column {place} of {file} has no name; give every column one")
+        if name in names[: place - 1]:
+            raise InputFault(f"{file} has two columns named {name}; rename one")
+    return names
+
+
+def _read_parquet(file: str, content: bytes) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, OSError) as fault:
+        raise InputFault(f"{file} is no readable Parquet file; write it again") from fault
+    names = _checked_names(file, frame.columns)
+    plain = [_plain_type(file, series) for series in frame.get_columns()]
+    return pl.DataFrame([series.alias(name) for series, name in zip(plain, names, strict=True)])
+
+
+def _plain_type(file: str, series: pl.Series) -> pl.Series:
+    """Return the series as Int64, Float64 or String, missing values as null."""
+    kind = series.dtype
+    if kind.is_integer() or kind == pl.Boolean:
+        return series.cast(pl.Int64)
+    if kind.is_numeric():
+        return series.cast(pl.Float64).fill_nan(None)
+    if kind.is_temporal() or kind == pl.Null or isinstance(kind, (pl.String, pl.Categorical, pl.Enum)):
+        text = series.cast(pl.String).str.strip_chars()
+        return text.set(text.is_in(MISSING_TEXTS), None)
+    raise InputFault(f"column {series.name} of {file} holds neither numbers nor text; flatten or drop it")
+
+
+@dataclass(frozen=True)
+class FirmTable:
+    """The platform's view: one row a firm; `columns[name][i]` belongs to `identifiers[i]` (normalised)."""
+
+    identifiers: list[str] = field(repr=False)
+    columns: Mapping[str, list[Any]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LoanTable:
+    """A bank's view: one row a loan; `labels` are 0 or 1, `split` is "train" or "test"."""
+
+    identifiers: list[str] = field(repr=False)
+    labels: list[int] = field(repr=False)
+    split: list[str] = field(repr=False)
+    columns: Mapping[str, list[Any]] = field(repr=False)
+
+
+def load_firm_table(table: Table, id_column: str) -> FirmTable:
+    """Return the platform's table, each firm once and every other column; raises InputFault."""
+    identifiers = _identifiers(table, id_column)
+    _check_once(table, id_column, identifiers, "keep one row a firm")
+    return FirmTable(identifiers, {name: table.column(name) for name in table.columns if name != id_column})
+
+
+def load_loan_table(
+    table: Table, id_column: str, label_column: str, split_column: str | None, loan_id_column: str | None
+) -> LoanTable:
+    """Return a bank's table with every other column; raises InputFault.
+
+    A firm may have several rows only when `loan_id_column` tells them apart. Without `split_column` every fifth firm
+    of those with, and of those without, a bad loan is for testing, in the order of the table.
+    """
+    identifiers = _identifiers(table, id_column)
+    if loan_id_column is None:
+        _check_once(table, id_column, identifiers, "keep one row a firm, or name the column of loan ids")
+    else:
+        loan_ids = _identifiers(table, loan_id_column, codes=False)
+        _check_once(table, loan_id_column, loan_ids, "give every loan its own id")
+    labels = _labels(table, label_column)
+    split = _drawn_split(identifiers, labels) if split_column is None else _split(table, split_column)
+    _check_two_classes(table, label_column, labels, split)
+    special = {id_column, label_column, split_column, loan_id_column}
+    columns = {name: table.column(name) for name in table.columns if name not in special}
+    return LoanTable(identifiers, labels, split, columns)
+
+
+def _identifiers(table: Table, column: str, codes: bool = True) -> list[str]:
+    present: list[str] = []
+    for number, value in enumerate(table.text(column), start=1):
+        if value is None or not (identifier := normalise_identifier(value)):
+            raise InputFault(f"data row {number} of {table.file} has no {column}; fill it in or remove the row")
+        present.append(identifier)
+    if codes and identifiers_are_uscc(present):
+        _check_codes(table, column, present)
+    return present
+
+
+def _check_codes(table: Table, column: str, identifiers: Iterable[str]) -> None:
+    for number, identifier in enumerate(identifiers, start=1):
+        try:
+            check_uscc(identifier)
+        except IdentifierFault as fault:
+            where = f"the {column} in data row {number} of {table.file}"
+            raise InputFault(f"{where} is no valid code: {fault}; correct it or remove the row") from None
+
+
+def _check_once(table: Table, column: str, identifiers: Sequence[str], advice: str) -> None:
+    first: dict[str, int] = {}
+    for number, identifier in enumerate(identifiers, start=1):
+        if identifier in first:
+            rows = f"data rows {first[identifier]} and {number} of {table.file}"
+            raise InputFault(f"{rows} have the same {column}; {advice}")
+        first[identifier] = number
+
+
+def _labels(table: Table, column: str) -> list[int]:
+    labels: list[int] = []
+    for number, value in enumerate(table.text(column), start=1):
+        if value not in _LABELS:
+            found = "no value" if value is None else "a value other than 0 and 1"
+            row = f"data row {number} of {table.file}"
+            raise InputFault(f"{row} has {found} in {column}; a label is 1 for a bad loan and 0 for a good one")
+        labels.append(_LABELS[value])
+    return labels
+
+
+def _split(table: Table, column: str) -> list[str]:
+    values = table.text(column)
+    for number, value in enumerate(values, start=1):
+        if value not in ("train", "test"):
+            row = f"data row {number} of {table.file}"
+            raise InputFault(f"{row} has neither train nor test in {column}; write one of the two in every row")
+    return [str(value) for value in values]
+
+
+def _drawn_split(identifiers: Sequence[str], labels: Sequence[int]) -> list[str]:
+    worst: dict[str, int] = {}
+    for identifier, label in zip(identifiers, labels, strict=True):
+        worst[identifier] = max(label, worst.get(identifier, 0))
+    tested: set[str] = set()
+    for kind in (0, 1):
+        tested.update([firm for firm, label in worst.items() if label == kind][_TEST_EVERY - 1 :: _TEST_EVERY])
+    return ["test" if identifier in tested else "train" for identifier in identifiers]
+
+
+def _check_two_classes(table: Table, column: str, labels: Sequence[int], split: Sequence[str]) -> None:
+    classes = {label for label, part in zip(labels, split, strict=True) if part == "train"}
+    if len(classes) == 1:
+        raise InputFault(f"{table.file} has one class only in {column} among its train rows; a model needs both")
+    if not classes:
+        raise InputFault(f"{table.file} has no train rows; mark the rows to learn from as train")

@@ -1,0 +1,370 @@
+"""A node's memory: one SQLite file (or another SQLAlchemy URL) that survives a crash at any point.
+
+Write-ahead log with `synchronous=FULL`: when a method returns, its rows are on disk; every method is one short
+transaction, so nothing is ever half-written. What belongs together (a ledger leaf and the envelope, the consent list or
+the registry records that it speaks of) goes in by one call of `append_leaves`. Positions are primary keys: a second
+writer of one position fails instead of overwriting.
+
+The store knows bytes and positions. What they mean is said in `ledger`, `consent` and `node`.
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from lianxin.federation.errors import InputFault
+from sqlalchemy.exc import DatabaseError
+
+SCHEMA_VERSION = 1
+_PAGE = 1000
+_BUSY_TIMEOUT_MS = 10_000
+_metadata = sa.MetaData()
+
+
+def _table(name: str, *columns: Any) -> sa.Table:
+    return sa.Table(name, _metadata, *columns)
+
+
+def _position(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, primary_key=True, autoincrement=False)
+
+
+def _bytes(name: str) -> sa.Column[bytes]:
+    return sa.Column(name, sa.LargeBinary, nullable=False)
+
+
+def _text(name: str, is_key: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=is_key, nullable=False)
+
+
+_schema = _table("schema", _position("version"))
+_leaves = _table("leaves", _position("position"), _bytes("data"))
+_checkpoints = _table(
+    "checkpoints", _position("position"), sa.Column("size", sa.BigInteger, nullable=False), _bytes("data")
+)
+_registry = _table("registry", _position("epoch"), _bytes("data"))
+_firm_keys = _table("firm_keys", _text("subject_key", True), _text("key"))
+_release_consents = _table("release_consents", _text("release", True), _text("consents"))
+_runs = _table("runs", _text("run", True), _text("state"), _bytes("contract"), _text("note"))
+_witnessed = _table("witnessed", _position("position"), _text("party"), _bytes("data"))
+_settings = _table("settings", _text("key", True), _bytes("value"))
+_envelopes = _table(
+    "envelopes",
+    _position("ledger_index"),
+    _text("direction"),
+    _text("run"),
+    _text("conversation"),
+    _text("sender"),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    _bytes("header"),
+    _bytes("signature"),
+    _text("message_hash"),
+    sa.UniqueConstraint("direction", "run", "conversation", "sender", "seq"),
+)
+
+
+@dataclass(frozen=True)
+class EnvelopeRow:
+    """One envelope that crossed: canonical header bytes, the sender's signature on them, and its leaf's index."""
+
+    ledger_index: int
+    direction: str
+    run: str
+    conversation: str
+    sender: str
+    seq: int
+    header: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    message_hash: str
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run that the node knows: its state, the canonical bytes of the signed contract, and a note for the operator."""
+
+    run: str
+    state: str
+    contract: bytes = field(repr=False)
+    note: str
+
+
+class Store:
+    """All tables of one node. Safe to share between threads; one process a file."""
+
+    def __init__(self, path_or_url: Path | str) -> None:
+        """Open the store at a file path or a SQLAlchemy URL, and create its tables when it is new.
+
+        Raises InputFault when the file is no store of this version.
+        """
+        text = str(path_or_url)
+        url = text if "://" in text else f"sqlite:///{text}"
+        self._lock = threading.RLock()
+        self._engine = sa.create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _set_pragmas)
+            sa.event.listen(self._engine, "begin", _begin)
+        try:
+            self._open_schema()
+        except DatabaseError:
+            self.close()
+            raise InputFault(f"{text} cannot be opened as a store; name a file that a node of Lianxin wrote") from None
+        except InputFault:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    # Ledger
+
+    def leaf_count(self) -> int:
+        """Return the number of leaves."""
+        return self._count(_leaves)
+
+    def leaves(self, start: int = 0) -> Iterator[bytes]:
+        """Yield the leaves' bytes from position `start` on, in order, a page a transaction."""
+        while True:
+            page = self._page(_leaves.c.position, start)
+            yield from page
+            start += len(page)
+            if len(page) < _PAGE:
+                return
+
+    def append_leaves(
+        self,
+        first: int,
+        leaves: Sequence[bytes],
+        envelopes: Sequence[EnvelopeRow] = (),
+        release_consents: Mapping[str, Sequence[str]] | None = None,
+        registry: Sequence[bytes] = (),
+    ) -> None:
+        """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
+
+        `registry` continues the registry at its next epoch. Raises InputFault when a position, an envelope's sequence
+        number or a release is taken: something else wrote to this store.
+        """
+        rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
+        lists = [{"release": name, "consents": json.dumps(ids)} for name, ids in (release_consents or {}).items()]
+        try:
+            with self._write() as connection:
+                _insert(connection, _leaves, rows)
+                _insert(connection, _envelopes, [vars(row) for row in envelopes])
+                _insert(connection, _release_consents, lists)
+                _insert(connection, _registry, _registry_rows(connection, registry))
+        except sa.exc.IntegrityError:
+            raise InputFault(
+                f"ledger position {first}, or an envelope or release that its leaf names, is already written; stop the "
+                "other process that uses this store"
+            ) from None
+
+    def add_checkpoint(self, size: int, data: bytes) -> None:
+        """Add the bytes of a signed checkpoint over the first `size` leaves."""
+        with self._write() as connection:
+            position = connection.scalar(sa.select(sa.func.count()).select_from(_checkpoints))
+            _insert(connection, _checkpoints, [{"position": position, "size": size, "data": data}])
+
+    def checkpoints(self) -> list[bytes]:
+        """Return the bytes of all signed checkpoints, oldest first."""
+        return self._scalars(sa.select(_checkpoints.c.data).order_by(_checkpoints.c.position))
+
+    def last_checkpoint(self) -> bytes | None:
+        """Return the bytes of the newest signed checkpoint, None when there is none."""
+        newest = sa.select(_checkpoints.c.data).order_by(_checkpoints.c.position.desc()).limit(1)
+        return next(iter(self._scalars(newest)), None)
+
+    def add_witnessed(self, party: str, data: bytes) -> None:
+        """Keep the bytes of a checkpoint that another party signed and showed to this one."""
+        with self._write() as connection:
+            position = connection.scalar(sa.select(sa.func.count()).select_from(_witnessed))
+            _insert(connection, _witnessed, [{"position": position, "party": party, "data": data}])
+
+    def witnessed(self, party: str | None = None) -> list[bytes]:
+        """Return the signed checkpoints kept of one other party, or of all, oldest first."""
+        query = sa.select(_witnessed.c.data).order_by(_witnessed.c.position)
+        return self._scalars(query if party is None else query.where(_witnessed.c.party == party))
+
+    # Consents
+
+    def registry_epoch(self) -> int:
+        """Return the number of signed consents and revocations."""
+        return self._count(_registry)
+
+    def append_registry(self, records: Sequence[bytes]) -> int:
+        """Append signed records and return the new epoch."""
+        with self._write() as connection:
+            rows = _registry_rows(connection, records)
+            _insert(connection, _registry, rows)
+        return rows[-1]["epoch"] if rows else self.registry_epoch()
+
+    def registry_records(self, epoch: int | None = None) -> list[bytes]:
+        """Return the registry's records in order: the first `epoch`, by default all."""
+        query = sa.select(_registry.c.data).order_by(_registry.c.epoch)
+        return self._scalars(query if epoch is None else query.where(_registry.c.epoch <= epoch))
+
+    def add_firm_keys(self, keys: Mapping[str, str]) -> None:
+        """Register firms' public keys by subject key. Raises InputFault when a firm has another key already."""
+        with self._write() as connection:
+            known = _pairs(connection, sa.select(_firm_keys.c.subject_key, _firm_keys.c.key))
+            if any(known.get(subject, key) != key for subject, key in keys.items()):
+                raise InputFault("a firm of this list already has another key; a registered key does not change")
+            fresh = [{"subject_key": subject, "key": key} for subject, key in keys.items() if subject not in known]
+            _insert(connection, _firm_keys, fresh)
+
+    def firm_keys(self) -> dict[str, str]:
+        """Return every registered firm's public key by subject key, in order of subject keys."""
+        query = sa.select(_firm_keys.c.subject_key, _firm_keys.c.key).order_by(_firm_keys.c.subject_key)
+        with self._read() as connection:
+            return _pairs(connection, query)
+
+    def add_release_consents(self, release: str, consents: Sequence[str]) -> None:
+        """Keep the ids of the consents behind a release."""
+        with self._write() as connection:
+            _insert(connection, _release_consents, [{"release": release, "consents": json.dumps(list(consents))}])
+
+    def release_consents(self) -> dict[str, list[str]]:
+        """Return the ids of the consents behind each release, by release id."""
+        query = sa.select(_release_consents.c.release, _release_consents.c.consents)
+        with self._read() as connection:
+            rows = _pairs(connection, query.order_by(_release_consents.c.release))
+        return {release: json.loads(ids) for release, ids in rows.items()}
+
+    # Runs and envelopes
+
+    def put_run(self, run: str, state: str, contract: bytes, note: str = "") -> None:
+        """Write a run's state, signed contract and note, whether it is new or known."""
+        values = {"state": state, "contract": contract, "note": note}
+        with self._write() as connection:
+            _put(connection, _runs, {"run": run}, values)
+
+    def set_run_state(self, run: str, state: str, note: str = "") -> None:
+        """Change a known run's state and note. Raises InputFault when the run is unknown."""
+        with self._write() as connection:
+            change = sa.update(_runs).where(_runs.c.run == run).values(state=state, note=note)
+            if not connection.execute(change).rowcount:
+                raise InputFault(f"run {run} is not known to this node; approve its contract first")
+
+    def run(self, run: str) -> RunRow | None:
+        """Return what the node knows of one run, None when it knows nothing."""
+        return next((row for row in self.runs() if row.run == run), None)
+
+    def runs(self) -> list[RunRow]:
+        """Return every run, by id."""
+        with self._read() as connection:
+            return [RunRow(*row) for row in connection.execute(sa.select(_runs).order_by(_runs.c.run))]
+
+    def add_envelope(self, row: EnvelopeRow) -> None:
+        """Keep one envelope. Raises InputFault when its sequence number is taken in its direction."""
+        try:
+            with self._write() as connection:
+                _insert(connection, _envelopes, [vars(row)])
+        except sa.exc.IntegrityError:
+            raise InputFault(f"sequence number {row.seq} of a conversation is already used in this direction") from None
+
+    def envelopes(self, run: str | None = None) -> list[EnvelopeRow]:
+        """Return the envelopes of one run, or of all, in ledger order."""
+        query = sa.select(_envelopes).order_by(_envelopes.c.ledger_index)
+        with self._read() as connection:
+            rows = connection.execute(query if run is None else query.where(_envelopes.c.run == run))
+            return [EnvelopeRow(*row) for row in rows]
+
+    # Settings
+
+    def setting(self, key: str) -> bytes | None:
+        """Return the bytes kept under `key`, None when there are none."""
+        return next(iter(self._scalars(sa.select(_settings.c.value).where(_settings.c.key == key))), None)
+
+    def put_setting(self, key: str, value: bytes) -> None:
+        """Keep `value` under `key`, in place of what was there."""
+        with self._write() as connection:
+            _put(connection, _settings, {"key": key}, {"value": value})
+
+    def delete_setting(self, key: str) -> None:
+        """Forget what is kept under `key`, if anything."""
+        with self._write() as connection:
+            connection.execute(sa.delete(_settings).where(_settings.c.key == key))
+
+    def _open_schema(self) -> None:
+        with self._write() as connection:
+            tables = set(sa.inspect(connection).get_table_names())
+            if not tables:
+                _metadata.create_all(connection)
+                _insert(connection, _schema, [{"version": SCHEMA_VERSION}])
+            found = connection.scalar(sa.select(_schema.c.version)) if not tables or "schema" in tables else "none"
+        if found != SCHEMA_VERSION:
+            raise InputFault(f"the store has schema version {found}, this program reads {SCHEMA_VERSION}; migrate it")
+
+    def _write(self) -> AbstractContextManager[sa.Connection]:
+        return _Locked(self._lock, self._engine)
+
+    def _read(self) -> AbstractContextManager[sa.Connection]:
+        return self._engine.begin()
+
+    def _scalars(self, query: sa.Select[Any]) -> list[bytes]:
+        with self._read() as connection:
+            return list(connection.scalars(query))
+
+    def _count(self, table: sa.Table) -> int:
+        with self._read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+    def _page(self, position: sa.Column[int], start: int) -> list[bytes]:
+        query = sa.select(position.table.c.data).where(position >= start)
+        return self._scalars(query.order_by(position).limit(_PAGE))
+
+
+class _Locked(AbstractContextManager[sa.Connection]):
+    """One write transaction under the store's lock; commits on a clean exit and rolls back otherwise."""
+
+    def __init__(self, lock: threading.RLock, engine: sa.Engine) -> None:  # type: ignore[valid-type]
+        self._lock, self._transaction = lock, engine.begin()
+
+    def __enter__(self) -> sa.Connection:
+        self._lock.acquire()
+        try:
+            return self._transaction.__enter__()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *failure: Any) -> None:
+        try:
+            self._transaction.__exit__(*failure)
+        finally:
+            self._lock.release()
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    rows = list(rows)
+    if rows:
+        connection.execute(sa.insert(table), rows)
+
+
+def _put(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    where = [table.c[name] == value for name, value in key.items()]
+    if not connection.execute(sa.update(table).where(*where).values(**values)).rowcount:
+        _insert(connection, table, [{**key, **values}])
+
+
+def _registry_rows(connection: sa.Connection, records: Sequence[bytes]) -> list[dict[str, Any]]:
+    epoch = connection.scalar(sa.select(sa.func.count()).select_from(_registry)) or 0
+    return [{"epoch": epoch + offset, "data": record} for offset, record in enumerate(records, start=1)]
+
+
+def _pairs(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, str]:
+    return {key: value for key, value in connection.execute(query)}

@@ -1,0 +1,1 @@
+"""The contract: what may cross a wire, every field with its form."""

@@ -1,0 +1,116 @@
+"""A user's own tables as the parties of a run: everything that can be refused is refused before a byte is written."""
+
+import gzip
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lianxin.federation.errors import InputFault
+from lianxin.parties.records import load_firm_table, load_loan_table, read_table
+
+_PARTY_MIN, _PARTY_MAX = 3, 64
+
+
+@dataclass(frozen=True)
+class PartyInput:
+    """One party's table: where it lies, how many rows it has, and which columns are its features."""
+
+    party: str
+    path: Path
+    rows: int
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checked tables of a run: one platform, one or more banks, and the names of the columns with a role."""
+
+    platform: PartyInput
+    banks: tuple[PartyInput, ...]
+    id_column: str
+    label_column: str
+    split_column: str | None
+    loan_id_column: str | None
+
+
+def check_inputs(
+    platform: Path,
+    banks: Sequence[Path],
+    id_column: str,
+    label_column: str,
+    split_column: str | None = None,
+    loan_id_column: str | None = None,
+) -> Inputs:
+    """Return the parties and features of these tables; raises InputFault, one sentence, on the first fault found.
+
+    Party ids come from the file names; every column without a role is a feature. Whether the tables share firms is
+    not judged here: the parties find that out by matching.
+    """
+    roles = (id_column, label_column, split_column, loan_id_column)
+    _check_roles([role for role in roles if role is not None])
+    if not banks:
+        raise InputFault("no bank's table was given; name at least one")
+    platform_input = _platform_input(platform, id_column, label_column, {r for r in roles if r is not None})
+    bank_inputs = tuple(_bank_input(path, id_column, label_column, split_column, loan_id_column) for path in banks)
+    _check_distinct([platform_input, *bank_inputs])
+    return Inputs(platform_input, bank_inputs, id_column, label_column, split_column, loan_id_column)
+
+
+def _check_roles(roles: Sequence[str]) -> None:
+    for place, role in enumerate(roles):
+        if role in roles[:place]:
+            raise InputFault(f"column {role} is named for two roles; id, label, split and loan id are four columns")
+
+
+def _platform_input(path: Path, id_column: str, label_column: str, roles: set[str]) -> PartyInput:
+    table = read_table(path)
+    if label_column in table.columns:
+        raise InputFault(f"{table.file} has the label column {label_column}; labels stay at the banks, so remove it")
+    firms = load_firm_table(table, id_column)
+    features = tuple(name for name in firms.columns if name not in roles)
+    return _party(path, table.name, table.rows, features)
+
+
+def _bank_input(
+    path: Path, id_column: str, label_column: str, split_column: str | None, loan_id_column: str | None
+) -> PartyInput:
+    table = read_table(path)
+    loans = load_loan_table(table, id_column, label_column, split_column, loan_id_column)
+    return _party(path, table.name, table.rows, tuple(loans.columns))
+
+
+def _party(path: Path, stem: str, rows: int, features: tuple[str, ...]) -> PartyInput:
+    if not features:
+        raise InputFault(f"{path.name} has no column left to use as a feature; add at least one")
+    return PartyInput(party_id(stem, path.name), path, rows, features)
+
+
+def party_id(stem: str, source: str) -> str:
+    """Return `stem` as a party id (`[a-z0-9-]{3,64}`); `source` is what an InputFault names when nothing is left."""
+    plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
+    if not plain:
+        raise InputFault(f"the name of {source} has no letter a-z or digit to make a party id of; rename it")
+    padded = plain if len(plain) >= _PARTY_MIN else f"party-{plain}"
+    return padded[:_PARTY_MAX].rstrip("-")
+
+
+def _check_distinct(parties: Iterable[PartyInput]) -> None:
+    seen: dict[str, Path] = {}
+    for entry in parties:
+        if entry.party in seen:
+            files = f"{seen[entry.party].name} and {entry.path.name}"
+            raise InputFault(f"{files} both make the party id {entry.party}; rename one")
+        seen[entry.party] = entry.path
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write `columns` as a gzip CSV whose bytes depend on the values alone: no time and no file name inside."""
+    plain = io.BytesIO()
+    pl.DataFrame({name: list(values) for name, values in columns.items()}, strict=False).write_csv(plain)
+    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+        packed.write(plain.getvalue())

@@ -1,0 +1,107 @@
+"""Codes: the two vectors of the standard, their neighbours, and what a refusal may say."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lianxin.parties.identifiers import (
+    ALPHABET,
+    DEPARTMENTS,
+    IdentifierFault,
+    check_uscc,
+    identifiers_are_uscc,
+    is_uscc,
+    normalise_identifier,
+    subject_type_of,
+    uscc_from,
+)
+
+VECTORS = ("91110000600037341L", "91350100M000100Y43")
+
+
+@pytest.mark.parametrize("code", VECTORS)
+def test_a_published_code_is_accepted_and_rebuilt_from_its_parts(code: str) -> None:
+    check_uscc(code)
+    assert uscc_from(code[0], code[1], code[2:8], code[8:16]) == code
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("91110000600037341", "has 18 characters, this one 17"),
+        ("", "has 18 characters, this one 0"),
+        ("9111000060003734IL", "character 17 is not in the alphabet"),
+        ("B1110000600037341L", "no register department"),
+        ("91A10000600037341L", "six digits of a region"),
+        ("91110000600037342L", "character 17 is not the check"),
+        ("91110000600037341M", "character 18 is not the check"),
+        ("91110000600037341l", "character 18 is not in the alphabet"),
+        ("91１10000600037341L", "character 3 is not in the alphabet"),
+    ],
+)
+def test_a_bad_code_is_refused_for_its_reason_and_never_shown(code: str, reason: str) -> None:
+    with pytest.raises(IdentifierFault, match=reason) as refusal:
+        check_uscc(code)
+    assert not code or code not in str(refusal.value)
+    assert not is_uscc(code)
+
+
+@settings(deadline=None)
+@given(place=st.integers(0, 17), character=st.sampled_from(ALPHABET), code=st.sampled_from(VECTORS))
+def test_changing_any_one_character_is_noticed(place: int, character: str, code: str) -> None:
+    changed = code[:place] + character + code[place + 1 :]
+    assert is_uscc(changed) == (changed == code)
+
+
+@settings(deadline=None)
+@given(
+    department=st.sampled_from(DEPARTMENTS),
+    kind=st.sampled_from(ALPHABET),
+    region=st.text("0123456789", min_size=6, max_size=6),
+    org8=st.text(ALPHABET, min_size=8, max_size=8),
+)
+def test_every_code_that_is_made_is_valid(department: str, kind: str, region: str, org8: str) -> None:
+    code = uscc_from(department, kind, region, org8)
+    assert is_uscc(code) and code[:16] == department + kind + region + org8
+
+
+@pytest.mark.parametrize("parts", [("99", "1", "630100", "MA000000"), ("9", "1", "63010", "MA000000")])
+def test_a_code_is_not_made_of_parts_of_another_size(parts: tuple[str, str, str, str]) -> None:
+    with pytest.raises(IdentifierFault):
+        uscc_from(*parts)
+
+
+def test_a_code_is_not_made_of_letters_outside_the_alphabet() -> None:
+    with pytest.raises(IdentifierFault, match="alphabet"):
+        uscc_from("9", "1", "630100", "MAIOZSV0")
+
+
+def test_full_width_blanks_and_lower_case_of_a_code_are_normalised() -> None:
+    assert normalise_identifier(" ９１110000600037341l\u3000") == VECTORS[0]
+
+
+def test_an_identifier_that_is_no_code_keeps_its_case() -> None:
+    assert normalise_identifier(" Firm-a1 ") == "Firm-a1"
+
+
+@settings(deadline=None)
+@given(st.text(max_size=24))
+def test_normalising_twice_changes_nothing(text: str) -> None:
+    once = normalise_identifier(text)
+    assert normalise_identifier(once) == once
+
+
+def test_a_sole_traders_code_makes_its_subject_a_natural_person() -> None:
+    trader = uscc_from("9", "2", "630104", "MA000001")
+    assert subject_type_of(trader) == "IND"
+    assert [subject_type_of(other) for other in (VECTORS[0], "92", "F000001")] == ["ENT", "ENT", "ENT"]
+
+
+def test_nine_codes_in_ten_identifiers_make_a_column_of_codes() -> None:
+    assert identifiers_are_uscc([VECTORS[0]] * 9 + ["F1"])
+    assert not identifiers_are_uscc([VECTORS[0]] * 8 + ["F1"] * 2)
+    assert not identifiers_are_uscc([])
+
+
+def test_a_column_of_codes_is_recognised_by_shape_so_that_wrong_checks_are_reported() -> None:
+    assert identifiers_are_uscc(["911100006000373400"])
