@@ -1,22 +1,27 @@
 # One word for each thing a person does here. Every target makes its own environment.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+ROOMS := proto crypto federation parties simulations
 
-.PHONY: demo test dev check bench torture protos clean
+.PHONY: demo test dev check bench protos clean
 
-$(VENV)/.core: pyproject.toml constraints.txt
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	touch $@
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[test]'
+	touch $(VENV)/.core $@
 
-$(VENV)/.dev: $(VENV)/.test
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $@
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[dev]'
+	touch $(VENV)/.core $(VENV)/.test $@
 
 demo: $(VENV)/.core
 	$(BIN)/lianxin simulate province --nodes processes --out build/demo
@@ -28,9 +33,9 @@ dev: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	rm -rf build/types && mkdir -p build/types/lianxin
-	for room in proto crypto federation parties simulations; do ln -s ../../../$$room build/types/lianxin/$$room; done
+	for room in $(ROOMS); do ln -s ../../../$$room build/types/lianxin/$$room; done
 	$(BIN)/ruff check .
-	$(BIN)/mypy -p lianxin.crypto -p lianxin.federation -p lianxin.parties -p lianxin.simulations
+	$(BIN)/mypy $(ROOMS:%=-p lianxin.%)
 
 bench: $(VENV)/.dev
 	$(BIN)/pytest tests/benchmarks/bench_*.py --timeout 1800 -s

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import SignatureRejected
 
@@ -23,7 +24,7 @@ SIGNATURE_HEX = 128
 _DOMAIN = re.compile(r"[a-z0-9-]{1,64}")
 _HEX = re.compile(r"[0-9a-f]*")
 _FIELD_PRIME = 2**255 - 19
-_ORDER_8_Y = 2707385501144840649318225287225658788936804267575313519463743609750303021
+_ORDER_8_Y = 0x5fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826
 _SMALL_ORDER_Y = {y % _FIELD_PRIME for y in (0, 1, -1, _ORDER_8_Y, -_ORDER_8_Y)}
 
 

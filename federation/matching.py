@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lianxin.crypto import merkle, modulus_proof, paillier, psi_ecdh, psi_paillier
 from lianxin.crypto.randomness import Drbg
@@ -43,6 +44,11 @@ class Side:
     rows: Released
     drbg: Drbg = field(repr=False)
     executor: Executor | None = None
+
+    @cached_property
+    def firms(self) -> tuple[str, ...]:
+        """The distinct firms of the released rows, in the order of their first row: the unit of matching."""
+        return tuple(dict.fromkeys(self.rows.firms))
 
     @property
     def rights(self) -> tuple[Provenance, ...]:
@@ -80,7 +86,7 @@ def announce_key(contract: RunContract, secret_key: paillier.SecretKey, drbg: Dr
 def input_root(side: Side) -> bytes:
     """Return the Merkle root over salted commitments to this side's rows, which sampling can open later."""
     salt = side.drbg.child_seed("input-root")
-    return merkle.root_of(hashlib.sha256(salt + firm.encode()).digest() for firm in side.rows.firms)
+    return merkle.root_of(hashlib.sha256(salt + firm.encode()).digest() for firm in side.firms)
 
 
 def bank_role(side: Side, secret_key: paillier.SecretKey | None) -> Role[list[str]]:
@@ -88,16 +94,16 @@ def bank_role(side: Side, secret_key: paillier.SecretKey | None) -> Role[list[st
     contract's minimum and PeerError when the platform answers what was not asked."""
     asker = _EcdhAsker(side) if secret_key is None else _PaillierAsker(side, secret_key)
     nonce = side.drbg.child("nonce").bytes(NONCE_BYTES)
-    opening = wire.BankOpening(nonce=nonce, padded_queries=padded(len(side.rows.firms)), input_root=input_root(side))
+    opening = wire.BankOpening(nonce=nonce, padded_queries=padded(len(side.firms)), input_root=input_root(side))
     asker.open(opening)
     yield Send(opening, "matching.open")
     answer = yield Receive("matching.open", (wire.PlatformOpening,))
-    order = list(range(padded(len(side.rows.firms))))
+    order = list(range(padded(len(side.firms))))
     side.drbg.child("order").shuffle(order)
     asker.begin(_session(side.contract, answer.nonce, nonce), order)
     own_tags = yield from _ask(side, asker, len(order))
     positions = yield from _compare(own_tags, padded_rows=answer.padded_rows)
-    firms = [(place, side.rows.firms[order[i]]) for i, place in positions if order[i] < len(side.rows.firms)]
+    firms = [(place, side.firms[order[i]]) for i, place in positions if order[i] < len(side.firms)]
     firms.sort()
     places = b"".join(place.to_bytes(POSITION_BYTES, "big") for place, _ in firms)
     yield Send(wire.BankMatches(positions=places), "matching.share", side.rights)
@@ -181,7 +187,7 @@ class _PaillierAsker:
 
     def begin(self, sid: bytes, order: Sequence[int]) -> None:
         padding = self.side.drbg.child("padding")
-        firms = self.side.rows.firms
+        firms = self.side.firms
         own = [psi_paillier.identifier_scalar(sid, firm.encode()) for firm in firms]
         own += [psi_paillier.draw_oprf_key(padding) for _ in range(len(order) - len(firms))]
         self.sid, self.scalars = sid, [own[index] for index in order]
@@ -213,7 +219,7 @@ class _EcdhAsker:
 
     def begin(self, sid: bytes, order: Sequence[int]) -> None:
         padding = self.side.drbg.child("padding")
-        own = [psi_ecdh.bound_identifier(sid, firm.encode()) for firm in self.side.rows.firms]
+        own = [psi_ecdh.bound_identifier(sid, firm.encode()) for firm in self.side.firms]
         own += [padding.bytes(32) for _ in range(len(order) - len(own))]
         self.sid, self.identifiers = sid, [own[index] for index in order]
 
@@ -242,7 +248,7 @@ def platform_role(side: Side) -> Role[list[str]]:
     if opening.padded_queries > side.contract.max_queries:
         raise PeerError(f"{side.bank} asks {opening.padded_queries} queries, its quota is {side.contract.max_queries}", "M01")
     nonce = side.drbg.child("nonce", opening.nonce).bytes(NONCE_BYTES)
-    size = padded(len(side.rows.firms))
+    size = padded(len(side.firms))
     yield Send(wire.PlatformOpening(nonce=nonce, padded_rows=size, input_root=input_root(side)), "matching.open")
     sid = _session(side.contract, nonce, opening.nonce)
     evaluator = _EcdhEvaluator(side, sid) if side.contract.matching == "ecdh" else _PaillierEvaluator(side, sid, opening)
@@ -256,9 +262,9 @@ def platform_role(side: Side) -> Role[list[str]]:
     rows = list(_positions(matches.positions, size, opening.padded_queries))
     yield Send(wire.PlatformMatchesNoted(matched=len(rows)), "matching.share")
     check_minimum(side.contract, side.bank, len(rows))
-    if any(order[row] >= len(side.rows.firms) for row in rows):
+    if any(order[row] >= len(side.firms) for row in rows):
         raise PeerError(f"{side.bank} claims to have matched padding", "M02")
-    return [side.rows.firms[order[row]] for row in rows]
+    return [side.firms[order[row]] for row in rows]
 
 
 def _evaluate(side: Side, evaluator: "_PaillierEvaluator | _EcdhEvaluator", total: int) -> Role[None]:
@@ -304,7 +310,7 @@ class _PaillierEvaluator:
         self.oprf_key = psi_paillier.draw_oprf_key(self.drbg.child("oprf-key"))
 
     def own_tags(self, sid: bytes) -> list[bytes]:
-        scalars = [psi_paillier.identifier_scalar(sid, firm.encode()) for firm in self.side.rows.firms]
+        scalars = [psi_paillier.identifier_scalar(sid, firm.encode()) for firm in self.side.firms]
         return psi_paillier.evaluator_tags(sid, self.oprf_key, scalars, self.side.executor)
 
     def answer(self, chunk: int, query: "wire.BankQueries") -> tuple[int, "wire.PlatformAnswers"]:
@@ -325,7 +331,7 @@ class _EcdhEvaluator:
         self.oprf_key = psi_ecdh.draw_oprf_key(side.drbg.child("oprf-key", sid))
 
     def own_tags(self, sid: bytes) -> list[bytes]:
-        bound = [psi_ecdh.bound_identifier(sid, firm.encode()) for firm in self.side.rows.firms]
+        bound = [psi_ecdh.bound_identifier(sid, firm.encode()) for firm in self.side.firms]
         return psi_ecdh.evaluator_tags(self.oprf_key, bound, self.side.executor)
 
     def answer(self, chunk: int, query: "wire.BankBlindedElements") -> tuple[int, "wire.PlatformEvaluatedElements"]:

@@ -157,7 +157,7 @@ def _newton_step(blocks: Sequence[_Block], penalty: Floats, at: Floats) -> Float
         bend = block.weights * chance * (1.0 - chance)
         curvature[np.ix_(block.places, block.places)] += block.design.T @ (block.design * bend[:, None])
     try:
-        step = np.linalg.solve(curvature, -gradient)
+        step = np.asarray(np.linalg.solve(curvature, -gradient), dtype=np.float64)
     except np.linalg.LinAlgError:
         step = np.full(at.size, np.nan)
     if not np.isfinite(step).all():

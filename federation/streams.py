@@ -85,16 +85,22 @@ def receive_rows(limit: int, most: int) -> Role[list[int]]:
         chunk, last = chunk + 1, message.last
         if len(rows) > most:
             raise PeerError(f"the bank sent more training rows than the contract's {most}", "M03")
-    yield Send(wire.TrainingRowsNoted(rows=len(rows)), "binning.rows")
     return rows
 
 
-def send_rows(rows: Sequence[int], chunk_bytes: int, rights: tuple[Provenance, ...]) -> Role[None]:
-    """Send the training rows in chunks and wait until they are noted."""
+def note_rows(live: Sequence[bool], rights: tuple[Provenance, ...]) -> Role[None]:
+    """Tell the bank which of its training rows are live here."""
+    message = wire.TrainingRowsNoted(rows=sum(live), live=encode_bitmap(live))
+    yield Send(message, "binning.rows", rights)
+
+
+def send_rows(rows: Sequence[int], chunk_bytes: int, rights: tuple[Provenance, ...]) -> Role[list[bool]]:
+    """Send the training rows in chunks; return which of them are live at the platform."""
     size = chunk_bytes // ROW_BYTES
     starts = list(range(0, max(1, len(rows)), size))
     for chunk, start in enumerate(starts):
         part = encode_rows(rows[start : start + size])
         message = wire.TrainingRows(chunk=chunk, rows=part, last=chunk == len(starts) - 1)
         yield Send(message, "binning.rows", rights)
-    yield Receive("binning.rows", (wire.TrainingRowsNoted,))
+    answer = yield Receive("binning.rows", (wire.TrainingRowsNoted,))
+    return decode_bitmap(answer.live, len(rows))

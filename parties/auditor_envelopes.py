@@ -96,16 +96,21 @@ def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 
 
 def minimum_findings(run: Run, own: Evidence) -> Iterator[Finding]:
-    """Yield the aggregates over fewer rows than the contract's minimum."""
+    """Yield the aggregates, released or sent, over fewer rows than the contract's minimum."""
     minimum = run.contract["min_rows"]
+    for index, leaf in own.of_kind("release", run.id):
+        if leaf["mode"] == "AGGREGATE" and leaf["rows"] < minimum:
+            yield _too_few(own, index, leaf["rows"], minimum)
     for index, leaf in own.crossings(run.id):
         rows = leaf.get("rows", 0)
         is_aggregate = any(one["form"] == "AGGREGATE" for one in leaf["forms"])
         if is_aggregate and isinstance(rows, int) and 0 < rows < minimum:
-            yield Finding(
-                f"{own.party}, leaf {index}: an aggregate over {rows} rows, the contract's minimum is {minimum}",
-                f"ask {own.party} why the statistic left",
-            )
+            yield _too_few(own, index, rows, minimum)
+
+
+def _too_few(own: Evidence, index: int, rows: int, minimum: int) -> Finding:
+    what = f"an aggregate over {rows} rows, the contract's minimum is {minimum} (rule OUT-ROWS)"
+    return Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} why the statistic left")
 
 
 def receipt_findings(run: Run) -> Iterator[Finding]:

@@ -107,6 +107,10 @@ def _signature_findings(own: Evidence) -> Iterator[Finding]:
                 f"{own.party}, epoch {epoch}: malformed, or not signed by the firm's registered key (rule R37)",
                 f"ask {own.party} for the firm's own signature",
             )
+    try:
+        decision.Registry().extended(own.records["registry"], {}, verify=False)
+    except CryptoError:
+        yield Finding(f"{own.party}: its records do not make one registry", f"ask {own.party} for the missing consents")
 
 
 def _is_named(leaf: Record, records: list[Record]) -> bool:

@@ -141,17 +141,19 @@ def _consent_rule(case: _Case, consent_id: str, uses: int) -> str:
     consent = case.registry.consents.get(consent_id)
     if consent is None:
         return "R02"
-    subject, subject_type = consent.record["subject_key"], consent.record["subject_type"]
-    again = decision.decide_firm(
-        subject,
-        case.fields.needed_by(subject_type),
-        case.request,
-        case.registry,
-        case.leaf["time"],
-        case.catalogue,
-        subject_type,
-        {consent_id: uses},
-    )
+    try:
+        again = _decided_again(case, consent.record, {consent_id: uses})
+    except (KeyError, TypeError):  # a malformed record, which the registry's own check names
+        return "R37"
     if not again.allow:
         return again.rule
     return "" if again.consents in ((), (consent_id,)) else "R03"
+
+
+def _decided_again(case: _Case, record: decision.Record, uses: dict[str, int]) -> decision.Decision:
+    kind, leaf = record["subject_type"], case.leaf
+    needed = case.fields.needed_by(kind)
+    registry, catalogue = case.registry, case.catalogue
+    return decision.decide_firm(
+        record["subject_key"], needed, case.request, registry, leaf["time"], catalogue, kind, uses
+    )

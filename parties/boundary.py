@@ -7,8 +7,8 @@ release(contract, request, firms, columns), under the registry's lock so that no
 3. trace: a root over one salted commitment a firm and a root over the sorted ids of the consents used go into a
    release leaf, which is on disk before anything is returned; its hash is the release id.
 
-Commitment of a firm: c = HMAC(s, k) with its subject key k and s = HMAC-derived from the release's secret salt and k, so
-that opening one firm's history (`prove_firm`) opens no other's. Salt and commitments are kept beside the ledger.
+A firm's commitment is HMAC(s, k), k its subject key and s derived from the release's secret salt and k, so that opening
+one firm's history (`prove_firm`) opens no other's. Salt and commitments are kept beside the ledger.
 
 A statistic leaves by `aggregate`: its fields are decided in mode AGGREGATE, and it covers at least the contract's
 minimum of rows (OUT-ROWS), of bads and of goods (OUT-BADS). What may not cross at all is a `GateRefused` with its rule
@@ -18,7 +18,7 @@ and a refusal leaf. No leaf, error or summary holds an identifier, a subject key
 import hashlib
 import hmac
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -105,12 +105,13 @@ class Boundary:
         """Return the rows and columns that may cross, after the ledger has the leaf that says so.
 
         `firms[i]` is the normalised identifier of row i, `columns[f][i]` its value of field f; columns that the request
-        does not name are left out. `subject_types[i]` (ENT, IND, NP) is by default read off the identifier. `rows` of
-        the leaf and the provenance count distinct firms. Raises GateRefused when no field or no firm may cross, after
-        a refusal leaf; InputFault when lengths differ or a requested column is missing.
+        does not name are left out, and a field that the contract uses as identifier needs none: `firms` is it.
+        `subject_types[i]` (ENT, IND, NP) is by default read off the identifier. `rows` of the leaf and the provenance
+        count distinct firms. Raises GateRefused when no field or no firm may cross, after a refusal leaf; InputFault
+        when lengths differ or a requested column is missing.
         """
         types = _types_of(firms, subject_types)
-        _check_shape(request, firms, columns)
+        _check_shape(contract, request, firms, columns)
         with self._lock, self._register.held() as registry:
             now = self._clock.now()
             fields = self._decide_fields(contract, request, registry, now)
@@ -120,7 +121,7 @@ class Boundary:
                 self._refuse(contract, request, decided.excluded[0][0] if decided.excluded else "OUT-ROWS")
             provenance = self._record(contract, request, round, registry, fields, decided)
         keep = [firm in decided.released for firm in firms]
-        kept = {name: tuple(compress(columns[name], keep)) for name in fields.allowed}
+        kept = {name: tuple(compress(columns[name], keep)) for name in fields.allowed if name in columns}
         return Released(provenance, tuple(compress(firms, keep)), kept)
 
     def aggregate(
@@ -137,7 +138,7 @@ class Boundary:
         """Return the right of a statistic of `fields` over `rows` rows to cross, after the ledger has its leaf.
 
         `bads` and `goods` are the numbers of each label behind a label statistic, None for any other. Raises
-        GateRefused with OUT-ROWS or OUT-BADS under the contract's minimums, or with the rule of the first refused field.
+        GateRefused: OUT-ROWS or OUT-BADS under the contract's minimums, or the rule of the first refused field.
         """
         request = replace(request, fields=tuple(fields), step=step, mode=AGGREGATE)
         with self._lock, self._register.held() as registry:
@@ -222,7 +223,7 @@ class Boundary:
         if not limited:
             return {}
         store = self._register.store
-        lists, runs_of = store.release_consents(), {name: set() for name in limited}  # type: dict, dict[str, set[str]]
+        lists, runs_of = store.release_consents(), defaultdict[str, set[str]](set)
         for leaf in store.leaves():
             release = hashlib.sha256(leaf).hexdigest()
             for name in limited.intersection(lists.get(release, ())):
@@ -286,10 +287,8 @@ class Boundary:
     def _refuse(self, contract: Mapping[str, Any], request: ReleaseRequest, rule: str) -> NoReturn:
         peer, run = request.recipient, str(contract.get("run", ""))
         self._ledger.append({"kind": "refusal", "run": run, "peer": peer, "rule": rule, "step": request.step})
-        raise GateRefused(
-            f"nothing of this request may cross at step {request.step} (rule {rule}); see boundary rules for what is missing",
-            rule,
-        )
+        advice = "ask for what the contract and the firms' live consents allow"
+        raise GateRefused(f"the gate lets nothing cross at step {request.step} (rule {rule}); {advice}", rule)
 
 
 def firm_salt(release_salt: bytes, key: str) -> bytes:
@@ -321,8 +320,8 @@ def _mode_rule(mode: str) -> str:
 def _output_rule(contract: Mapping[str, Any], rows: int, bads: int | None, goods: int | None) -> str:
     if rows < contract["min_rows"]:
         return "OUT-ROWS"
-    is_short = (bads is not None and bads < contract["min_bads"]) or (goods is not None and goods < contract["min_goods"])
-    return "OUT-BADS" if is_short else ""
+    counts = ((bads, contract["min_bads"]), (goods, contract["min_goods"]))
+    return "OUT-BADS" if any(count is not None and count < least for count, least in counts) else ""
 
 
 def _types_of(firms: Sequence[str], subject_types: Sequence[str] | None) -> dict[str, str]:
@@ -336,9 +335,12 @@ def _types_of(firms: Sequence[str], subject_types: Sequence[str] | None) -> dict
     return types
 
 
-def _check_shape(request: ReleaseRequest, firms: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
+def _check_shape(
+    contract: Mapping[str, Any], request: ReleaseRequest, firms: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> None:
+    identifiers = {listed["field"] for listed in contract.get("fields", ()) if listed["use"] == "identifier"}
     for name in request.fields:
-        if name not in columns:
+        if name not in columns and name not in identifiers:
             raise InputFault(f"field {name} is requested and the table has no column of it; bind one or ask for less")
-    if any(len(columns[name]) != len(firms) for name in request.fields):
-        raise InputFault("a released column has another number of rows than the list of firms")
+        if name in columns and len(columns[name]) != len(firms):
+            raise InputFault(f"the column of field {name} has another number of rows than the list of firms")

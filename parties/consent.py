@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from lianxin.crypto import canonical
@@ -64,9 +65,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _are_fields(value: Any) -> bool:
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        return False
-    return value == sorted(set(value)) and all(FIELD_ID.fullmatch(name) for name in value)
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return is_list and _are_sorted_ids(tuple(value))
+
+
+@lru_cache(maxsize=1024)
+def _are_sorted_ids(names: tuple[str, ...]) -> bool:
+    return bool(names) and list(names) == sorted(set(names)) and all(FIELD_ID.fullmatch(name) for name in names)
 
 
 _has_time_shape = _matches(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")

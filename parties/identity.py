@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import EncodingRejected
 from lianxin.crypto.randomness import SEED_BYTES, system_seed

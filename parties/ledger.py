@@ -308,14 +308,17 @@ def _lines(records: Iterable[bytes]) -> bytes:
 
 def _write_folder(parent: Path, name: str, files: Mapping[str, bytes]) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
-    for file_name, data in files.items():
-        with (fresh / file_name).open("wb") as file:
-            file.write(data)
-            os.fsync(file.fileno())
-    target, old = parent / name, fresh.with_suffix(".old")
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    target, fresh = parent / name, Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
+    try:
+        for file_name, data in files.items():
+            with (fresh / file_name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            target.rename(fresh.with_suffix(".old"))
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh.with_suffix(".old"), ignore_errors=True)
     return target

@@ -10,6 +10,7 @@ given as text, or named in `summary["missing"]` as {part: reason}, is shown as t
 The file needs nothing from elsewhere, holds no clock of its own and is the same for the same summary.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def write_report(path: Path, summary: Summary) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as fault:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ReportNotWritten(
             f"the report could not be written to {path} ({fault.strerror}); choose a folder that can be written"
         ) from fault

@@ -12,6 +12,7 @@ from numbers import Real
 
 DASH = "–"
 UNPRINTABLE = "\ufffd"
+NAMED = {"malicious": "what a malicious side could read", "ok": "passed"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def records(items: Sequence[object], known: Sequence[str]) -> str:
     numeric = {key for key in keys if all(_is_number(item.get(key)) for item in mappings)}
     head = [text(heading(key)) for key in keys]
     rows = [[text(item.get(key)) for key in keys] for item in mappings]
-    return table(head, rows, [place for place, key in enumerate(keys) if key in numeric])
+    return table(head, rows, [place for place, key in enumerate(keys) if place and key in numeric])
 
 
 def _is_number(value: object) -> bool:
@@ -126,7 +127,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
 
 def heading(key: object) -> str:
     """Return a key of the summary as a heading: underscores to spaces, first letter upper."""
-    words = plain(key).replace("_", " ")
+    words = NAMED.get(str(key), plain(key).replace("_", " "))
     return words[:1].upper() + words[1:]
 
 
@@ -184,7 +185,7 @@ th{font-weight:600;color:var(--soft);font-size:.8rem;border-bottom-color:#aab4c0
 th:last-child,td:last-child{padding-right:.1rem}
 .n{text-align:right;white-space:nowrap}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:1rem 1.6rem;margin:1rem 0}
-.banks{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:0 2rem}
+.banks{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:1rem 2rem}
 .banks .plots{grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:.4rem .8rem;margin:0}
 .banks h3{font-family:var(--sans);font-size:.9rem}
 .wideplot{overflow-x:auto}

@@ -59,7 +59,8 @@ def party_looks(parties: Sequence[str]) -> dict[str, Look]:
 
 def roc_svg(models: Mapping[str, tuple[Sequence[int], Sequence[float]]], name: str, small: bool = False) -> str:
     """Return the ROC plot of each model's (labels, scores), or "" if no model has both classes."""
-    curves = {model: evaluation.roc_curve(*data) for model, data in models.items()}
+    found = {model: evaluation.roc_curve(*data) for model, data in models.items()}
+    curves = {model: curve for model, curve in found.items() if curve is not None}
 
     def draw(axes: Any) -> None:
         axes.plot((0, 1), (0, 1), color="#aab4c0", linewidth=0.8)
@@ -70,12 +71,13 @@ def roc_svg(models: Mapping[str, tuple[Sequence[int], Sequence[float]]], name: s
         axes.set(xlabel="share of good firms flagged", ylabel="share of bad firms caught", xlim=(0, 1), ylim=(0, 1.01))
         _percent(small, axes.xaxis, axes.yaxis)
 
-    return _svg(name, draw, small) if any(curve is not None for curve in curves.values()) else ""
+    return _svg(name, draw, small) if curves else ""
 
 
 def separation_svg(models: Mapping[str, tuple[Sequence[int], Sequence[float]]], name: str, small: bool = False) -> str:
     """Return bads caught minus goods flagged against the share of firms flagged, KS marked; "" if nothing to draw."""
-    curves = {model: evaluation.ks_curves(*data) for model, data in models.items()}
+    found = {model: evaluation.ks_curves(*data) for model, data in models.items()}
+    curves = {model: curve for model, curve in found.items() if curve is not None}
 
     def draw(axes: Any) -> None:
         for model in _background_first(curves):
@@ -88,7 +90,7 @@ def separation_svg(models: Mapping[str, tuple[Sequence[int], Sequence[float]]], 
         axes.set(xlabel="share of firms flagged, riskiest first", ylabel="bads caught − goods flagged", xlim=(0, 1))
         _percent(small, axes.xaxis)
 
-    return _svg(name, draw, small) if any(curve is not None for curve in curves.values()) else ""
+    return _svg(name, draw, small) if curves else ""
 
 
 def convergence_svg(norms: Mapping[str, Sequence[tuple[float, float]]], revoked: Sequence[float], name: str) -> str:
@@ -114,9 +116,8 @@ def _is_positive(value: float) -> bool:
 
 
 def _background_first(curves: Mapping[str, Any]) -> list[str]:
-    """Return the drawable models so that the joint one is drawn last, on top."""
-    present = [model for model in by_model_order(curves) if curves[model] is not None]
-    return sorted(present, key=lambda model: model == "joint")
+    """Return the models so that the joint one is drawn last, on top."""
+    return sorted(by_model_order(curves), key=lambda model: model == "joint")
 
 
 def _stroke(model: str) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _svg(name: str, draw: Callable[[Any], None], small: bool, wide: bool = False
     return _inline(written.getvalue(), name)
 
 
-def _settings(name: str) -> dict[str, Any]:
+def _settings(name: str) -> Any:
     soft = "#5b6675"
     return {
         "svg.fonttype": "none",

@@ -94,8 +94,8 @@ def curves_html(summary: Summary) -> str:
     large, *rest = [_level_plots(level, curves[level], place) for place, level in enumerate(levels_of(curves))]
     models = models_of(curves)
     about = (
-        "Left, ROC: each curve walks from the riskiest firm to the safest; the nearer to the upper left corner the "
-        "better, the grey diagonal is chance. Right, separation: how far the bad firms caught run ahead of the good "
+        "ROC: each curve walks from the riskiest firm to the safest; the nearer to the upper left corner the "
+        "better, the grey diagonal is chance. Separation: how far the bad firms caught run ahead of the good "
         "ones flagged; higher is better, and the dot marks the largest gap, which is KS."
     )
     return paragraph(about) + _key({look(model).label: look(model) for model in models}) + large + _banks(rest)

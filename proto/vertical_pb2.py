@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lianxin.proto import crossing_pb2 as lianxin_dot_proto_dot_crossing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clianxin/proto/vertical.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"A\n\x0bTrainingKey\x12\x15\n\x07modulus\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x1b\n\rmodulus_proof\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"K\n\x0cTrainingRows\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04rows\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"\'\n\x11TrainingRowsNoted\x12\x12\n\x04rows\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\" \n\x08LiveRows\x12\x14\n\x06\x62itmap\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"A\n\x0f\x45ncryptedLabels\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\"S\n\x0eLabelHistogram\x12\x12\n\x04\x62ins\x18\x01 \x03(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x06\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"%\n\x0eHistogramNoted\x12\x13\n\x05sound\x18\x01 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"9\n\x07MaskSet\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"%\n\x08MaskSums\x12\x19\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"\"\n\nMaskTotals\x12\x14\n\x06totals\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"B\n\nScoreRange\x12\x18\n\nmean_steps\x18\x01 \x01(\x11\x42\x04\xf0\xa9\x19\x06\x12\x1a\n\x0cspread_steps\x18\x02 \x01(\x11\x42\x04\xf0\xa9\x19\x06\"C\n\x0bRangeChoice\x12\x18\n\nmean_steps\x18\x01 \x01(\x11\x42\x04\xf0\xa9\x19\x06\x12\x1a\n\x0cspread_steps\x18\x02 \x01(\x11\x42\x04\xf0\xa9\x19\x06\"T\n\x0eResidualShares\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x17\n\tconstants\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\x12\x14\n\x06slopes\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\"+\n\x0eMaskedGradient\x12\x19\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"A\n\x0fMaskedResiduals\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\" \n\nRoundNoted\x12\x12\n\x04rows\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\"`\n\x0bScorePoints\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04rows\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x14\n\x06points\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x07\x12\x12\n\x04last\x18\x04 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"!\n\x0bPointsNoted\x12\x12\n\x04rows\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clianxin/proto/vertical.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"A\n\x0bTrainingKey\x12\x15\n\x07modulus\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x1b\n\rmodulus_proof\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"K\n\x0cTrainingRows\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04rows\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\";\n\x11TrainingRowsNoted\x12\x12\n\x04rows\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04live\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\" \n\x08LiveRows\x12\x14\n\x06\x62itmap\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"A\n\x0f\x45ncryptedLabels\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\"S\n\x0eLabelHistogram\x12\x12\n\x04\x62ins\x18\x01 \x03(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x06\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"%\n\x0eHistogramNoted\x12\x13\n\x05sound\x18\x01 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"9\n\x07MaskSet\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"%\n\x08MaskSums\x12\x19\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"\"\n\nMaskTotals\x12\x14\n\x06totals\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"B\n\nScoreRange\x12\x18\n\nmean_steps\x18\x01 \x01(\x11\x42\x04\xf0\xa9\x19\x06\x12\x1a\n\x0cspread_steps\x18\x02 \x01(\x11\x42\x04\xf0\xa9\x19\x06\"C\n\x0bRangeChoice\x12\x18\n\nmean_steps\x18\x01 \x01(\x11\x42\x04\xf0\xa9\x19\x06\x12\x1a\n\x0cspread_steps\x18\x02 \x01(\x11\x42\x04\xf0\xa9\x19\x06\"T\n\x0eResidualShares\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x17\n\tconstants\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\x12\x14\n\x06slopes\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\"+\n\x0eMaskedGradient\x12\x19\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\"A\n\x0fMaskedResiduals\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x05\" \n\nRoundNoted\x12\x12\n\x04rows\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\"`\n\x0bScorePoints\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04rows\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x14\n\x06points\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x07\x12\x12\n\x04last\x18\x04 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"!\n\x0bPointsNoted\x12\x12\n\x04rows\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGROWS'].fields_by_name['last']._serialized_options = b'\360\251\031\001'
   _globals['_TRAININGROWSNOTED'].fields_by_name['rows']._loaded_options = None
   _globals['_TRAININGROWSNOTED'].fields_by_name['rows']._serialized_options = b'\360\251\031\001'
+  _globals['_TRAININGROWSNOTED'].fields_by_name['live']._loaded_options = None
+  _globals['_TRAININGROWSNOTED'].fields_by_name['live']._serialized_options = b'\360\251\031\003'
   _globals['_LIVEROWS'].fields_by_name['bitmap']._loaded_options = None
   _globals['_LIVEROWS'].fields_by_name['bitmap']._serialized_options = b'\360\251\031\003'
   _globals['_ENCRYPTEDLABELS'].fields_by_name['chunk']._loaded_options = None
@@ -103,35 +105,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGROWS']._serialized_start=138
   _globals['_TRAININGROWS']._serialized_end=213
   _globals['_TRAININGROWSNOTED']._serialized_start=215
-  _globals['_TRAININGROWSNOTED']._serialized_end=254
-  _globals['_LIVEROWS']._serialized_start=256
-  _globals['_LIVEROWS']._serialized_end=288
-  _globals['_ENCRYPTEDLABELS']._serialized_start=290
-  _globals['_ENCRYPTEDLABELS']._serialized_end=355
-  _globals['_LABELHISTOGRAM']._serialized_start=357
-  _globals['_LABELHISTOGRAM']._serialized_end=440
-  _globals['_HISTOGRAMNOTED']._serialized_start=442
-  _globals['_HISTOGRAMNOTED']._serialized_end=479
-  _globals['_MASKSET']._serialized_start=481
-  _globals['_MASKSET']._serialized_end=538
-  _globals['_MASKSUMS']._serialized_start=540
-  _globals['_MASKSUMS']._serialized_end=577
-  _globals['_MASKTOTALS']._serialized_start=579
-  _globals['_MASKTOTALS']._serialized_end=613
-  _globals['_SCORERANGE']._serialized_start=615
-  _globals['_SCORERANGE']._serialized_end=681
-  _globals['_RANGECHOICE']._serialized_start=683
-  _globals['_RANGECHOICE']._serialized_end=750
-  _globals['_RESIDUALSHARES']._serialized_start=752
-  _globals['_RESIDUALSHARES']._serialized_end=836
-  _globals['_MASKEDGRADIENT']._serialized_start=838
-  _globals['_MASKEDGRADIENT']._serialized_end=881
-  _globals['_MASKEDRESIDUALS']._serialized_start=883
-  _globals['_MASKEDRESIDUALS']._serialized_end=948
-  _globals['_ROUNDNOTED']._serialized_start=950
-  _globals['_ROUNDNOTED']._serialized_end=982
-  _globals['_SCOREPOINTS']._serialized_start=984
-  _globals['_SCOREPOINTS']._serialized_end=1080
-  _globals['_POINTSNOTED']._serialized_start=1082
-  _globals['_POINTSNOTED']._serialized_end=1115
+  _globals['_TRAININGROWSNOTED']._serialized_end=274
+  _globals['_LIVEROWS']._serialized_start=276
+  _globals['_LIVEROWS']._serialized_end=308
+  _globals['_ENCRYPTEDLABELS']._serialized_start=310
+  _globals['_ENCRYPTEDLABELS']._serialized_end=375
+  _globals['_LABELHISTOGRAM']._serialized_start=377
+  _globals['_LABELHISTOGRAM']._serialized_end=460
+  _globals['_HISTOGRAMNOTED']._serialized_start=462
+  _globals['_HISTOGRAMNOTED']._serialized_end=499
+  _globals['_MASKSET']._serialized_start=501
+  _globals['_MASKSET']._serialized_end=558
+  _globals['_MASKSUMS']._serialized_start=560
+  _globals['_MASKSUMS']._serialized_end=597
+  _globals['_MASKTOTALS']._serialized_start=599
+  _globals['_MASKTOTALS']._serialized_end=633
+  _globals['_SCORERANGE']._serialized_start=635
+  _globals['_SCORERANGE']._serialized_end=701
+  _globals['_RANGECHOICE']._serialized_start=703
+  _globals['_RANGECHOICE']._serialized_end=770
+  _globals['_RESIDUALSHARES']._serialized_start=772
+  _globals['_RESIDUALSHARES']._serialized_end=856
+  _globals['_MASKEDGRADIENT']._serialized_start=858
+  _globals['_MASKEDGRADIENT']._serialized_end=901
+  _globals['_MASKEDRESIDUALS']._serialized_start=903
+  _globals['_MASKEDRESIDUALS']._serialized_end=968
+  _globals['_ROUNDNOTED']._serialized_start=970
+  _globals['_ROUNDNOTED']._serialized_end=1002
+  _globals['_SCOREPOINTS']._serialized_start=1004
+  _globals['_SCOREPOINTS']._serialized_end=1100
+  _globals['_POINTSNOTED']._serialized_start=1102
+  _globals['_POINTSNOTED']._serialized_end=1135
 # @@protoc_insertion_point(module_scope)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lianxin.federation import evaluation
 from lianxin.federation.regression import fit_logistic, fit_star, predict
-from numpy.typing import NDArray
 
 OVERALL = "overall"
 Floats = NDArray[np.float64]

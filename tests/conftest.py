@@ -1,6 +1,8 @@
 """Fixtures that several test modules share; modules beside this one can be imported by their name."""
 
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,28 @@ def platform_key() -> paillier.SecretKey:
 def matching_key() -> paillier.SecretKey:
     """A bank's 2048-bit matching key."""
     return paillier.generate_secret_key(2048, "bank-1", "matching", "test-run-1", Drbg(b"m" * 32))
+
+
+def refused_skips(reasons: Iterable[str]) -> list[str]:
+    """Return the distinct skip reasons, sorted, that no line of allowed_skips.txt gives word for word."""
+    allowed = (Path(__file__).parent / "allowed_skips.txt").read_text(encoding="utf-8").splitlines()
+    return sorted({reason.removeprefix("Skipped: ") for reason in reasons} - {line for line in allowed if line})
+
+
+def _refused_here(config: pytest.Config) -> list[str]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or os.environ.get("CI", "").lower() not in {"1", "true"}:
+        return []
+    return refused_skips(report.longrepr[2] for report in reporter.stats.get("skipped", []))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true, a run that skipped a test for a reason that nobody allowed has failed."""
+    if session.exitstatus == pytest.ExitCode.OK and _refused_here(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which skips failed the run; pytest's own closing line still comes last."""
+    for reason in _refused_here(config):
+        terminalreporter.write_line(f"skipped for a reason that tests/allowed_skips.txt does not list: {reason}", red=True)

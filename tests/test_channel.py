@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from lianxin.federation.channel import (
     MESSAGE_LIMIT_BYTES,
     QUEUE_MESSAGES,

@@ -195,6 +195,16 @@ def test_the_evaluator_reaches_every_residue_and_one_base_only_half() -> None:
     assert len({pow(base, s, n * n) for s in range(20 * order)}) <= order // 2
 
 
+def test_an_evaluators_draw_is_four_wide_powers_times_a_subset_of_128_residues() -> None:
+    residues, bases, drbg = EvaluatorResidues(PUBLIC.n, bytes(32)), Drbg(bytes(32)), seeded("plain draw")
+    h = [fixed_base.draw_textbook_residue(PUBLIC.n, bases) for _ in range(4)]
+    u = [fixed_base.draw_textbook_residue(PUBLIC.n, bases) for _ in range(128)]
+    choice = int.from_bytes(drbg.bytes(16), "little")
+    powers = [pow(base, drbg.bits(64), PUBLIC.n_squared) for base in h]
+    subset = [element for index, element in enumerate(u) if choice >> index & 1]
+    assert residues.draw(seeded("plain draw")) == prod(powers) * prod(subset) % PUBLIC.n_squared
+
+
 def test_an_owners_encryptor_needs_safe_primes() -> None:
     with pytest.raises(KeyRejected, match="safe primes"):
         paillier.OwnerEncryptor(paillier.secret_key_from_primes(293, 433, "vector", "P4", "run-1"))

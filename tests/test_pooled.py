@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from lianxin.federation import evaluation
 from lianxin.federation.regression import fit_logistic, fit_star, predict, sigmoid
 from lianxin.simulations.pooled import OVERALL, PooledBank, pooled_reference

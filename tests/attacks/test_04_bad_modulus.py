@@ -228,7 +228,7 @@ class SmoothOwner:
         return [self._logs[part, prime][int(powmod(c, (prime - 1) // part, prime))] for prime in self._primes]
 
     def exponent_mod(self, part: int, sent: int, answer: int, other_randomiser: int) -> int | None:
-        """Return a mod part if `answer` = sent^a·h^s and `other_randomiser` = h^t for one base h, None if it is open."""
+        """Return a mod part if `answer` = sent^a·h^s and `other_randomiser` = h^t for one base h, None if open."""
         (c_p, c_q), (v_p, v_q), (h_p, h_q) = (self._components(c, part) for c in (sent, answer, other_randomiser))
         determinant = (c_p * h_q - c_q * h_p) % part
         return (v_p * h_q - v_q * h_p) * pow(determinant, -1, part) % part if determinant else None

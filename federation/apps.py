@@ -1,0 +1,228 @@
+"""The Flower apps: thin adapters between Flower's messages and the star's two sides.
+
+ServerApp and strategy run on the platform, one ClientApp in each bank, from installed packages only. A run is
+`query.match` and `query.count` (round 0), `train` for each round, `evaluate` at the end; each is one Flower message to
+each bank, and inside it the bank talks to the platform's matching and vertical conversations. What the apps do is
+passed in: `PlatformSteps` and `BankSteps` are implemented where the data is.
+
+A bank that is lost drops the round unopened. If the contract says `rerun` and enough banks remain, the round is run
+again with the others under a fresh attempt, whose masks and pairwise masks are new; else the run stops.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from lianxin.federation import grid as road  # sets Flower's environment before Flower is imported
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # isort: skip
+from flwr.clientapp import ClientApp  # isort: skip
+from flwr.serverapp import Grid, ServerApp  # isort: skip
+from flwr.serverapp.strategy import Result, Strategy  # isort: skip
+
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import PeerError, RunStopped
+
+Numbers = dict[str, int]
+Texts = dict[str, str]
+Arrays = dict[str, np.ndarray]
+
+
+class PlatformSteps(Protocol):
+    """What the platform does with the banks' replies."""
+
+    def matched(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> Texts: ...
+
+    def counted(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
+
+    def next_attempt(self) -> int: ...
+
+    def before_round(self, round_number: int) -> None: ...
+
+    def drop_round(self, lost: Sequence[str]) -> None: ...
+
+    def trained(self, round_number: int, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> Numbers: ...
+
+    def evaluated(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
+
+
+class BankSteps(Protocol):
+    """What a bank does when it is told to; each returns what goes back."""
+
+    def match(self) -> tuple[Arrays, Numbers, Texts]: ...
+
+    def count(self, texts: Texts) -> tuple[Arrays, Numbers, Texts]: ...
+
+    def train(self, round_number: int, numbers: Numbers, texts: Texts) -> tuple[Arrays, Numbers, Texts]: ...
+
+    def evaluate(self, numbers: Numbers) -> tuple[Arrays, Numbers, Texts]: ...
+
+
+def record_of(arrays: Arrays, numbers: Numbers, texts: Texts) -> RecordDict:
+    """Return Flower's content of named arrays, whole numbers and texts."""
+    content: dict[str, Any] = {}
+    if arrays:
+        content[road.ARRAYS] = ArrayRecord({name: road.Array(values) for name, values in arrays.items()})
+    if numbers:
+        content[road.METRICS] = MetricRecord(dict(numbers))
+    if texts:
+        content[road.CONFIG] = ConfigRecord(dict(texts))
+    return RecordDict(content)
+
+
+def parts_of(content: RecordDict) -> tuple[Arrays, Numbers, Texts]:
+    """Return (arrays, numbers, texts) of Flower's content, each empty where it has none."""
+    arrays = content.array_records.get(road.ARRAYS, ArrayRecord())
+    numbers = content.metric_records.get(road.METRICS, MetricRecord())
+    texts = content.config_records.get(road.CONFIG, ConfigRecord())
+    return (
+        {name: array.numpy() for name, array in arrays.items()},
+        {name: int(value) for name, value in numbers.items()},  # type: ignore[arg-type]
+        {name: str(value) for name, value in texts.items()},
+    )
+
+
+class StarStrategy(Strategy):
+    """Flower's strategy for the star: a reply floor, replies by party id, rounds that are opened whole or not at all."""
+
+    def __init__(self, contract: RunContract, steps: PlatformSteps) -> None:
+        self.contract, self.steps = contract, steps
+        self._banks: dict[int, str] = {}
+        self._numbers: Numbers = {"restart": 0}
+
+    def summary(self) -> None:
+        """Nothing to log: the contract says it all."""
+
+    def start(self, grid: Grid, initial_arrays: ArrayRecord | None = None, **_options: Any) -> Result:  # type: ignore[override]
+        """Run matching, counting, the contract's rounds and the evaluation. Raises RunStopped by the contract's rules."""
+        self._banks = dict(grid.banks)  # type: ignore[attr-defined]
+        keys = self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
+        self.steps.counted(self._ask(grid, "query.count", 0, {}, keys, floor=len(self._banks)))
+        for round_number in range(1, self.contract.rounds + 1):
+            self._round(grid, round_number)
+        replies = grid.send_and_receive(self.configure_evaluate(self.contract.rounds + 1, ArrayRecord(), ConfigRecord(), grid))
+        self.aggregate_evaluate(self.contract.rounds + 1, replies)
+        return Result()
+
+    def _round(self, grid: Grid, round_number: int) -> None:
+        self.steps.before_round(round_number)
+        while True:
+            asked = self.configure_train(round_number, ArrayRecord(), ConfigRecord(), grid)
+            banks = [self._banks[message.metadata.dst_node_id] for message in asked]
+            replies = list(grid.send_and_receive(asked))
+            lost = [self._banks[reply.metadata.src_node_id] for reply in replies if reply.has_error()]
+            if not lost:
+                self.aggregate_train(round_number, replies)
+                return
+            self.steps.drop_round(lost)
+            self._check_floor(len(banks) - len(lost), lost, grid)
+
+    def _check_floor(self, left: int, lost: Sequence[str], grid: Grid) -> None:
+        floor = max(2, self.contract.min_banks)
+        if self.contract.on_loss == "stop" or left < floor:
+            cause = getattr(grid, "lost", {}).get(lost[0])
+            raise RunStopped(f"{', '.join(lost)} left the run: {cause}; by the contract the run stops here")
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one `train` message a bank, with the attempt and the banks that take part in it."""
+        nodes = sorted(grid.get_node_ids())
+        numbers = {**self._numbers, "attempt": self.steps.next_attempt()}
+        texts = {"banks": json.dumps([self._banks[node] for node in nodes])}
+        return _messages(grid, nodes, "train", server_round, numbers, texts)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Open the sum of the banks' masked gradients; the platform steps and decides whether momentum restarts."""
+        self._numbers = self.steps.trained(server_round, self._parts(replies))
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one `evaluate` message a bank that is still there."""
+        return _messages(grid, sorted(grid.get_node_ids()), "evaluate", server_round, {"restart": self._numbers["restart"]}, {})
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Keep what the banks let be known of their held-out rows."""
+        answered = [reply for reply in replies if not reply.has_error()]
+        self.steps.evaluated(self._parts(answered))
+        return None
+
+    def _ask(
+        self, grid: Grid, kind: str, round_number: int, numbers: Numbers, texts: Texts, floor: int
+    ) -> dict[str, tuple[Arrays, Numbers, Texts]]:
+        asked = _messages(grid, sorted(grid.get_node_ids()), kind, round_number, numbers, texts)
+        replies = list(grid.send_and_receive(asked))
+        lost = [self._banks[reply.metadata.src_node_id] for reply in replies if reply.has_error()]
+        if len(replies) - len(lost) < floor:
+            cause = getattr(grid, "lost", {}).get(lost[0])
+            raise RunStopped(f"{', '.join(lost)} did not come through {kind}: {cause}; the run stops before training")
+        return self._parts(replies)
+
+    def _parts(self, replies: Iterable[Message]) -> dict[str, tuple[Arrays, Numbers, Texts]]:
+        return {self._banks[reply.metadata.src_node_id]: parts_of(reply.content) for reply in replies}
+
+
+def _messages(
+    grid: Grid, nodes: Sequence[int], kind: str, round_number: int, numbers: Numbers, texts: Texts
+) -> list[Message]:
+    return [grid.create_message(record_of({}, numbers, texts), kind, node, str(round_number)) for node in nodes]
+
+
+def make_server_app(strategy: Strategy) -> ServerApp:
+    """Return the platform's ServerApp: it starts `strategy` on whatever grid it is given."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy.start(grid, ArrayRecord())
+
+    return app
+
+
+def run_server_app(app: ServerApp, grid: Grid) -> None:
+    """Run the ServerApp on `grid` to its end."""
+    app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
+
+
+def make_client_app(steps: BankSteps) -> ClientApp:
+    """Return a bank's ClientApp over what the bank does at each instruction."""
+    app = ClientApp()
+
+    @app.query("match")
+    def match(message: Message, _context: Context) -> Message:
+        return _reply(message, steps.match())
+
+    @app.query("count")
+    def count(message: Message, _context: Context) -> Message:
+        return _reply(message, steps.count(parts_of(message.content)[2]))
+
+    @app.train()
+    def train(message: Message, _context: Context) -> Message:
+        _, numbers, texts = parts_of(message.content)
+        return _reply(message, steps.train(int(message.metadata.group_id), numbers, texts))
+
+    @app.evaluate()
+    def evaluate(message: Message, _context: Context) -> Message:
+        return _reply(message, steps.evaluate(parts_of(message.content)[1]))
+
+    return app
+
+
+def _reply(message: Message, parts: tuple[Arrays, Numbers, Texts]) -> Message:
+    return Message(content=record_of(*parts), reply_to=message)
+
+
+def number(numbers: Numbers, name: str) -> int:
+    """Return a named whole number of a message. Raises PeerError (L04) when it is not there."""
+    if name not in numbers:
+        raise PeerError(f"an instruction came without its '{name}'", "L04")
+    return numbers[name]
+
+
+StrategyFactory = Callable[[RunContract, PlatformSteps], Strategy]

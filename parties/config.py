@@ -1,0 +1,148 @@
+"""Configuration of a node, of a bank's approval policy and of a run, from TOML files.
+
+Every mistake is one sentence that names the file and the key. A `production` profile has no seed and no fixed clock:
+those keys are refused there.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lianxin.federation.contract import MINIMUM_KEY_BITS
+from lianxin.federation.errors import InputFault
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """The node's table. Paths are relative to the configuration file."""
+
+    table: Path
+    id: str
+    label: str | None = None
+    split: str | None = None
+    loan_id: str | None = None
+    catalogue: Path | None = None
+    consents: Path | None = None
+    firm_keys: Path | None = None
+
+
+class PolicySection(_Section):
+    """When a bank approves a proposal unattended: each key is a limit that the contract must keep."""
+
+    operator: str
+    purposes: list[str] = ["P4"]
+    matching: list[str] = ["paillier", "ecdh"]
+    max_rounds: int = 15
+    min_key_bits: int = MINIMUM_KEY_BITS
+    min_rows: int = 50
+    fields: list[str] | None = None
+
+
+class SimulationSection(_Section):
+    """Only for trials: a seed for every draw and a clock that stands still."""
+
+    seed: int = Field(ge=0)
+    clock: str = "2026-01-05T01:00:00Z"
+    revoke_after_round: dict[str, int] = {}
+
+
+class NodeConfig(_Section):
+    """One node. `identity` is the folder with its keys, `state` the folder that the node writes."""
+
+    role: Literal["platform", "bank"]
+    profile: Literal["production", "trial"] = "production"
+    operator: str
+    identity: Path
+    state: Path
+    listen: str | None = None
+    platform_address: str | None = None
+    workers: int = Field(default=0, ge=0, le=64)
+    data: DataSection
+    policy: PolicySection | None = None
+    simulation: SimulationSection | None = None
+
+
+class BankTerms(_Section):
+    """What a run asks of one bank."""
+
+    features: list[str]
+    label: str
+    identifiers: list[str]
+
+
+class RunConfig(_Section):
+    """A run as the operator writes it; the contract is made from it."""
+
+    run: str
+    proposer: str
+    purpose: str = "P4"
+    features: list[str]
+    identifiers: list[str]
+    banks: dict[str, BankTerms]
+    matching: Literal["paillier", "ecdh"] = "paillier"
+    model: Literal["scorecard"] = "scorecard"
+    key_bits: int = 3072
+    rounds: int = 6
+    spare_attempts: int = 3
+    min_rows: int = 50
+    min_bads: int = 5
+    min_goods: int = 5
+    min_intersection: int = 50
+    min_banks: int = 1
+    max_queries: int
+    max_rows: int
+    max_bins: int = 6
+    ridge_thousandths: int = 1000
+    chunk_bytes: int = 128 * 1024
+    points_to_double_odds: int = 20
+    step_deadline_s: int = 600
+    on_loss: Literal["rerun", "stop"] = "rerun"
+    days: int = Field(default=30, ge=1, le=3650)
+
+
+Section = TypeVar("Section", bound=_Section)
+
+
+def load_node(path: Path) -> NodeConfig:
+    """Return the checked node configuration, its paths made absolute. Raises InputFault naming the file and key."""
+    config = _parse(NodeConfig, path)
+    if config.profile == "production" and config.simulation is not None:
+        raise InputFault(f"{path}: [simulation] is for trials; remove it or set profile = \"trial\"")
+    if config.role == "platform" and not config.listen:
+        raise InputFault(f"{path}: listen is missing; give the platform an address such as 0.0.0.0:7443")
+    if config.role == "bank" and not (config.platform_address and config.data.label):
+        raise InputFault(f"{path}: a bank needs platform_address and data.label")
+    base = path.resolve().parent
+    data = {
+        name: base / value if isinstance(value, Path) else value for name, value in vars(config.data).items()
+    }
+    places = {"identity": base / config.identity, "state": base / config.state, "data": DataSection(**data)}
+    return config.model_copy(update=places)
+
+
+def load_run(path: Path) -> RunConfig:
+    """Return the checked run configuration. Raises InputFault naming the file and key."""
+    return _parse(RunConfig, path)
+
+
+def _parse(kind: type[Section], path: Path) -> Section:
+    try:
+        return kind(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise InputFault(f"{path} cannot be read; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise InputFault(f"{path} is no TOML: {fault}; mend that line") from None
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputFault(f"{path}: {key}: {_plain(first)}") from None
+
+
+def _plain(error: Any) -> str:
+    kinds = {"missing": "is missing; add it", "extra_forbidden": "is no key that this file may have; remove it"}
+    return kinds.get(error["type"], error["msg"].lower())

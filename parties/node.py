@@ -1,0 +1,202 @@
+"""What every node has: its identity, store, ledger, registry, gate, catalogue, seeds and a way to talk.
+
+A node writes only under its state folder. `open_node` is the one place where the parts are put together; platform and
+bank build on it. In a trial every draw comes from the seed of the configuration, in production from the system, and the
+hash of a run's seed is in the ledger before the run begins, so that the party can open it to an auditor later.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+
+from lianxin.crypto import canonical
+from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed, system_seed
+from lianxin.federation.channel import Channel
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import InputFault
+from lianxin.federation.model import Clock
+from lianxin.federation.session import Session
+from lianxin.parties import catalogue as catalogues
+from lianxin.parties.boundary import Boundary
+from lianxin.parties.clock import SimulatedClock, SystemClock
+from lianxin.parties.config import NodeConfig
+from lianxin.parties.consent import ConsentRegister, decode_signed
+from lianxin.parties.decision import Catalogue
+from lianxin.parties.identity import Identity, load_identity
+from lianxin.parties.ledger import CATALOGUE_SETTING, Ledger
+from lianxin.parties.store import Store
+from lianxin.parties.trace import LedgerTrace
+
+SUBJECT_KEY_FILE = "subject.key"
+Event = Callable[[str], None]
+
+
+@dataclass
+class Node:
+    """The parts of one running node."""
+
+    config: NodeConfig
+    identity: Identity
+    store: Store
+    ledger: Ledger
+    register: ConsentRegister
+    boundary: Boundary
+    catalogue: Catalogue
+    clock: Clock
+    trace: LedgerTrace
+    executor: Executor | None = None
+    _events: list[str] = field(default_factory=list)
+    bytes_sent: int = 0
+
+    @property
+    def party(self) -> str:
+        """This node's party id."""
+        return self.identity.party
+
+    def session(self, contract: RunContract, channel: Channel, conversation: str, round: int = 0) -> Session:
+        """Return this node's end of one conversation of a run."""
+        return Session(
+            self.party, contract, self.identity.signing_key, channel, self.trace, self.clock,
+            lambda: self.register.epoch, conversation, round,
+        )  # fmt: skip
+
+    def run_seed(self, run: str) -> bytes:
+        """Return the secret seed of a run at this node, made and kept at its first use."""
+        key = f"seed/{run}"
+        seed = self.store.setting(key)
+        if seed is None:
+            simulation = self.config.simulation
+            seed = derive_seed(simulated_seed(simulation.seed), self.party, run) if simulation else system_seed()
+            self.store.put_setting(key, seed)
+            commitment = hashlib.sha256(b"lianxin/seed\x00" + seed).hexdigest()
+            leaf = {"kind": "contract", "run": run, "event": "seed-committed", "rule": "", "contract_hash": commitment}
+            self.ledger.append(leaf)
+        return seed
+
+    def run_drbg(self, run: str) -> Drbg:
+        """Return the root generator of a run at this node."""
+        return Drbg(self.run_seed(run))
+
+    def run_folder(self, run: str) -> Path:
+        """Return the folder of one run under the state folder, made if needed."""
+        folder = self.config.state / "runs" / run
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def contract_event(self, run: str, contract_hash: str, event: str, rule: str = "", operator: str | None = None) -> None:
+        """Append a contract leaf."""
+        leaf = {"kind": "contract", "run": run, "contract_hash": contract_hash, "event": event, "rule": rule}
+        self.ledger.append(leaf, operator)
+
+    def say(self, what: str) -> None:
+        """Note a step of progress for whoever watches this node."""
+        self._events.append(what)
+
+    def events(self, start: int = 0) -> list[str]:
+        """Return the notes of progress from the `start`-th on."""
+        return self._events[start:]
+
+    def export(self, run: str) -> Path:
+        """Write this node's evidence of a run to its state folder and return that path."""
+        return self.ledger.export(self.run_folder(run), run)
+
+    def close(self) -> None:
+        """Release the store and the workers."""
+        if self.executor is not None:
+            self.executor.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
+
+
+def simulated_seed(seed: int) -> bytes:
+    """Return the 32-byte root seed of a simulation's whole number."""
+    return hashlib.sha256(f"lianxin/simulation/{seed}".encode()).digest()
+
+
+def code_version() -> str:
+    """Return the installed version of this package."""
+    return f"lianxin {metadata.version('lianxin')}"
+
+
+def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
+    """Return the node of `config`, its consents imported at the first start. Raises InputFault for what is missing."""
+    identity = load_identity(config.identity)
+    if identity.role != config.role:
+        raise InputFault(f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s")
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clock: Clock = SimulatedClock(config.simulation.clock) if config.simulation else SystemClock()
+    store = Store(config.state / "store.sqlite")
+    ledger = Ledger(store, identity.party, identity.signing_key, clock, code_version(), config.operator)
+    register = ConsentRegister(store, ledger)
+    catalogue = _catalogue(config)
+    store.put_setting(CATALOGUE_SETTING, catalogue.to_csv_bytes())
+    secret = read_subject_key(config.identity / SUBJECT_KEY_FILE)
+    salt = derive_seed(simulated_seed(config.simulation.seed), identity.party, "salt") if config.simulation else system_seed()
+    boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt))
+    node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger))
+    node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
+    node.executor = make_executor(config.workers)
+    _import_consents(node)
+    return node
+
+
+def _count(node: Node, size: int, direction: str) -> None:
+    if direction == "out":
+        node.bytes_sent += size
+
+
+def make_executor(workers: int) -> Executor | None:
+    """Return a pool of `workers` processes that import nothing of the node, None for computing in the caller."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) if workers else None
+
+
+def _catalogue(config: NodeConfig) -> Catalogue:
+    return catalogues.load_catalogue(config.data.catalogue) if config.data.catalogue else catalogues.load_draft()
+
+
+def _import_consents(node: Node) -> None:
+    data = node.config.data
+    if node.register.epoch or data.consents is None or data.firm_keys is None:
+        return
+    keys = [canonical.decode_fragment(line) for line in _lines(data.firm_keys)]
+    node.register.register_firm_keys({entry["subject_key"]: entry["key"] for entry in keys})
+    node.register.import_records([decode_signed(line) for line in _lines(data.consents)])
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError:
+        raise InputFault(f"{path} cannot be read; check the path in [data]") from None
+
+
+def write_subject_key(path: Path, secret: bytes) -> None:
+    """Write the node's subject secret, readable by its owner alone. Raises InputFault when it is there already."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InputFault(f"{path} exists already; a new subject key would orphan every consent") from None
+    with os.fdopen(handle, "w") as file:
+        file.write(secret.hex() + "\n")
+
+
+def read_subject_key(path: Path) -> bytes:
+    """Return the node's subject secret. Raises InputFault when it is missing, open to others or malformed."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text().strip()
+    except OSError:
+        raise InputFault(f"{path} is missing; `lianxin {{platform,bank}} init` writes it") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise InputFault(f"{path} can be read by others; set its mode to 600")
+    try:
+        secret = bytes.fromhex(text)
+    except ValueError:
+        secret = b""
+    if len(secret) != SEED_BYTES:
+        raise InputFault(f"{path} does not hold {SEED_BYTES} bytes in hex; restore it")
+    return secret

@@ -1,0 +1,60 @@
+"""The trace of a session: a leaf for every envelope at both ends, and in simulations the envelope itself.
+
+The leaf is durable before the sender's bytes leave and before the receiver acts (boundary.md, section 6). It holds
+digests, forms and the ids of the releases behind the message, never a value.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.federation import wire
+from lianxin.federation.model import Provenance
+from lianxin.parties.ledger import Ledger
+
+
+class LedgerTrace:
+    """Writes each crossing to the ledger; with `recording`, keeps the bytes too, for replay of simulated runs."""
+
+    def __init__(
+        self, ledger: Ledger, recording: Path | None = None, watch: Callable[[int, str], None] | None = None
+    ) -> None:
+        self._ledger, self._recording = ledger, recording
+        self._watch = watch or (lambda _size, _direction: None)
+
+    def crossed(
+        self,
+        direction: str,
+        peer: str,
+        opened: wire.Opened,
+        crossings: Sequence[wire.Crossing],
+        rights: Sequence[Provenance],
+        envelope: bytes,
+    ) -> None:
+        """Append the envelope's leaf; see `federation.session.Trace`."""
+        header = dict(opened.header)
+        forms = {crossing.name: crossing.form for crossing in crossings}
+        leaf: dict[str, Any] = {
+            "kind": "envelope", "run": header["run"], "direction": direction, "peer": peer,
+            **{name: header[name] for name in ("conversation", "step", "round", "seq", "message_type", "payload_hash")},
+            "message_hash": opened.message_hash, "size_bytes": header["payload_bytes"],
+            "forms": [{"field": name, "form": form} for name, form in sorted(forms.items())],
+            "releases": [right.release_id for right in rights],
+            "rows": max((right.rows for right in rights), default=0), "decision": "allow", "rule": "",
+        }  # fmt: skip
+        self._ledger.append_envelope(leaf, canonical.encode(header), opened.signature)
+        if self._recording is not None and envelope:
+            self._keep(header, envelope)
+        self._watch(header["payload_bytes"], direction)
+
+    def _keep(self, header: dict[str, Any], envelope: bytes) -> None:
+        assert self._recording is not None
+        folder = self._recording / header["run"] / header["conversation"].replace("/", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{header['sender']}-{header['seq']:06d}.envelope").write_bytes(envelope)
+
+    def refused(self, run: str, peer: str, rule: str, step: str, message_hash: str | None) -> None:
+        """Append a refusal leaf."""
+        leaf = {"kind": "refusal", "run": run, "peer": peer, "rule": rule, "step": step}
+        self._ledger.append(leaf | ({"message_hash": message_hash} if message_hash else {}))
