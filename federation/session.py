@@ -66,7 +66,10 @@ class Trace(Protocol):
 
 @dataclass
 class Session:
-    """One party's end of one conversation. Not shared between threads."""
+    """One party's end of one conversation. Not shared between threads.
+
+    `follows` lets the peer lead the round number forward, as a bank does in Flower's conversation.
+    """
 
     party: str
     contract: RunContract
@@ -77,6 +80,7 @@ class Session:
     epoch: Callable[[], int]
     conversation: str
     round: int = 0
+    follows: bool = False
     _sent: int = 0
     _received: int = 0
     _last_sent: str = GENESIS
@@ -156,8 +160,14 @@ class Session:
             raise PeerError(self._says("replayed, reordered or dropped an envelope"), "S03")
         if header["expires_at"] != self.contract.expires_at or self.clock.now() >= self.contract.expires_at:
             raise PeerError(self._says("sent an envelope after the contract's end"), "S04")
-        refusing = header["message_type"] == "Refusal"
-        if not refusing and (header["step"] != step or header["round"] != self.round):
+        self._check_turn(header, step)
+
+    def _check_turn(self, header: Mapping[str, Any], step: str) -> None:
+        if header["message_type"] == "Refusal":
+            return
+        if self.follows and header["round"] >= self.round:
+            self.round = header["round"]
+        if header["step"] != step or header["round"] != self.round:
             raise PeerError(self._says(f"sent step {header['step']} where {step} was due"), "S05")
 
     def _check_signature(self, opened: wire.Opened) -> None:

@@ -256,7 +256,7 @@ class Boundary:
         rows_root: str,
         firms: _Firms,
     ) -> Provenance:
-        scope = {
+        scope: dict[str, Any] = {
             "provider": request.provider,
             "recipient": request.recipient,
             "purpose": request.purpose,
@@ -279,9 +279,19 @@ class Boundary:
             "consents": len(firms.consents),
         }
         _, release_id = self._ledger.append_release(leaf, firms.consents)
-        place = (release_id, contract["run"], request.step, round)
-        held_back = (fields.allowed, rows, len(firms.consents), fields.refused, firms.excluded)
-        self._summaries.append(ReleaseSummary(*place, *held_back))
+        self._summaries.append(
+            ReleaseSummary(
+                release_id=release_id,
+                run=contract["run"],
+                step=request.step,
+                round=round,
+                fields=fields.allowed,
+                rows=rows,
+                consents=len(firms.consents),
+                refused=fields.refused,
+                excluded=firms.excluded,
+            )
+        )
         return Provenance(release_id=release_id, fields=fields.allowed, **scope)
 
     def _refuse(self, contract: Mapping[str, Any], request: ReleaseRequest, rule: str) -> NoReturn:

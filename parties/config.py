@@ -44,11 +44,11 @@ class PolicySection(_Section):
 
 
 class SimulationSection(_Section):
-    """Only for trials: a seed for every draw and a clock that stands still."""
+    """Only for trials: a seed for every draw, a clock that stands still, signed revocations that come in after a round."""
 
     seed: int = Field(ge=0)
     clock: str = "2026-01-05T01:00:00Z"
-    revoke_after_round: dict[str, int] = {}
+    revocations: list[tuple[int, Path]] = []
 
 
 class NodeConfig(_Section):
@@ -122,6 +122,9 @@ def load_node(path: Path) -> NodeConfig:
         name: base / value if isinstance(value, Path) else value for name, value in vars(config.data).items()
     }
     places = {"identity": base / config.identity, "state": base / config.state, "data": DataSection(**data)}
+    if config.simulation is not None:
+        due = [(after, base / path) for after, path in config.simulation.revocations]
+        places["simulation"] = config.simulation.model_copy(update={"revocations": due})
     return config.model_copy(update=places)
 
 

@@ -40,7 +40,7 @@ _CHOICES = {
     "id_role": ("DI", "QI", "SA", "NI"),
     "default_release": ("OPEN", "OPEN_NAME", "AUTH", "COMPUTE", "SEP", "SEP_WRITTEN", "NEVER"),
 }
-_GATED = {"fields": list, "separate_consent": bool, "written": bool} | dict.fromkeys(
+_GATED: dict[str, type] = {"fields": list, "separate_consent": bool, "written": bool} | dict.fromkeys(
     ("provider", "recipient", "purpose", "mode", "subject_type", "signer_role", "not_before", "expires_at"), str
 )
 
@@ -226,7 +226,7 @@ class Registry:
         if record["consent_id"] in self.consents:
             raise ConsentRejected("this consent id is in the registry already; a new consent needs a new id")
         if "supersedes" in record:
-            self._end(record | {"consent_id": record["supersedes"]}, "SUPERSEDED")
+            self._end({**record, "consent_id": record["supersedes"]}, "SUPERSEDED")
         consent = Consent(record["consent_id"], frozenset(record["fields"]), MODES.index(record["mode"]), record)
         scope = (record["subject_key"], record["recipient"], record["purpose"])
         self.consents[consent.id] = consent
@@ -248,7 +248,7 @@ def verify_record(signed: Record, firm_keys: Mapping[str, str]) -> dict[str, Any
     """
     record = signed["record"]
     key = firm_keys.get(record["subject_key"])
-    gated = _GATED if record["type"] == "consent" else {"consent_id": str}
+    gated: dict[str, type] = _GATED if record["type"] == "consent" else {"consent_id": str}
     gated = gated | ({"max_uses": int} if "max_uses" in record else {})
     if key is None or record["signer_key"] != key or record["type"] not in ("consent", "revocation"):
         raise ConsentRejected("a record is no consent or revocation by the key that is registered for its subject")

@@ -94,6 +94,16 @@ class Node:
         leaf = {"kind": "contract", "run": run, "contract_hash": contract_hash, "event": event, "rule": rule}
         self.ledger.append(leaf, operator)
 
+    def take_revocations(self, before_round: int) -> int:
+        """Import the trial's signed revocations that are due before this round; return how many."""
+        simulation = self.config.simulation
+        due = [path for after, path in (simulation.revocations if simulation else []) if after == before_round - 1]
+        for path in due:
+            for line in _lines(path):
+                self.register.revoke(decode_signed(line))
+                self.say(f"revoked before round {before_round}")
+        return len(due)
+
     def say(self, what: str) -> None:
         """Note a step of progress for whoever watches this node."""
         self._events.append(what)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from lianxin.federation.errors import InputFault
 from sqlalchemy.exc import DatabaseError
+
+from lianxin.federation.errors import InputFault
 
 SCHEMA_VERSION = 1
 _PAGE = 1000

@@ -56,4 +56,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which skips failed the run; pytest's own closing line still comes last."""
     for reason in _refused_here(config):
-        terminalreporter.write_line(f"skipped for a reason that tests/allowed_skips.txt does not list: {reason}", red=True)
+        terminalreporter.write_line(f"skipped, which tests/allowed_skips.txt does not allow: {reason}", red=True)

@@ -52,15 +52,16 @@ def test_nothing_is_ticked_beforehand() -> None:
 
 
 BAD_VALUES = [
-    ("type", "revocation"), ("version", 2), ("version", True), ("consent_id", "C1"), ("created_at", "2026-13-01T00:00:00Z"),
+    ("type", "revocation"), ("version", 2), ("consent_id", "C1"), ("created_at", "2026-13-01T00:00:00Z"),
     ("created_at", "2026-01-01"), ("jurisdiction", "XX"), ("language", "Chinese"), ("subject_key", "A" * 64),
-    ("subject_type", "ALL"), ("signer_role", "friend"), ("signer_key", "0" * 63), ("notice_id", " "), ("notice_hash", ""),
-    ("separate_consent", 1), ("written", "yes"), ("consent_action", "ticked"), ("provider", "Platform A"),
-    ("recipient", "*"), ("recipient", "platform-a"), ("purpose", "P9"), ("fields", []), ("fields", ["b", "a"]),
-    ("fields", ["a", "a"]), ("fields", "a"), ("fields", [1]), ("fields", ["*"]), ("fields", ["stаff_count"]),
-    ("catalogue_version", 1), ("mode", "ANY"), ("onward_transfer", True), ("onward_transfer", 0),
-    ("not_before", "2025-12-31T00:00:00Z"), ("expires_at", "2026-01-01T00:00:00Z"), ("withdrawal_method", ""),
-    ("max_uses", 0), ("max_uses", True), ("supersedes", "?"), ("necessity_text", ""), ("note", "a key that is not known"),
+    ("subject_type", "ALL"), ("signer_role", "friend"), ("signer_key", "0" * 63), ("notice_id", " "),
+    ("notice_hash", ""), ("separate_consent", 1), ("written", "yes"), ("consent_action", "ticked"),
+    ("provider", "Platform A"), ("recipient", "*"), ("recipient", "platform-a"), ("purpose", "P9"), ("fields", []),
+    ("fields", ["b", "a"]), ("fields", ["a", "a"]), ("fields", "a"), ("fields", [1]), ("fields", ["*"]),
+    ("fields", ["stаff_count"]), ("catalogue_version", 1), ("mode", "ANY"), ("onward_transfer", True),
+    ("onward_transfer", 0), ("not_before", "2025-12-31T00:00:00Z"), ("expires_at", "2026-01-01T00:00:00Z"),
+    ("withdrawal_method", ""), ("max_uses", 0), ("max_uses", True), ("supersedes", "?"), ("necessity_text", ""),
+    ("note", "a key that is not known"),
 ]  # fmt: skip
 
 
@@ -126,7 +127,9 @@ def test_one_bad_record_keeps_the_whole_list_out(
     assert provider.register.import_records([good]) == 1
 
 
-def test_a_ledger_that_fails_leaves_the_registry_as_it_was(provider: w.Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_fails_leaves_the_registry_as_it_was(
+    provider: w.Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
 

@@ -62,9 +62,7 @@ def test_a_rewritten_ledger_passes_alone_and_is_refused_by_the_witness(
     forged = ledger_of(tmp_path / "forged.db", attack(NOTES))
     head = forged.checkpoint()
     assert signing.verify_signed(head, {"bank-a": KEY.public_hex})["root"] == forged.root()
-    assert (
-        ledger_of(tmp_path / "forged.db", []).size == forged.size
-    )  # its own node opens it
+    assert ledger_of(tmp_path / "forged.db", []).size == forged.size  # its own node opens it
     proof = proof_from(forged, min(len(NOTES), forged.size))
     with pytest.raises((EvidenceRejected, ProofOfInclusionRejected)):
         witness.cosign(head, "bank-a", KEY.public_hex, proof)

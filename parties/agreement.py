@@ -1,0 +1,151 @@
+"""How a run is agreed: the terms a platform proposes, a bank's policy, approvals and refusals, signed.
+
+A contract binds when every party's node key has signed its canonical bytes. A proposer and an approver are different
+operators (four eyes, rule R26); a bank refuses terms that its own table, identity or policy do not carry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.crypto.errors import CryptoError
+from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
+from lianxin.federation.contract import RunContract, parse_contract
+from lianxin.federation.errors import InputFault, PeerError
+from lianxin.parties.clock import after
+from lianxin.parties.config import PolicySection, RunConfig
+from lianxin.parties.identity import Identity
+
+FORMS = {
+    "agreement_key": "PUBLIC", "agreement_keys": "PUBLIC", "attempt": "CONTROL", "banks": "CONTROL",
+    "restart": "CONTROL", "rose": "AGGREGATE", "masked_counts": "MASKED", "masked_gradient": "MASKED",
+    "test_rows": "AGGREGATE", "auc_bank_only": "AGGREGATE", "auc_joint": "AGGREGATE", "ks_bank_only": "AGGREGATE",
+    "ks_joint": "AGGREGATE",
+}  # fmt: skip
+_FROM_RUN = (
+    "run", "proposer", "purpose", "matching", "model", "on_loss", "key_bits", "rounds", "spare_attempts", "min_rows",
+    "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_rows", "max_bins",
+    "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bank's answer to a proposal: `rule` is empty for yes."""
+
+    rule: str
+    reason: str
+
+
+def draft_contract(config: RunConfig, identity: Identity, catalogue_digest: str, now: str) -> RunContract:
+    """Return the contract of a run's configuration. Raises InputFault naming the key that cannot be agreed."""
+    unknown = sorted(set(config.banks) - set(identity.peers))
+    if unknown:
+        raise InputFault(f"the run names bank {unknown[0]}, which is no pinned peer of {identity.party}")
+    parties = [_party(identity.party, "platform", identity.uri, identity.signing_key.public_hex)]
+    parties += [
+        _party(bank, "bank", identity.peers[bank].uri, identity.peers[bank].node_key) for bank in sorted(config.banks)
+    ]
+    record = {name: getattr(config, name) for name in _FROM_RUN} | {
+        "type": "run-contract", "version": 1, "platform": identity.party, "parties": parties,
+        "fields": _fields(config, identity.party), "forms": dict(FORMS), "alignment": "shared",
+        "catalogues": {party["party"]: catalogue_digest for party in parties}, "created_at": now,
+        "expires_at": after(now, config.days),
+    }  # fmt: skip
+    try:
+        return parse_contract(record)
+    except PeerError as fault:
+        raise InputFault(str(fault)) from None
+
+
+def _party(party: str, role: str, uri: str, node_key: str) -> dict[str, str]:
+    return {"party": party, "role": role, "uri": uri, "node_key": node_key}
+
+
+def _fields(config: RunConfig, platform: str) -> list[dict[str, str]]:
+    fields = [_field(platform, name, "identifier") for name in config.identifiers]
+    fields += [_field(platform, name, "feature") for name in config.features]
+    for bank, terms in sorted(config.banks.items()):
+        fields += [_field(bank, name, "identifier") for name in terms.identifiers]
+        fields += [_field(bank, terms.label, "label")]
+        fields += [_field(bank, name, "feature") for name in terms.features]
+    return fields
+
+
+def _field(provider: str, name: str, use: str) -> dict[str, str]:
+    return {"provider": provider, "field": name, "use": use}
+
+
+def check_proposal(contract: RunContract, identity: Identity, columns: set[str], label: str, now: str) -> Verdict:
+    """Return whether a bank could keep these terms at all: its own and the platform's keys, its columns, the dates."""
+    keys = contract.node_keys
+    platform = identity.peers.get(contract.platform)
+    if platform is None or keys[contract.platform] != platform.node_key:
+        return Verdict("C02", "the platform's node key is not the pinned one")
+    if keys.get(identity.party) != identity.signing_key.public_hex or identity.party not in contract.banks:
+        return Verdict("C02", "this bank is not in the contract under its own key")
+    asked = set(contract.fields_of(identity.party, "feature"))
+    if not asked <= columns or contract.fields_of(identity.party, "label") != (label,):
+        return Verdict("C03", "the contract asks for columns that this bank's table does not have")
+    if not contract.created_at <= now < contract.expires_at:
+        return Verdict("C04", "the contract is not in force now")
+    return Verdict("", "")
+
+
+def judge_by_policy(contract: RunContract, policy: PolicySection, party: str) -> Verdict:
+    """Return whether a bank's policy for unattended approval admits these terms."""
+    asked = set(contract.fields_of(party, "feature")) | set(contract.fields_of(party, "label"))
+    limits = {
+        "P01": (contract.purpose in policy.purposes, "the purpose is not in the policy"),
+        "P02": (contract.matching in policy.matching, "the matching protocol is not in the policy"),
+        "P03": (contract.rounds <= policy.max_rounds, "more rounds than the policy allows"),
+        "P04": (contract.key_bits >= policy.min_key_bits, "a smaller key than the policy allows"),
+        "P05": (contract.min_rows >= policy.min_rows, "a smaller minimum of rows than the policy allows"),
+        "P06": (policy.fields is None or asked <= set(policy.fields), "a field that the policy does not list"),
+    }
+    return next((Verdict(rule, reason) for rule, (holds, reason) in limits.items() if not holds), Verdict("", ""))
+
+
+def approve(contract: RunContract, party: str, key: SigningKey) -> bytes:
+    """Return the canonical bytes of the contract signed by one party."""
+    return encode_signed(sign_record(dict(contract.record), [(party, key)]))
+
+
+def encode_signed(signed: Mapping[str, Any]) -> bytes:
+    """Return the canonical bytes of a signed record."""
+    return canonical.encode(dict(signed))
+
+
+def join_signatures(contract: RunContract, own: tuple[str, SigningKey], approvals: Mapping[str, bytes]) -> bytes:
+    """Return the contract with every party's signature. Raises PeerError (C05) if an approval is not a bank's own."""
+    signed = sign_record(dict(contract.record), [own])
+    for bank in contract.banks:
+        entry = _approval_of(contract, bank, approvals[bank])
+        signed["signatures"].append(entry)
+    data = encode_signed(signed)
+    open_contract(data)
+    return data
+
+
+def _approval_of(contract: RunContract, bank: str, data: bytes) -> dict[str, str]:
+    try:
+        approval = canonical.decode_fragment(data)
+        record = verify_by(approval, contract.node_keys[bank])
+        (entry,) = approval["signatures"]
+    except (CryptoError, KeyError, TypeError, ValueError):
+        raise PeerError(f"{bank}'s approval is not signed by its node key", "C05") from None
+    if canonical.record_hash(record) != contract.hash or entry["signer"] != bank:
+        raise PeerError(f"{bank} approved another contract than the one proposed", "C05")
+    return entry
+
+
+def open_contract(data: bytes) -> RunContract:
+    """Return the contract in `data` when exactly its own parties have signed it. Raises PeerError (C05)."""
+    try:
+        signed = canonical.decode_fragment(data)
+        contract = parse_contract(signed["record"])
+        verify_signed(signed, contract.node_keys)
+    except (CryptoError, KeyError, TypeError):
+        raise PeerError("the contract is not signed by exactly its parties", "C05") from None
+    return contract

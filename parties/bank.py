@@ -1,0 +1,246 @@
+"""The bank node: it dials its platform, weighs what is proposed, and does its part of the runs that it approved.
+
+A proposal that the bank's own table, keys or dates cannot carry is refused at once. Else its policy file answers, or,
+where there is none, the proposal waits for `lianxin bank approve` or `refuse`. After the contract carries every
+signature the bank takes up the run with the ClientApp of its installed package.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.federation import apps, wire
+from lianxin.federation.channel import Channel, Link
+from lianxin.federation.contract import RunContract, decode_contract
+from lianxin.federation.errors import (
+    DeadlinePassed,
+    GuardRefused,
+    InputFault,
+    LianxinError,
+    PeerError,
+    PeerGone,
+    RunStopped,
+)
+from lianxin.federation.grid import answer_instructions
+from lianxin.federation.session import Session
+from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
+from lianxin.parties.bank_run import BankRun
+from lianxin.parties.node import Node
+from lianxin.parties.records import load_loan_table, read_table
+
+POLL_S = 0.5
+RECONNECT_S = 1.0
+APPROVAL_DEADLINE_S = 86400.0
+JOIN_DEADLINE_S = 30.0
+
+
+@dataclass
+class Pending:
+    """A proposal that waits for a person."""
+
+    contract: RunContract
+    plan: Mapping[str, Any]
+    answered: threading.Event = field(default_factory=threading.Event)
+    verdict: Verdict | None = None
+    operator: str = ""
+
+
+class BankNode:
+    """A bank's running node over its link to the platform."""
+
+    def __init__(self, node: Node, link: Link) -> None:
+        self.node, self.link = node, link
+        data = node.config.data
+        assert data.label is not None
+        self.label = data.label
+        self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
+        self.pending: dict[str, Pending] = {}
+        self.ended: dict[str, dict[str, Any]] = {}
+        self._stop = threading.Event()
+
+    # ---- the lobby
+
+    def serve(self) -> None:
+        """Hold the lobby and answer proposals until `close`; a platform that goes away is dialled again."""
+        while not self._stop.is_set():
+            try:
+                channel = self.link.open(f"contracts/{self.node.party}", "lobby")
+            except PeerError as fault:
+                if not isinstance(fault, PeerGone | DeadlinePassed):
+                    raise
+                self._stop.wait(RECONNECT_S)
+                continue
+            self.node.say("connected")
+            try:
+                self._hold(channel)
+            except PeerGone:
+                self._stop.wait(RECONNECT_S)
+            finally:
+                channel.close()
+
+    def _hold(self, channel: Channel) -> None:
+        while not self._stop.is_set():
+            try:
+                data = channel.receive(POLL_S)
+            except DeadlinePassed:
+                continue
+            try:
+                self._answer(channel, data)
+            except PeerGone:
+                raise
+            except LianxinError as failure:
+                self.node.say(f"refused: {failure}")
+
+    def _answer(self, channel: Channel, data: bytes) -> None:
+        try:
+            proposal: Any = wire.unseal(data).message
+            if not isinstance(proposal, wire.Proposal):
+                raise PeerError(f"{channel.peer} sent something else than a proposal into the lobby", "S05")
+            contract = decode_contract(proposal.contract)
+        except (PeerError, GuardRefused) as fault:
+            self.node.trace.refused("", channel.peer, fault.rule, "contract.agree", None)
+            raise
+        session = self.node.session(contract, channel, f"contracts/{self.node.party}")
+        session.accept(data, "contract.agree", (wire.Proposal,))
+        self.node.contract_event(contract.run, contract.hash, "proposed")
+        verdict, operator = self._judge(contract, proposal.plan)
+        if verdict.rule:
+            self._refuse(session, contract, verdict, operator)
+            return
+        approval = approve(contract, self.node.party, self.node.identity.signing_key)
+        self.node.contract_event(contract.run, contract.hash, "approved", operator=operator)
+        session.send(wire.Approval(approval=approval), "contract.agree")
+        self.node.say(f"approved {contract.run}")
+        self._take_part(session, contract)
+
+    def _judge(self, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
+        columns = set(self.table.columns)
+        verdict = check_proposal(contract, self.node.identity, columns, self.label, self.node.clock.now())
+        operator = self.node.config.operator
+        if verdict.rule:
+            return verdict, operator
+        policy = self.node.config.policy
+        if policy is not None:
+            if policy.operator == contract.proposer:
+                return Verdict("R26", "the proposer may not approve"), policy.operator
+            return judge_by_policy(contract, policy, self.node.party), policy.operator
+        return self._wait_for_person(contract, plan)
+
+    def _wait_for_person(self, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
+        pending = Pending(contract, canonical.decode(plan))
+        self.pending[contract.run] = pending
+        self.node.say(f"waiting for approval of {contract.run}")
+        try:
+            if not pending.answered.wait(APPROVAL_DEADLINE_S):
+                return Verdict("C06", "nobody answered in time"), self.node.config.operator
+            assert pending.verdict is not None
+            return pending.verdict, pending.operator
+        finally:
+            del self.pending[contract.run]
+
+    def decide(self, run: str, is_yes: bool, operator: str) -> None:
+        """Answer a waiting proposal. Raises InputFault when none waits or the proposer would approve its own."""
+        pending = self.pending.get(run)
+        if pending is None:
+            waiting = ", ".join(sorted(self.pending)) or "none"
+            raise InputFault(f"no proposal of run {run} waits here (waiting: {waiting})")
+        if is_yes and operator == pending.contract.proposer:
+            raise InputFault("the operator who proposed a run may not approve it (R26); let a second person decide")
+        pending.verdict = Verdict("", "") if is_yes else Verdict("C07", "refused by the operator")
+        pending.operator = operator
+        pending.answered.set()
+
+    def _refuse(self, session: Session, contract: RunContract, verdict: Verdict, operator: str) -> None:
+        self.node.contract_event(contract.run, contract.hash, "refused", verdict.rule, operator)
+        session.refuse(verdict.rule, "contract.agree")
+        self.ended[contract.run] = {"run": contract.run, "state": "refused", "rule": verdict.rule, "error": verdict.reason}
+        self.node.say(f"refused {contract.run}: {verdict.reason}")
+
+    # ---- a run
+
+    def _take_part(self, session: Session, contract: RunContract) -> None:
+        answer: Any = self._await(session, "contract.agree", (wire.SignedContract, wire.RunStatus))
+        if isinstance(answer, wire.RunStatus):
+            self._close(session, contract, answer, None)
+            return
+        signed = open_contract(answer.contract)
+        if signed.hash != contract.hash:
+            raise PeerError(f"{session.peer} signed another contract than the one approved; nothing was started", "C05")
+        self.node.store.put_run(contract.run, "running", answer.contract)
+        self.node.contract_event(contract.run, contract.hash, "signed")
+        run = BankRun(self.node, contract, self.table, self.link)
+        worker = _Worker(self.node, contract, run, self.link)
+        worker.start()
+        status = self._await(session, "contract.close", (wire.RunStatus,))
+        worker.join(JOIN_DEADLINE_S)
+        self._close(session, contract, status, worker)
+
+    def _await(self, session: Session, step: str, types: tuple[Any, ...]) -> Any:
+        while not self._stop.is_set():
+            try:
+                data = session.channel.receive(POLL_S)
+            except DeadlinePassed:
+                continue
+            kind = wire.unseal(data).message
+            actual = "contract.close" if isinstance(kind, wire.RunStatus) else step
+            return session.accept(data, actual, types)
+        raise RunStopped("this node was stopped while a run was under way")
+
+    def _close(self, session: Session, contract: RunContract, status: Any, worker: "_Worker | None") -> None:
+        state = status.state if status.state in ("finished", "failed", "refused") else "failed"
+        failure = worker.failure if worker else None
+        record = {"run": contract.run, "state": state, "rule": status.rule, "error": str(failure) if failure and state != "finished" else ""}
+        if self.node.store.run(contract.run) is not None:
+            self.node.store.set_run_state(contract.run, state, status.rule)
+        self.node.contract_event(contract.run, contract.hash, state, status.rule)
+        if worker is not None and worker.work.result:
+            write_result(self.node, worker.work)
+        session.send(wire.RunClosed(), "contract.close")
+        self.node.ledger.checkpoint()
+        if worker is not None:
+            self.node.export(contract.run)
+        self.ended[contract.run] = record | {"bytes_sent": self.node.bytes_sent}
+        self.node.say(f"run {contract.run} {state}")
+
+    def close(self) -> None:
+        """Stop serving; a run under way fails at its next wait."""
+        self._stop.set()
+        self.link.close()
+
+
+class _Worker(threading.Thread):
+    """Runs a bank's ClientApp until the run is over."""
+
+    def __init__(self, node: Node, contract: RunContract, run: BankRun, link: Link) -> None:
+        super().__init__(daemon=True)
+        self.node, self.contract, self.work, self.link = node, contract, run, link
+        self.failure: LianxinError | None = None
+
+    def run(self) -> None:  # type: ignore[override]
+        name = f"learning/{self.node.party}"
+        try:
+            channel = self.link.open(name, self.contract.run)
+            session = self.node.session(self.contract, channel, name)
+            session.follows = True
+            patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
+            try:
+                answer_instructions(
+                    apps.make_client_app(self.work), session, lambda: self.work.rights, patience, lambda: self.work.finished
+                )
+                channel.finish()
+            finally:
+                channel.close()
+        except LianxinError as failure:
+            self.failure = failure
+            self.node.say(f"stopped: {failure}")
+
+
+def write_result(node: Node, run: BankRun) -> None:
+    """Keep a run's model and held-out scores in the bank's own state folder."""
+    folder = node.run_folder(run.contract.run)
+    (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
+    scores = {name: run.result[name] for name in ("labels", "joint", "bank_only")}
+    (folder / "scores.json").write_text(json.dumps(scores))

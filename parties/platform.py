@@ -1,0 +1,239 @@
+"""The platform node: banks dial it, hold its lobby, and it leads runs from proposal to evidence.
+
+A run: draft the contract, propose it with its plan to each bank, gather signed approvals, send the contract with all
+signatures, then let Flower's ServerApp drive the rounds while banks open the matching and vertical conversations. It
+ends `finished` or `failed` with one sentence, and every bank that is still there is told which.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.crypto.transcript import TranscriptDigest
+from lianxin.federation import apps, wire
+from lianxin.federation.channel import Channel
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, PeerError, RunStopped
+from lianxin.federation.grid import PartyGrid
+from lianxin.federation.session import PeerRefused, Session
+from lianxin.parties.agreement import draft_contract, join_signatures
+from lianxin.parties.config import RunConfig
+from lianxin.parties.node import Node
+from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.records import FirmTable, load_firm_table, read_table
+from lianxin.parties.store import Store
+
+CONNECT_DEADLINE_S = 60.0
+APPROVAL_DEADLINE_S = 86400.0
+CLOSE_DEADLINE_S = 30.0
+Planner = Callable[[RunContract], dict[str, Any]]
+StrategyFactory = Callable[[RunContract, PlatformRun], Any]
+
+
+@dataclass
+class ActiveRun:
+    """A run under way: its work, the learning channels as banks open them, and what failed in their conversations."""
+
+    work: PlatformRun
+    learning: dict[str, Channel] = field(default_factory=dict)
+    failures: list[LianxinError] = field(default_factory=list)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class PlatformNode:
+    """The platform's running node. `handle` is what a network calls for each conversation that a bank opens."""
+
+    def __init__(
+        self, node: Node, planner: Planner, grid: type[PartyGrid] = PartyGrid, strategy: StrategyFactory = apps.StarStrategy
+    ) -> None:
+        self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
+        data = node.config.data
+        self.table: FirmTable = load_firm_table(read_table(data.table), data.id)
+        self.lobby: dict[str, Channel] = {}
+        self.runs: dict[str, ActiveRun] = {}
+        self.ended: dict[str, dict[str, Any]] = {}
+        self._arrival = threading.Condition()
+        self._leading = threading.Lock()
+        self._closing = threading.Event()
+
+    # ---- conversations
+
+    def handle(self, channel: Channel) -> None:
+        """Serve one conversation until it ends; the lobby and learning streams are held open for a run to use."""
+        kind = channel.conversation.split("/")[0]
+        if kind == "contracts":
+            with self._arrival:
+                self.lobby[channel.peer] = channel
+                self._arrival.notify_all()
+            self._closing.wait()
+            return
+        active = self.runs.get(channel.run)
+        if active is None:
+            self.node.trace.refused(channel.run, channel.peer, "S01", kind, None)
+            return
+        if kind == "learning":
+            with active.arrived:
+                active.learning[channel.peer] = channel
+                active.arrived.notify_all()
+            active.done.wait()
+            return
+        try:
+            active.work.serve(channel)
+        except LianxinError as failure:
+            active.failures.append(failure)
+            raise
+
+    def refused(self, rule: str, uri: str | None) -> None:
+        """Log a peer that the network's door turned away."""
+        leaf = {"kind": "refusal", "run": "", "peer": uri or "", "rule": rule, "step": "connect"}
+        self.node.ledger.append(leaf)
+
+    # ---- runs
+
+    def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
+        """Lead a run to its end and return its summary. Raises the LianxinError that ended it, after telling the banks."""
+        if self.node.store.run(config.run) is not None:
+            raise InputFault(f"run {config.run} exists already; choose another run id")
+        if not self._leading.acquire(blocking=False):
+            raise InputFault("another run is under way at this platform; wait until it has ended")
+        try:
+            contract = draft_contract(config, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
+            return self._lead(contract, operator or self.node.config.operator)
+        finally:
+            self._leading.release()
+
+    def _lead(self, contract: RunContract, operator: str) -> dict[str, Any]:
+        run = contract.run
+        self.node.store.put_run(run, "proposed", canonical.encode(dict(contract.record)))
+        self.node.contract_event(run, contract.hash, "proposed", operator=operator)
+        self.node.say(f"run {run} proposed")
+        sessions: dict[str, Session] = {}
+        active: ActiveRun | None = None
+        try:
+            sessions = self._lobby_sessions(contract)
+            signed = self._agree(contract, sessions)
+            active = ActiveRun(PlatformRun(self.node, contract, self.table))
+            self.runs[run] = active
+            for session in sessions.values():
+                session.send(wire.SignedContract(contract=signed), "contract.agree")
+            self.node.store.put_run(run, "running", signed)
+            self.node.contract_event(run, contract.hash, "signed", operator=operator)
+            self._drive(contract, active)
+            self._end(contract, sessions, "finished", "")
+        except LianxinError as failure:
+            cause = self._cause(active, failure)
+            self._end(contract, sessions, "failed", getattr(cause, "rule", "RUN"))
+            self.ended[run] = {"run": run, "state": "failed", "error": str(cause), "exit_code": cause.exit_code}
+            raise cause from failure
+        finally:
+            if active is not None:
+                active.done.set()
+            self.runs.pop(run, None)
+        summary = self._summary(contract, active)
+        self.ended[run] = summary
+        self.node.say(f"run {run} finished")
+        return summary
+
+    def _cause(self, active: ActiveRun | None, failure: LianxinError) -> LianxinError:
+        """Return what a person should read: the first failure inside a conversation says more than its echo."""
+        own = [f for f in (active.failures if active else []) if not type(f) is PeerError or f.rule != "S05"]
+        return own[0] if own and isinstance(failure, RunStopped) else failure
+
+    def _lobby_sessions(self, contract: RunContract) -> dict[str, Session]:
+        with self._arrival:
+            self._arrival.wait_for(lambda: set(contract.banks) <= set(self.lobby), CONNECT_DEADLINE_S)
+            absent = sorted(set(contract.banks) - set(self.lobby))
+            if absent:
+                raise RunStopped(f"{', '.join(absent)} did not connect within {CONNECT_DEADLINE_S:.0f} s; start the bank's node")
+            channels = {bank: self.lobby[bank] for bank in contract.banks}
+        return {bank: self.node.session(contract, ch, f"contracts/{bank}") for bank, ch in channels.items()}
+
+    def _agree(self, contract: RunContract, sessions: Mapping[str, Session]) -> bytes:
+        proposal = canonical.encode(dict(contract.record))
+        plan = canonical.encode(self._planner(contract))
+        for session in sessions.values():
+            session.send(wire.Proposal(contract=proposal, plan=plan), "contract.agree")
+        approvals = {}
+        for bank, session in sorted(sessions.items()):
+            try:
+                answer: Any = session.receive("contract.agree", (wire.Approval,), APPROVAL_DEADLINE_S)
+            except PeerRefused as refusal:
+                self.node.contract_event(contract.run, contract.hash, "refused", refusal.rule)
+                raise ContractRefused(f"{bank} refused the contract of run {contract.run} (rule {refusal.rule}); "
+                                      "ask its operator what to change and launch a new run") from refusal  # fmt: skip
+            approvals[bank] = answer.approval
+            self.node.say(f"approved {bank}")
+        return join_signatures(contract, (self.node.party, self.node.identity.signing_key), approvals)
+
+    def _drive(self, contract: RunContract, active: ActiveRun) -> None:
+        maker = threading.Thread(target=active.work.prepare_key, daemon=True)
+        maker.start()
+        with active.arrived:
+            active.arrived.wait_for(lambda: set(contract.banks) <= set(active.learning), contract.step_deadline_s)
+            absent = sorted(set(contract.banks) - set(active.learning))
+        if absent:
+            raise RunStopped(f"{', '.join(absent)} signed and then did not take up the run; see that bank's log")
+        learning = {
+            bank: self.node.session(contract, active.learning[bank], f"learning/{bank}") for bank in contract.banks
+        }
+        grid = self._grid(learning, float(contract.step_deadline_s), self.node.say)
+        apps.run_server_app(apps.make_server_app(self._strategy(contract, active.work)), grid)
+        self._write_model(contract, active)
+
+    def _write_model(self, contract: RunContract, active: ActiveRun) -> None:
+        if active.work.star.kept:
+            path = self.node.run_folder(contract.run) / "model.json"
+            path.write_text(json.dumps(active.work.model_record(), ensure_ascii=False))
+
+    def _end(self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
+        self.node.contract_event(contract.run, contract.hash, state, rule)
+        self.node.store.set_run_state(contract.run, state, rule)
+        for session in sessions.values():
+            try:
+                session.send(wire.RunStatus(state=state, rule=rule), "contract.close")
+            except LianxinError:
+                continue
+        for session in sessions.values():
+            try:
+                session.receive("contract.close", (wire.RunClosed,), CLOSE_DEADLINE_S)
+            except LianxinError:
+                continue
+        self.node.ledger.checkpoint()
+        if self._is_signed(contract.run):
+            self.node.export(contract.run)
+
+    def _is_signed(self, run: str) -> bool:
+        row = self.node.store.run(run)
+        return row is not None and b'"signatures"' in row.contract
+
+    def _summary(self, contract: RunContract, active: ActiveRun) -> dict[str, Any]:
+        work = active.work
+        return {
+            "run": contract.run, "state": "finished", "contract": contract.hash,
+            "matched": {bank: len(shared.firms) for bank, shared in work.shared.items()},
+            "scored": dict(work.scored), "metrics": {bank: dict(numbers) for bank, numbers in work.metrics.items()},
+            "transcript_sha256": transcript_digest(self.node.store, contract.run), "bytes_sent": self.node.bytes_sent,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of every conversation that is held open."""
+        self._closing.set()
+        for active in list(self.runs.values()):
+            active.done.set()
+
+
+def transcript_digest(store: Store, run: str) -> str:
+    """Return the transcript's SHA-256 over the envelopes of a run sorted by (conversation, sender, seq).
+
+    An envelope counts by the SHA-256 of its canonical header, which holds its payload's hash, and its signature. Raises
+    TranscriptConflict when one place holds two.
+    """
+    digest = TranscriptDigest()
+    for row in store.envelopes(run):
+        digest.add(row.conversation, row.sender, row.seq, hashlib.sha256(row.header + row.signature).digest())
+    return digest.hexdigest()

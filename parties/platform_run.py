@@ -1,0 +1,350 @@
+"""One run at the platform: what it does in each conversation, and with the banks' replies.
+
+The gate stands before each use: the rows of matching, the training rows, every round's rows, and the rows that are
+scored are released anew, so that a withdrawal counts from the next step on. Nothing here sees a label, a bank's
+features or one bank's sum.
+"""
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lianxin.crypto import canonical, paillier
+from lianxin.crypto.errors import CryptoError
+from lianxin.crypto.signing import verify_by
+from lianxin.federation import apps, binning, matching, rounds, scorecard, streams
+from lianxin.federation.binning import Columns, Work
+from lianxin.federation.channel import Channel
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import GateRefused, PeerError, RunStopped
+from lianxin.federation.model import Provenance, Released
+from lianxin.federation.session import Session, converse
+from lianxin.federation.star import COUNT_BITS, BankTable, PlatformStar
+from lianxin.parties import coding, decision
+from lianxin.parties.consent import subject_key
+from lianxin.parties.decision import ReleaseRequest
+from lianxin.parties.identifiers import subject_type_of
+from lianxin.parties.node import SUBJECT_KEY_FILE, Node, read_subject_key
+from lianxin.parties.records import FirmTable
+
+Reply = tuple[apps.Arrays, apps.Numbers, apps.Texts]
+PERSONAL = ("PI", "SPI")
+LEAST_COVERAGE = 0.5
+
+
+@dataclass
+class Shared:
+    """What the platform shares with one bank: the firms in row order, and each training row's shared row."""
+
+    firms: list[str] = field(repr=False)
+    rows: list[int] = field(default_factory=list, repr=False)
+    right: Provenance | None = None
+
+
+class PlatformRun:
+    """The platform's side of one run; its methods are called from the banks' conversations and from Flower's strategy."""
+
+    def __init__(self, node: Node, contract: RunContract, table: FirmTable) -> None:
+        self.node, self.contract, self.table = node, contract, table
+        self.drbg = node.run_drbg(contract.run)
+        self.row_of = {firm: row for row, firm in enumerate(table.identifiers)}
+        self.identifiers = contract.fields_of(node.party, "identifier")
+        self.features, self.refused = self._usable_features()
+        self.star = PlatformStar(contract, self.features)
+        self.specs: dict[str, coding.BinSpec] = {}
+        self.shared: dict[str, Shared] = {}
+        self.mask_key: paillier.SecretKey | None = None
+        self.attempt = -1
+        self.scored: dict[str, int] = {}
+        self.agreement_keys: dict[str, str] = {}
+        self.metrics: dict[str, apps.Numbers] = {}
+        self._raw: dict[str, dict[str, list[Any]]] = {}
+        self._lock = threading.RLock()
+        self._key_ready = threading.Event()
+
+    # ---- fields and releases
+
+    def _usable_features(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """Return the features that may be asked of the gate, and those left out with their rule.
+
+        A field that class or contract refuse is left to the gate to refuse. A field on persons that hardly any firm's
+        consent covers would cost all other firms their place: it is left out as a whole, by the rule of that shortfall.
+        """
+        asked = self.contract.fields_of(self.node.party, "feature")
+        missing = [name for name in asked if name not in self.table.columns]
+        if missing:
+            raise RunStopped(f"the contract asks for field {missing[0]}, which {self.node.party} does not hold; change the run")
+        refused = []
+        for name in asked:
+            if name in self.node.catalogue and self.node.catalogue[name].class_ in PERSONAL:
+                rule = self._coverage_rule(name)
+                if rule:
+                    refused.append((name, rule))
+        for name, rule in refused:
+            leaf = {"kind": "refusal", "run": self.contract.run, "peer": "", "rule": rule, "step": "field-selection"}
+            self.node.ledger.append(leaf)
+        return [name for name in asked if name not in {n for n, _ in refused}], refused
+
+    def _coverage_rule(self, name: str) -> str:
+        secret = read_subject_key(self.node.config.identity / SUBJECT_KEY_FILE)
+        registry, now = self.node.register.registry(), self.node.clock.now()
+        covered, rules = 0, []
+        for bank in self.contract.banks:
+            request = self._request(bank, "matching.query", "COMPUTE_ONLY", [name])
+            field_rule = decision.decide_field(name, request, dict(self.contract.record), self.node.catalogue, now)
+            if not field_rule.allow:
+                return field_rule.rule
+            for firm in self.table.identifiers:
+                decided = decision.decide_firm(
+                    subject_key(secret, firm), (name,), request, registry, now, self.node.catalogue, subject_type_of(firm)
+                )
+                covered += decided.allow
+                if not decided.allow:
+                    rules.append(decided.rule)
+        total = covered + len(rules)
+        return max(sorted(set(rules)), key=rules.count) if covered < LEAST_COVERAGE * total and rules else ""
+
+    def _request(self, bank: str, step: str, mode: str, fields: Sequence[str]) -> ReleaseRequest:
+        return ReleaseRequest(self.node.party, bank, self.contract.purpose, mode, step, tuple(fields))
+
+    def _release(
+        self, bank: str, step: str, firms: Sequence[str], round_number: int = 0, mode: str = "COMPUTE_ONLY"
+    ) -> Released:
+        names = self.features if not self.specs else [f for f in self.features if f in self.specs]
+        places = [self.row_of[firm] for firm in firms]
+        columns = {name: [self.table.columns[name][place] for place in places] for name in names}
+        request = self._request(bank, step, mode, [*self.identifiers, *names])
+        return self.node.boundary.release(dict(self.contract.record), request, firms, columns, round_number)
+
+    def _work(self, bank: str, right: Provenance) -> Work:
+        drbg = self.drbg.child("vertical", bank)
+        return Work(self.contract, self.star.layouts, bank, drbg, (right,), self.node.executor)
+
+    def prepare_key(self) -> None:
+        """Make the platform's mask key of this run; conversations that need it wait for it."""
+        drbg = self.drbg.child("mask-key")
+        contract = self.contract
+        self.mask_key = paillier.generate_secret_key(
+            contract.key_bits, self.node.party, binning.MASK_PURPOSE, contract.run, drbg
+        )
+        self._key_ready.set()
+
+    # ---- conversations
+
+    def serve(self, channel: Channel) -> None:
+        """Run the platform's part of a matching or vertical conversation that a bank opened."""
+        kind, bank, *rest = channel.conversation.split("/")
+        if bank != channel.peer or bank not in self.contract.banks:
+            raise PeerError(f"{channel.peer} opened a conversation that is not its own", "S01")
+        what = rest[0] if rest else "match"
+        round_number = int(rest[1]) if what == "round" else 0
+        session = self.node.session(self.contract, channel, channel.conversation, round_number)
+        try:
+            handler = {"match": self._match, "rows": self._rows, "binning": self._binning, "round": self._round,
+                       "scoring": self._score}[what]  # fmt: skip
+            handler(bank, session)
+        except GateRefused as refusal:
+            session.refuse(refusal.rule, session.last_step)
+            raise
+        except CryptoError as error:
+            raise RunStopped(f"{bank} {kind}: {error}") from error
+        finally:
+            channel.finish()
+
+    def _match(self, bank: str, session: Session) -> None:
+        released = self._release(bank, "matching.query", self.table.identifiers)
+        side = matching.Side(self.contract, bank, released, self.drbg.child("matching", bank), self.node.executor)
+        firms = converse(matching.platform_role(side), session, self.contract.step_deadline_s)
+        with self._lock:
+            self.shared[bank] = Shared(firms)
+        self.node.say(f"matched {bank} {len(firms)}")
+
+    def _rows(self, bank: str, session: Session) -> None:
+        shared, deadline = self._shared(bank), self.contract.step_deadline_s
+        rows = converse(streams.receive_rows(len(shared.firms), self.contract.max_rows), session, deadline)
+        if not rows:
+            raise PeerError(f"{bank} sent no training rows", "M03")
+        released = self._release(bank, "binning.rows", sorted({shared.firms[row] for row in rows}))
+        live = set(released.firms)
+        flags = [shared.firms[row] in live for row in rows]
+        converse(streams.note_rows(flags, (released.provenance,)), session, deadline)
+        shared.rows = [row for row, flag in zip(rows, flags, strict=True) if flag]
+        shared.right = released.provenance
+        kept = [name for name in self.features if name in released.columns]
+        values = dict(zip(released.firms, zip(*(released.columns[n] for n in kept), strict=True), strict=True))
+        firms = [shared.firms[row] for row in shared.rows]
+        with self._lock:
+            raw = {name: [values[firm][place] for firm in firms] for place, name in enumerate(kept)}
+            self._raw[bank] = raw
+
+    def _shared(self, bank: str) -> Shared:
+        if bank not in self.shared:
+            raise PeerError(f"{bank} asks for a step before it was matched", "S05")
+        return self.shared[bank]
+
+    def _binning(self, bank: str, session: Session) -> None:
+        shared, deadline = self._shared(bank), self.contract.step_deadline_s
+        assert shared.right is not None
+        self._key_ready.wait(deadline)
+        assert self.mask_key is not None
+        table, work = self.star.tables[bank], self._work(bank, self._aggregate_right(bank, shared))
+        table.public = converse(binning.platform_keys_role(work, self.mask_key), session, deadline)
+        converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
+        rows = len(shared.rows)
+        converse(binning.platform_masks_role(work, self.mask_key, table.public.n, rows), session, deadline)
+        self.node.say(f"counted {bank}")
+
+    def _aggregate_right(self, bank: str, shared: Shared) -> Provenance:
+        request = self._request(bank, "binning.count", "COMPUTE_ONLY", ())
+        return self.node.boundary.aggregate(
+            dict(self.contract.record), request, len(shared.rows), None, None, self.features, "binning.count"
+        )
+
+    def _round(self, bank: str, session: Session) -> None:
+        shared, table = self._shared(bank), self.star.tables[bank]
+        firms = [shared.firms[row] for row in shared.rows]
+        released = self._release(bank, "round.residuals", sorted(set(firms)), session.round)
+        live = set(released.firms)
+        assert table.public is not None
+        turn = rounds.PlatformTurn(
+            self._work(bank, released.provenance), self.attempt, table.public, table.columns, self.star.scores(bank),
+            [firm in live for firm in firms],
+        )  # fmt: skip
+        table.outcome = converse(rounds.platform_round_role(turn), session, self.contract.step_deadline_s)
+        self.node.say(f"round {session.round} {bank} {sum(table.outcome.active)}")
+
+    def _score(self, bank: str, session: Session) -> None:
+        shared = self._shared(bank)
+        released = self._release(bank, "scoring.points", shared.firms, self.contract.rounds + 1, "SCORE_ONLY")
+        place = {firm: row for row, firm in enumerate(shared.firms)}
+        rows = [place[firm] for firm in released.firms]
+        z = scorecard.scores(self._design(released), self.star.descent.weights)
+        values = scorecard.points(z, self.contract.points_to_double_odds)
+        work = self._work(bank, released.provenance)
+        converse(rounds.platform_points_role(work, rows, values), session, self.contract.step_deadline_s)
+        self.scored[bank] = len(rows)
+
+    def _design(self, released: Released) -> scorecard.Floats:
+        columns = []
+        for feature in self.star.kept:
+            codes = self.specs[feature.name].encode(released.columns[feature.name])
+            columns.append(np.array(feature.woe, dtype=float)[[feature.merged[code] for code in codes]])
+        return np.stack(columns, axis=1) / 2.0**scorecard.WOE_BITS
+
+    # ---- what Flower's strategy asks for
+
+    def matched(self, replies: Mapping[str, Reply]) -> apps.Texts:
+        """Check the banks' signed agreement keys, fit the common bins, return the keys for all banks."""
+        signed = []
+        for bank, (_, _, texts) in sorted(replies.items()):
+            record = read_agreement(texts.get("agreement_key", ""), bank, self.contract)
+            signed.append(record)
+        self._fit_bins()
+        return {"agreement_keys": json.dumps(signed, sort_keys=True, separators=(",", ":"))}
+
+    def _fit_bins(self) -> None:
+        banks = sorted(self.shared)
+        names = [name for name in self.features if all(name in self._raw[bank] for bank in banks)]
+        values = {name: [v for bank in banks for v in self._raw[bank][name]] for name in names}
+        specs = {n: coding.fit_bins(values[n], self.contract.max_bins, self.contract.min_rows) for n in names}
+        codes = [specs[name].encode(values[name]) for name in names]
+        mappings = coding.separate_bins(codes, [specs[n].count for n in names], self.contract.min_rows)
+        single = {names[place] for place in coding.single_bin_features(mappings)}
+        self.specs = {n: specs[n].merged(m) for n, m in zip(names, mappings, strict=True) if n not in single}
+        self.star.features = [name for name in names if name in self.specs]
+        self.star.dropped += [(name, "one bin is left at the contract's minimum of rows") for name in sorted(single)]
+        if not self.specs:
+            raise RunStopped("no platform feature has two bins of the contract's minimum of rows; the run ends here")
+        self.features = list(self.star.features)
+        for bank in banks:
+            encoded = tuple(self.specs[n].encode(self._raw[bank][n]) for n in self.features)
+            sizes = tuple(self.specs[n].count for n in self.features)
+            self.star.tables[bank] = BankTable(self.shared[bank].rows, Columns(encoded, sizes))
+        self._raw = {}
+
+    def counted(self, replies: Mapping[str, Reply]) -> None:
+        """Open the sum of the banks' counts, derive the common weights of evidence."""
+        masked = {bank: arrays_named(arrays, "masked_counts").tolist() for bank, (arrays, _, _) in replies.items()}
+        self.star.open_counts({bank: [int(v) for v in values] for bank, values in masked.items()})
+        self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
+        assert COUNT_BITS == 64
+
+    def next_attempt(self) -> int:
+        """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
+        self.attempt += 1
+        if self.attempt >= self.star.layouts.masks.slots:
+            raise RunStopped("every prepared attempt is used up; launch a new run with more spare attempts")
+        self.node.store.put_setting(f"attempt/{self.contract.run}", str(self.attempt).encode())
+        return self.attempt
+
+    def before_round(self, round_number: int) -> None:
+        """Note that a round begins; a trial's withdrawals come in here."""
+        self.node.take_revocations(round_number)
+        self.node.say(f"begin round {round_number}")
+
+    def drop_round(self, lost: Sequence[str]) -> None:
+        """Forget an unopened round; the banks that are lost take no further part."""
+        for table in self.star.tables.values():
+            table.outcome = None
+        for bank in lost:
+            self.node.say(f"lost {bank}")
+
+    def trained(self, round_number: int, replies: Mapping[str, Reply]) -> apps.Numbers:
+        """Open the sum of the masked gradients, step, and say whether momentum restarts."""
+        size = len(self.star.kept)
+        totals = {}
+        for bank, (arrays, _, _) in replies.items():
+            data = arrays_named(arrays, "masked_gradient").tobytes()
+            totals[bank] = binning.decode_totals(data, self.star.layouts, size)
+        rose = self.star.close_round(totals)
+        restart = rose or any(numbers.get("rose") for _, numbers, _ in replies.values())
+        if restart:
+            self.star.descent.restart()
+        self.node.say(f"end round {round_number}")
+        return {"restart": int(restart)}
+
+    def evaluated(self, replies: Mapping[str, Reply]) -> None:
+        """Keep the figures that the banks let be known."""
+        self.metrics = {bank: numbers for bank, (_, numbers, _) in replies.items()}
+
+    def model_record(self) -> dict[str, Any]:
+        """Return the platform's model of this run, for its own state folder."""
+        return {
+            "type": "platform-model", "version": 1, "run": self.contract.run,
+            "features": [
+                {"field": f.name, "bins": self.specs[f.name].to_record(), "merged": list(f.merged), "woe": list(f.woe),
+                 "goods": list(f.goods), "bads": list(f.bads), "iv_micro": round(f.information_value * 10**6)}
+                for f in self.star.kept
+            ],
+            "weights": [round(w * 2**24) for w in self.star.descent.weights],
+            "dropped": [{"field": name, "reason": reason} for name, reason in self.star.dropped],
+            "refused": [{"field": name, "rule": rule} for name, rule in self.refused],
+            "gradient_norms_milli": [round(v * 1000) for v in self.star.gradient_norms],
+        }  # fmt: skip
+
+
+def arrays_named(arrays: apps.Arrays, name: str) -> np.ndarray:
+    """Return a named array of a reply. Raises PeerError (L04) when it is not there."""
+    if name not in arrays:
+        raise PeerError(f"a reply came without its '{name}'", "L04")
+    return arrays[name]
+
+
+def read_agreement(text: str, bank: str, contract: RunContract) -> dict[str, Any]:
+    """Return a bank's signed agreement key after checking who signed it, for which run. Raises PeerError (A01)."""
+    try:
+        signed = canonical.decode_fragment(text.encode())
+        record = verify_by(signed, contract.node_keys[bank])
+        fits = (record["type"], record["run"], record["contract"], record["party"]) == (
+            "agreement-key", contract.run, contract.hash, bank,
+        )  # fmt: skip
+        fits = fits and len(bytes.fromhex(record["key"])) == 32
+    except (CryptoError, KeyError, ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise PeerError(f"{bank}'s agreement key is not signed by it for this run", "A01")
+    return signed
