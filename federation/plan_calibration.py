@@ -23,8 +23,8 @@ _DOMAIN = "calibration"
 class Calibration:
     """Unit costs in nanoseconds of processor time on one core, for keys of `key_bits`.
 
-    `multiply`, `power_bit` (a bit of exponent) and `textbook` (r^n) are modulo n²; `group_*` in ristretto255; `sign` and
-    `verify` Ed25519. `source` is "reference" or "measured".
+    `multiply`, `power_bit` (a bit of exponent) and `textbook` (r^n) are modulo n², `group_*` in ristretto255, `sign`
+    and `verify` Ed25519. `source` is "reference" or "measured".
     """
 
     key_bits: int

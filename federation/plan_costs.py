@@ -113,8 +113,9 @@ def run_traffic(contract: RunContract, attempts: int, plan_bytes: int) -> list[T
 def bank_traffic(contract: RunContract, bank: str, attempts: int, plan_bytes: int) -> list[Traffic]:
     """Return what crosses between one bank and the platform, an entry a step and direction."""
     sizes = Sizes(contract, bank)
-    once = [*_agreement(sizes, plan_bytes), *_matching(sizes), *_binning(sizes), *_points(sizes), *_learning(sizes, attempts)]
-    parts = [*once, *((step, up, n * attempts, size * attempts) for step, up, n, size in _round(sizes))]
+    parts = [*_agreement(sizes, plan_bytes), *_matching(sizes), *_binning(sizes), *_points(sizes)]
+    parts += _learning(sizes, attempts)
+    parts += ((step, from_bank, count * attempts, size * attempts) for step, from_bank, count, size in _round(sizes))
     found: dict[tuple[str, bool], tuple[int, int]] = {}
     for step, from_bank, messages, size in parts:
         before = found.get((step, from_bank), (0, 0))
@@ -220,8 +221,8 @@ def _binning(sizes: Sizes) -> Iterator[_Part]:
 
 
 def _sums(sizes: Sizes) -> _Build:
-    bins = sizes.contract.max_bins
-    return lambda _chunk, n: wire.LabelHistogram(bins=[bins] * n, ciphertexts=bytes(sizes.ciphertext * bins * n), last=True)
+    bins, size = sizes.contract.max_bins, sizes.ciphertext
+    return lambda _chunk, n: wire.LabelHistogram(bins=[bins] * n, ciphertexts=bytes(size * bins * n), last=True)
 
 
 def _round(sizes: Sizes) -> Iterator[_Part]:
@@ -245,10 +246,11 @@ def _round(sizes: Sizes) -> Iterator[_Part]:
 
 
 def _points(sizes: Sizes) -> Iterator[_Part]:
-    yield _stream(
-        "scoring.points", False, sizes.matched, sizes.contract.chunk_bytes // (2 * POINT_BYTES),
-        lambda chunk, n: wire.ScorePoints(chunk=chunk, rows=bytes(ROW_BYTES * n), points=bytes(POINT_BYTES * n), last=True),
-    )  # fmt: skip
+    def part(chunk: int, n: int) -> Any:
+        return wire.ScorePoints(chunk=chunk, rows=bytes(ROW_BYTES * n), points=bytes(POINT_BYTES * n), last=True)
+
+    size = sizes.contract.chunk_bytes // (2 * POINT_BYTES)
+    yield _stream("scoring.points", False, sizes.matched, size, part)
     yield _one("scoring.points", True, wire.PointsNoted(rows=sizes.matched))
 
 
@@ -266,7 +268,7 @@ def _learning(sizes: Sizes, attempts: int) -> Iterator[_Part]:
 
 def bank_work(contract: RunContract, bank: str, rounds: int) -> Counter[str]:
     """Return how many of each priced operation a bank does in a run of `rounds` rounds."""
-    sizes, rows, cells = Sizes(contract, bank), contract.max_rows, 0
+    sizes, rows = Sizes(contract, bank), contract.max_rows
     own_bins = [contract.max_bins] * (sizes.own - 1) + [1]
     queries = matching.padded(contract.max_queries)
     cells = sizes.features * contract.max_bins
@@ -294,8 +296,9 @@ def platform_work(contract: RunContract, bank: str, rounds: int) -> Counter[str]
         prove_key=1, check_key=1, encrypt=rows, decrypt=sizes.own,
         multiply=once + each * rounds, power_bit=(POWER_BITS * rows + WEIGHT_BITS * sum(bins)) * rounds,
     )  # fmt: skip
+    expected = rounds * (rows // sizes.layouts.residual.slots + len(bins))
     work += _randomisers(contract, sum(bins), sum(bins))
-    work += _randomisers(contract, (packs + len(bins)) * rounds, rounds * (rows // sizes.layouts.residual.slots + len(bins)))
+    work += _randomisers(contract, (packs + len(bins)) * rounds, expected)
     return work + _matching_evaluation(sizes)
 
 

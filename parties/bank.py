@@ -198,8 +198,8 @@ class BankNode:
         self.node.contract_event(contract.run, contract.hash, state, status.rule)
         if worker is not None and worker.work.result:
             write_result(self.node, worker.work)
-        session.send(wire.RunClosed(), "contract.close")
-        self.node.ledger.checkpoint()
+        self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])
+        session.send(wire.RunClosed(checkpoint=self.node.head()), "contract.close")
         if worker is not None:
             self.node.export(contract.run)
         self.ended[contract.run] = record | {"bytes_sent": self.node.bytes_sent}

@@ -8,6 +8,7 @@ hash of a run's seed is in the ledger before the run begins, so that the party c
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent import ConsentRegister, decode_signed
 from lianxin.parties.decision import Catalogue
 from lianxin.parties.identity import Identity, load_identity
-from lianxin.parties.ledger import CATALOGUE_SETTING, Ledger
+from lianxin.parties.ledger import CATALOGUE_SETTING, Ledger, Witness
 from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
 
@@ -51,7 +52,7 @@ class Node:
     clock: Clock
     trace: LedgerTrace
     executor: Executor | None = None
-    _events: list[str] = field(default_factory=list)
+    _events: list[tuple[float, str]] = field(default_factory=list)
     bytes_sent: int = 0
 
     @property
@@ -105,16 +106,25 @@ class Node:
         return len(due)
 
     def say(self, what: str) -> None:
-        """Note a step of progress for whoever watches this node."""
-        self._events.append(what)
+        """Note a step of progress, with the seconds of a steady clock, for whoever watches this node."""
+        self._events.append((time.monotonic(), what))
 
-    def events(self, start: int = 0) -> list[str]:
+    def events(self, start: int = 0) -> list[tuple[float, str]]:
         """Return the notes of progress from the `start`-th on."""
         return self._events[start:]
 
     def export(self, run: str) -> Path:
         """Write this node's evidence of a run to its state folder and return that path."""
         return self.ledger.export(self.run_folder(run), run)
+
+    def head(self) -> bytes:
+        """Return a fresh signed checkpoint of this node's ledger, in canonical bytes."""
+        return canonical.encode(self.ledger.checkpoint())
+
+    def keep_head(self, data: bytes, party: str, node_key: str) -> None:
+        """Keep another party's signed checkpoint, so that it cannot rewrite its ledger later."""
+        witness = Witness(self.store, self.party, self.identity.signing_key)
+        witness.keep_head(canonical.decode_fragment(data), party, node_key)
 
     def close(self) -> None:
         """Release the store and the workers."""

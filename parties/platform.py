@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lianxin.crypto import canonical
+from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.transcript import TranscriptDigest
 from lianxin.federation import apps, wire
 from lianxin.federation.channel import Channel
@@ -182,6 +183,7 @@ class PlatformNode:
             bank: self.node.session(contract, active.learning[bank], f"learning/{bank}") for bank in contract.banks
         }
         grid = self._grid(learning, float(contract.step_deadline_s), self.node.say)
+        self.node.say("phase matching")
         apps.run_server_app(apps.make_server_app(self._strategy(contract, active.work)), grid)
         self._write_model(contract, active)
 
@@ -195,14 +197,16 @@ class PlatformNode:
         self.node.store.set_run_state(contract.run, state, rule)
         for session in sessions.values():
             try:
-                session.send(wire.RunStatus(state=state, rule=rule), "contract.close")
+                status = wire.RunStatus(state=state, rule=rule, checkpoint=self.node.head())
+                session.send(status, "contract.close")
             except LianxinError:
-                continue
-        for session in sessions.values():
+                self.node.say(f"{session.peer} could not be told the end of {contract.run}")
+        for bank, session in sessions.items():
             try:
-                session.receive("contract.close", (wire.RunClosed,), CLOSE_DEADLINE_S)
-            except LianxinError:
-                continue
+                closed: Any = session.receive("contract.close", (wire.RunClosed,), CLOSE_DEADLINE_S)
+                self.node.keep_head(closed.checkpoint, bank, contract.node_keys[bank])
+            except (LianxinError, CryptoError):
+                self.node.say(f"{bank} did not confirm the end of {contract.run}")
         self.node.ledger.checkpoint()
         if self._is_signed(contract.run):
             self.node.export(contract.run)
@@ -230,10 +234,13 @@ class PlatformNode:
 def transcript_digest(store: Store, run: str) -> str:
     """Return the transcript's SHA-256 over the envelopes of a run sorted by (conversation, sender, seq).
 
-    An envelope counts by the SHA-256 of its canonical header, which holds its payload's hash, and its signature. Raises
+    An envelope counts by the SHA-256 of its canonical header, which holds its payload's hash, and its signature. The
+    closing receipts are outside: they hold ledger heads, and leaves come in the order of threads. Raises
     TranscriptConflict when one place holds two.
     """
     digest = TranscriptDigest()
     for row in store.envelopes(run):
+        if canonical.decode(row.header)["step"] == "contract.close":
+            continue
         digest.add(row.conversation, row.sender, row.seq, hashlib.sha256(row.header + row.signature).digest())
     return digest.hexdigest()

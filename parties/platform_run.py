@@ -23,7 +23,7 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GateRefused, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Session, converse
-from lianxin.federation.star import COUNT_BITS, BankTable, PlatformStar
+from lianxin.federation.star import BankTable, PlatformStar
 from lianxin.parties import coding, decision
 from lianxin.parties.consent import subject_key
 from lianxin.parties.decision import ReleaseRequest
@@ -239,6 +239,7 @@ class PlatformRun:
 
     def matched(self, replies: Mapping[str, Reply]) -> apps.Texts:
         """Check the banks' signed agreement keys, fit the common bins, return the keys for all banks."""
+        self.node.say("phase binning")
         signed = []
         for bank, (_, _, texts) in sorted(replies.items()):
             record = read_agreement(texts.get("agreement_key", ""), bank, self.contract)
@@ -271,7 +272,7 @@ class PlatformRun:
         masked = {bank: arrays_named(arrays, "masked_counts").tolist() for bank, (arrays, _, _) in replies.items()}
         self.star.open_counts({bank: [int(v) for v in values] for bank, values in masked.items()})
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
-        assert COUNT_BITS == 64
+        self.node.say("phase training")
 
     def next_attempt(self) -> int:
         """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
@@ -305,6 +306,8 @@ class PlatformRun:
         if restart:
             self.star.descent.restart()
         self.node.say(f"end round {round_number}")
+        if round_number == self.contract.rounds:
+            self.node.say("phase scoring")
         return {"restart": int(restart)}
 
     def evaluated(self, replies: Mapping[str, Reply]) -> None:

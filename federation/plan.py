@@ -1,0 +1,201 @@
+"""The plan of a run: what every party sees before it approves (protocols.md, section 9).
+
+A plan is a canonical record, `type` "plan", made from the contract and a calibration alone:
+
+- `learns`: who learns what at each step, and what a malicious side could read (`plan_leakage`);
+- `messages`: envelopes and bytes a step and direction, at most, spare attempts included (`plan_costs`);
+- `totals`: for each party bytes, processor time and wall time, in microseconds, for the contract's rounds;
+- `budgets`: queries, rows, attempts, numbers that each side may see; `advice` and `not_protected`: sentences.
+
+With a reference calibration it is a function of the contract, so that a simulation's transcript stays equal; the
+report compares what crossed with `check_transcript_against_plan`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.federation import plan_leakage
+from lianxin.federation.contract import RunContract
+from lianxin.federation.plan_calibration import (
+    REFERENCE,
+    Calibration,
+    measure_calibration,
+    reference_calibration,
+)
+from lianxin.federation.plan_costs import (
+    LINK_BYTES_PER_S,
+    RECORD_BYTES,
+    Traffic,
+    bank_work,
+    cpu_us,
+    platform_work,
+    run_traffic,
+)
+from lianxin.federation.scorecard import plan_layouts
+from lianxin.federation.steps import STEPS
+
+__all__ = [
+    "REFERENCE",
+    "Calibration",
+    "check_transcript_against_plan",
+    "describe_plan",
+    "make_plan",
+    "measure_calibration",
+    "possible_attempts",
+    "reference_calibration",
+]
+
+
+def make_plan(contract: RunContract, calibration: Calibration) -> dict[str, Any]:
+    """Return the plan of `contract` as a canonical record. Raises PackingOverflow when its sizes fit no layout, and
+    ValueError for a calibration of another key size."""
+    if calibration.key_bits != contract.key_bits:
+        raise ValueError(f"a calibration for {calibration.key_bits} bits cannot price keys of {contract.key_bits}")
+    first = _plan_of(contract, calibration, 0)
+    return _plan_of(contract, calibration, len(canonical.encode(first)) + RECORD_BYTES)
+
+
+def _plan_of(contract: RunContract, calibration: Calibration, plan_bytes: int) -> dict[str, Any]:
+    at_most = run_traffic(contract, possible_attempts(contract), plan_bytes)
+    planned = run_traffic(contract, contract.rounds, plan_bytes)
+    return {
+        "type": "plan",
+        "version": 1,
+        "run": contract.run,
+        "contract": contract.hash,
+        "parties": [contract.platform, *contract.banks],
+        "matching": contract.matching,
+        "calibration": calibration.record(),
+        "learns": plan_leakage.learns(contract),
+        "messages": [_message(entry) for entry in at_most],
+        "totals": _totals(contract, calibration, planned, at_most),
+        "budgets": _budgets(contract),
+        "advice": plan_leakage.advice(contract),
+        "not_protected": plan_leakage.not_protected(contract),
+    }
+
+
+def possible_attempts(contract: RunContract) -> int:
+    """Return how many attempts at rounds may really happen: a rerun needs a lost bank and enough others left."""
+    spare = len(contract.banks) - max(2, contract.min_banks) if contract.on_loss == "rerun" else 0
+    prepared = plan_layouts(contract).masks.slots
+    return min(prepared, contract.rounds + max(0, min(spare, contract.spare_attempts)))
+
+
+def _message(entry: Traffic) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if name != "payload_bytes"}
+
+
+def _budgets(contract: RunContract) -> dict[str, Any]:
+    terms = plan_leakage.Terms(contract)
+    return {
+        "queries_a_bank": contract.max_queries,
+        "rows_a_bank": contract.max_rows,
+        "bins_a_feature": contract.max_bins,
+        "rounds": contract.rounds,
+        "attempts": possible_attempts(contract),
+        "attempts_prepared": plan_layouts(contract).masks.slots,
+        "numbers_to_platform": terms.numbers_to_platform,
+        "numbers_to_banks": [{"party": bank, "numbers": terms.numbers_to(bank)} for bank in contract.banks],
+    }
+
+
+def _totals(
+    contract: RunContract, calibration: Calibration, planned: list[Traffic], at_most: list[Traffic]
+) -> list[dict[str, Any]]:
+    """The platform serves its banks on one processor; a bank waits for it, and for the link."""
+    banks = {bank: cpu_us(_bank_operations(contract, bank, planned), calibration) for bank in contract.banks}
+    platform = cpu_us(_platform_operations(contract, planned), calibration)
+    slowest = max(banks.values(), default=0)
+    total = []
+    for party, own in {contract.platform: platform, **banks}.items():
+        sent, carried = _bytes_of(planned, party), _carried(planned, party)
+        wall = platform + (slowest if party == contract.platform else own) + carried * 1_000_000 // LINK_BYTES_PER_S
+        most = _bytes_of(at_most, party)
+        total.append({"party": party, "bytes_sent": sent, "bytes_at_most": most, "cpu_us": own, "wall_us": wall})
+    return total
+
+
+def _bank_operations(contract: RunContract, bank: str, planned: list[Traffic]) -> Counter[str]:
+    return bank_work(contract, bank, contract.rounds) + _signatures(planned, bank)
+
+
+def _platform_operations(contract: RunContract, planned: list[Traffic]) -> Counter[str]:
+    work = Counter(generate_key=1) + _signatures(planned, contract.platform)
+    for bank in contract.banks:
+        work += platform_work(contract, bank, contract.rounds)
+    return work
+
+
+def _signatures(traffic: Iterable[Traffic], party: str) -> Counter[str]:
+    work: Counter[str] = Counter()
+    for entry in traffic:
+        work["sign"] += entry.envelopes * (entry.sender == party)
+        work["verify"] += entry.envelopes * (entry.recipient == party)
+    return work
+
+
+def _bytes_of(traffic: Iterable[Traffic], party: str) -> int:
+    return sum(entry.bytes for entry in traffic if entry.sender == party)
+
+
+def _carried(traffic: Iterable[Traffic], party: str) -> int:
+    return sum(entry.bytes for entry in traffic if party in (entry.sender, entry.recipient))
+
+
+# ---- what a person and the report read
+
+
+def describe_plan(plan: Mapping[str, Any]) -> list[str]:
+    """Return the plan as plain sentences for a terminal: who learns what, the cost, and what is not protected."""
+    budgets, calibration = plan["budgets"], plan["calibration"]
+    lines = [f"Plan of run {plan['run']} between {', '.join(plan['parties'])}; matching by {plan['matching']}."]
+    lines += [_described(entry) for entry in plan["learns"]]
+    lines.append(
+        f"The run makes {budgets['rounds']} rounds in at most {budgets['attempts']} attempts, over at most "
+        f"{budgets['rows_a_bank']} training rows and {budgets['queries_a_bank']} matching queries a bank."
+    )
+    lines += [_priced(total) for total in plan["totals"]]
+    bits, source = calibration["key_bits"], calibration["source"]
+    lines.append(f"Times are {source} costs with keys of {bits} bits, one processor a party.")
+    lines += [f"Not protected: {sentence}" for sentence in plan["not_protected"]]
+    return lines + [f"Advice: {sentence}." for sentence in plan["advice"]]
+
+
+def _described(entry: Mapping[str, str]) -> str:
+    line = f"At {entry['step']}, {entry['who']}: {entry['what']}."
+    return line if entry["malicious"] == plan_leakage.NOTHING else f"{line} If malicious: {entry['malicious']}."
+
+
+def _priced(total: Mapping[str, Any]) -> str:
+    sent, most = total["bytes_sent"] / 1e6, total["bytes_at_most"] / 1e6
+    seconds, wall = total["cpu_us"] / 1e6, total["wall_us"] / 1e6
+    return (
+        f"{total['party']} sends about {sent:.1f} MB (at most {most:.1f} MB) and computes for about {seconds:.0f} s; "
+        f"its part ends after about {wall:.0f} s."
+    )
+
+
+def check_transcript_against_plan(
+    plan: Mapping[str, Any], observed: Mapping[str, tuple[int, int]], party: str | None = None
+) -> list[str]:
+    """Return a sentence for each step that sent more than the plan allows; an empty list is good.
+
+    `observed[step]` is (envelopes, bytes of whole envelopes), both directions of all conversations; with `party`, of
+    that party's conversations alone.
+    """
+    allowed: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for entry in plan["messages"]:
+        if party in (None, entry["sender"], entry["recipient"]):
+            envelopes, size = allowed[entry["step"]]
+            allowed[entry["step"]] = (envelopes + entry["envelopes"], size + entry["bytes"])
+    sentences = []
+    for step in sorted(observed, key=lambda name: (list(STEPS).index(name) if name in STEPS else len(STEPS), name)):
+        names = zip(("envelopes", "bytes"), observed[step], allowed[step], strict=True)
+        over = [f"{found} {name} where the plan allows {most}" for name, found, most in names if found > most]
+        if over:
+            sentences.append(f"step {step} carried {' and '.join(over)}")
+    return sentences

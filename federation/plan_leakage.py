@@ -1,0 +1,240 @@
+"""Who learns what at each step of a run: protocols.md, sections 3 to 5 and 7, for the terms of one contract.
+
+Each entry says what the protocol shows to a side that follows it, and what the same side could read if it did not.
+What a malicious side does is not prevented by a proof: it is found when the run is computed again from the committed
+seeds (covert security), if somebody asks for that. The texts are for the people who approve a run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from lianxin.federation.contract import RunContract
+from lianxin.federation.scorecard import GRID, SIGNIFICANT_BITS
+
+NOTHING = "nothing further"
+REPLAY = "found only by replay"
+
+
+@dataclass(frozen=True)
+class Learns:
+    """`who` learns `what` at `step`; `malicious` is what that side could read by leaving the protocol."""
+
+    who: str
+    what: str
+    step: str
+    malicious: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The numbers of one contract that decide what is learned."""
+
+    contract: RunContract
+
+    @property
+    def platform(self) -> str:
+        """The platform's party id."""
+        return self.contract.platform
+
+    @property
+    def banks(self) -> int:
+        """K."""
+        return len(self.contract.banks)
+
+    @property
+    def rounds(self) -> int:
+        """T."""
+        return self.contract.rounds
+
+    @cached_property
+    def features(self) -> int:
+        """d_A."""
+        return len(self.contract.fields_of(self.platform, "feature"))
+
+    def own(self, bank: str) -> int:
+        """Return d_B of one bank, its intercept among them."""
+        return len(self.contract.fields_of(bank, "feature")) + 1
+
+    @property
+    def numbers_to_platform(self) -> int:
+        """T·d_A + ΣK_j at its largest: gradient entries and bins that the platform sees."""
+        return self.features * (self.rounds + self.contract.max_bins)
+
+    @property
+    def labels_by_bins(self) -> int:
+        """How many labels one-row bins show when bins are counted: all bins of each feature but one."""
+        return self.features * (self.contract.max_bins - 1)
+
+    def numbers_to(self, bank: str) -> int:
+        """T·d_B: gradient entries that one bank sees."""
+        return self.rounds * self.own(bank)
+
+    @property
+    def each_bank(self) -> str:
+        """How the banks are spoken of where all learn the same."""
+        return self.contract.banks[0] if self.banks == 1 else "each bank"
+
+    @property
+    def that_bank(self) -> str:
+        """How a bank is spoken of from the platform's side."""
+        return self.contract.banks[0] if self.banks == 1 else "that bank"
+
+
+def learns(contract: RunContract) -> list[dict[str, str]]:
+    """Return the entries {"who", "what", "step", "malicious"} of a contract, in the order of its steps."""
+    terms = Terms(contract)
+    parts = (_agreement(terms), _matching(terms), _binning(terms), _learning(terms), _rounds(terms), _end(terms))
+    return [asdict(entry) for part in parts for entry in part]
+
+
+def not_protected(contract: RunContract) -> list[str]:
+    """Return what this run does not protect, a sentence each."""
+    terms = Terms(contract)
+    sentences = [
+        "The constructions of matching by Paillier and of the joint scorecard are composed here and have not yet been "
+        "read by an outside cryptographer: this version makes no production claim.",
+        "A party that leaves the protocol is stopped by no proof: what it could read stands beside each step and is "
+        f"{REPLAY} from committed seeds, which this version does for simulations only.",
+        "No noise is added: repeated runs on the same rows add up, and no privacy budget beyond the sizes of the "
+        "contract limits what the results together tell.",
+        "The finished model is itself information: with its weights of evidence and weights the platform predicts "
+        "labels as well as its own sub-score does.",
+        "Wrong or invented data of a party's own is trained on as it is.",
+        "Sizes, times and the order of messages are seen by whoever watches the network.",
+    ]
+    return [*sentences, *_collusion(terms)]
+
+
+def _collusion(terms: Terms) -> Iterator[str]:
+    if terms.banks == 1:
+        bank = terms.contract.banks[0]
+        yield f"With one bank there is no sum to hide in: {terms.platform} sees {bank}'s own counts and gradients."
+    elif terms.banks == 2:
+        yield f"With two banks, {terms.platform} together with one of them knows the other's counts and gradients."
+    else:
+        rest = terms.banks - 1
+        yield f"{terms.platform} together with {rest} of the {terms.banks} banks knows the counts and gradients of the last."
+        if terms.contract.on_loss == "rerun" and terms.contract.min_banks <= 2:
+            yield f"After a bank is lost the run may go on with two: {terms.platform} and one then know the other's gradients."
+
+
+def advice(contract: RunContract) -> list[str]:
+    """Return which of the advised sizes the contract's own sizes cannot keep, a sentence each; empty is good.
+
+    The advice is T·d_A + ΣK_j <= N/10 for the platform and T·d_B <= rows/10 for a bank (protocols.md, section 5), with
+    N all banks' training rows when the platform sees sums only.
+    """
+    terms = Terms(contract)
+    seen = [(terms.platform, terms.numbers_to_platform, contract.max_rows * terms.banks)]
+    seen += [(bank, terms.numbers_to(bank), contract.max_rows) for bank in contract.banks]
+    return [
+        f"{party} sees up to {numbers} numbers, which asks for {10 * numbers} training rows, and the contract allows "
+        f"{rows}: take fewer features, bins or rounds"
+        for party, numbers, rows in seen
+        if 10 * numbers > rows
+    ]
+
+
+def _agreement(terms: Terms) -> Iterator[Learns]:
+    yield Learns("every party", "the contract: parties, field names and sizes of all", "contract.agree", NOTHING)
+
+
+def _matching(terms: Terms) -> Iterator[Learns]:
+    contract, platform, bank = terms.contract, terms.platform, terms.each_bank
+    yield Learns(bank, f"the padded number of {platform}'s firms", "matching.open", NOTHING)
+    yield Learns(platform, f"the padded number of {terms.that_bank}'s firms", "matching.open", NOTHING)
+    hidden = (
+        "nothing: blinded group elements, uniform whatever the firm is"
+        if contract.matching == "ecdh"
+        else "nothing: encryptions under a key of the bank's, bound to this run"
+    )
+    yield Learns(platform, hidden, "matching.query", "answers wrongly without being noticed; " + REPLAY)
+    yield Learns(
+        bank,
+        "one pseudo-random value for each firm that it asks about",
+        "matching.query",
+        f"asks about any firm, with or without consent: up to {contract.max_queries} a run",
+    )
+    yield Learns(
+        bank,
+        f"which of its firms {platform} has, also when the run then stops under {contract.min_intersection} firms",
+        "matching.compare",
+        NOTHING,
+    )
+    yield Learns(
+        platform,
+        f"which of its firms are {terms.that_bank}'s customers (shared alignment)",
+        "matching.share",
+        "declares firms that it holds nothing about, to learn whose customers they are; found by opening its row root",
+    )
+
+
+def _binning(terms: Terms) -> Iterator[Learns]:
+    contract, platform, bank = terms.contract, terms.platform, terms.each_bank
+    yield Learns(platform, "how many training rows each matched firm has, and their order", "binning.rows", NOTHING)
+    yield Learns("both sides", "public keys, each with a proof of its form", "binning.keys", NOTHING)
+    yield Learns(platform, "nothing: labels stay encrypted under the bank's key", "binning.count", NOTHING)
+    yield Learns(
+        bank,
+        f"rows and bads of its own in each unnamed bin of {terms.features} features, at most {contract.max_bins} each",
+        "binning.count",
+        f"gives rows a bit each and reads every bin of about {contract.key_bits} rows a run; {REPLAY}",
+    )
+    yield Learns(
+        "both sides",
+        "nothing: sums under uniform masks",
+        "binning.masks",
+        "the bank takes other sums than its features': see round.residuals",
+    )
+
+
+def _learning(terms: Terms) -> Iterator[Learns]:
+    yield Learns(terms.platform, _sums_seen(terms), "learning.exchange", _labels_read(terms))
+    if terms.banks > 1:
+        yield Learns("each bank", "which banks take part in each round", "learning.exchange", NOTHING)
+    named = sorted(f"{name} ({form})" for name, form in terms.contract.record["forms"].items())
+    if named:
+        yield Learns("both sides", "named values: " + ", ".join(named), "learning.exchange", NOTHING)
+
+
+def _sums_seen(terms: Terms) -> str:
+    rounded = f"rounded to {SIGNIFICANT_BITS} significant bits"
+    seen = f"goods and bads a bin, and in each round {terms.features} gradient entries {rounded}"
+    if terms.banks == 1:
+        return f"{terms.contract.banks[0]}'s own {seen}: with one bank nothing hides them"
+    if terms.banks == 2:
+        return f"{seen}, summed over the two banks; together with one bank, the other's own"
+    return f"{seen}, summed over {terms.banks} banks, one bank's only with all the other {terms.banks - 1}"
+
+
+def _labels_read(terms: Terms) -> str:
+    in_rounds = terms.rounds * terms.features
+    counted = terms.labels_by_bins
+    return f"makes bins of one row and reads up to {counted} labels by counts and {in_rounds} in the rounds; {REPLAY}"
+
+
+def _rounds(terms: Terms) -> Iterator[Learns]:
+    platform, bank = terms.platform, terms.each_bank
+    yield Learns("both sides", "which training rows have lost their consent at the other side", "round.rows", NOTHING)
+    yield Learns(bank, f"mean and spread of {platform}'s scores, on a grid of {GRID}", "round.range", NOTHING)
+    yield Learns(platform, f"mean and spread of the joint scores, on a grid of {GRID}", "round.range", NOTHING)
+    yield Learns(platform, "nothing: the bank's residual shares stay encrypted", "round.residuals", NOTHING)
+    for name in terms.contract.banks:
+        yield Learns(
+            name,
+            f"its own gradient, {terms.own(name)} entries a round, {terms.numbers_to(name)} in all; no row's residual",
+            "round.residuals",
+            f"reads up to {terms.numbers_to(name)} of {platform}'s scores of single rows; {REPLAY}",
+        )
+    yield Learns(bank, "nothing: uniformly masked sums, opened by the platform alone", "round.gradient", NOTHING)
+
+
+def _end(terms: Terms) -> Iterator[Learns]:
+    yield Learns(
+        terms.each_bank,
+        f"{terms.platform}'s sub-score, in whole points, of each matched firm whose consent has score mode",
+        "scoring.points",
+        "keeps the points and sets them against what else it knows of the firm",
+    )
+    yield Learns("every party", "how the run ended, and the other ledgers' signed heads", "contract.close", NOTHING)

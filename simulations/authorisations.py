@@ -1,0 +1,101 @@
+"""Synthetic authorisations: a key for every firm and the consents that it signs, all from one seed.
+
+Only simulations make these: in life a firm signs with its own key. One consent names one provider and one recipient;
+most cover compute and score, a few compute only, and some firms give none.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.crypto.randomness import Drbg, derive_seed
+from lianxin.crypto.signing import SigningKey, sign_record
+from lianxin.parties.clock import after
+from lianxin.parties.consent import make_consent, make_revocation, subject_key
+from lianxin.parties.decision import Catalogue
+from lianxin.parties.identifiers import subject_type_of
+
+PERSONAL = ("PI", "SPI")
+_NOTICE = "Data of this firm are used, encrypted, to train a credit model jointly with the named institution."
+_PERMILLE = 1000
+
+
+@dataclass(frozen=True)
+class Authorisation:
+    """What firms are asked for: data of `provider` for `recipient`. Shares are per thousand firms; `insiders` are the
+    recipient's customers, every other firm is an outsider."""
+
+    provider: str
+    recipient: str
+    fields: tuple[str, ...]
+    insiders: frozenset[str]
+    insider_permille: int
+    outsider_permille: int
+    compute_only_permille: int
+
+    def permille(self, firm: str) -> int:
+        """Return how many of a thousand firms like this one give the consent."""
+        return self.insider_permille if firm in self.insiders else self.outsider_permille
+
+
+class FirmKeys:
+    """Every firm's Ed25519 key, a function of (seed, identifier)."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
+        self._keys: dict[str, SigningKey] = {}
+
+    def of(self, firm: str) -> SigningKey:
+        """Return the firm's key."""
+        if firm not in self._keys:
+            self._keys[firm] = SigningKey.from_seed(derive_seed(self._seed, "firm-key", firm))
+        return self._keys[firm]
+
+
+def issue(
+    asked: Authorisation, firms: Sequence[str], secret: bytes, catalogue: Catalogue, keys: FirmKeys, seed: bytes, now: str
+) -> list[dict[str, Any]]:
+    """Return the signed consents of `firms`, in their order; `secret` is the provider's subject secret."""
+    drbg = Drbg(derive_seed(seed, "consents", asked.provider, asked.recipient))
+    enterprise = tuple(f for f in asked.fields if f not in catalogue or catalogue[f].class_ not in PERSONAL)
+    signed = []
+    for number, firm in enumerate(firms):
+        is_given, is_compute = drbg.below(_PERMILLE) < asked.permille(firm), drbg.below(_PERMILLE) < asked.compute_only_permille
+        if not is_given:
+            continue
+        kind, key = subject_type_of(firm), keys.of(firm)
+        record = make_consent(
+            consent_id=f"c-{asked.provider[:20]}-{asked.recipient[:20]}-{number:06d}", created_at=now,
+            subject_key=subject_key(secret, firm), subject_type=kind, signer_key=key.public_hex,
+            provider=asked.provider, recipient=asked.recipient, purpose="P4",
+            fields=enterprise if kind == "ENT" else asked.fields, mode="COMPUTE_ONLY" if is_compute else "SCORE_ONLY",
+            not_before=now, expires_at=after(now, 180), catalogue_version=catalogue.digest[:16], notice_id="notice-p4-zh-1",
+            notice_hash=hashlib.sha256(_NOTICE.encode()).hexdigest(), **_person() if kind != "ENT" else {},
+        )  # fmt: skip
+        signed.append(sign_record(record, [(record["subject_key"], key)]))
+    return signed
+
+
+def _person() -> dict[str, Any]:
+    return {
+        "separate_consent": True, "written": True,
+        "necessity_text": "A sole trader's public data are its own; the model needs them to assess its credit.",
+        "impact_text": "The data stay encrypted; a sub-score in points is delivered to the named bank only.",
+    }  # fmt: skip
+
+
+def revoke(signed: dict[str, Any], keys: FirmKeys, firm: str, now: str) -> dict[str, Any]:
+    """Return the firm's signed revocation of one of its consents."""
+    record, key = signed["record"], keys.of(firm)
+    ended = make_revocation(
+        consent_id=record["consent_id"], subject_key=record["subject_key"], revoked_at=now, signer_key=key.public_hex
+    )
+    return sign_record(ended, [(record["subject_key"], key)])
+
+
+def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write records a line each, canonical."""
+    path.write_bytes(b"".join(canonical.encode(record) + b"\n" for record in records))

@@ -1,0 +1,237 @@
+"""From checked tables to a folder in which nodes can be started: keys, consents, node files and the run's terms.
+
+    RUN_DIR/scenario.json            what was asked, from which seed, with the digests of the tables
+    RUN_DIR/run.toml                 the terms that the operator launches
+    RUN_DIR/parties/<id>/node.toml   the node's configuration, beside identity/, state/ and its consents
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from lianxin.crypto.randomness import derive_seed
+from lianxin.federation.errors import InputFault
+from lianxin.federation.matching import padded
+from lianxin.parties.catalogue import generated_catalogue, load_catalogue, load_draft
+from lianxin.parties.clock import SystemClock
+from lianxin.parties.consent import subject_key
+from lianxin.parties.decision import Catalogue
+from lianxin.parties.identity import make_network
+from lianxin.parties.node import SUBJECT_KEY_FILE, simulated_seed, write_subject_key
+from lianxin.parties.records import load_firm_table, load_loan_table, read_table
+from lianxin.simulations.authorisations import Authorisation, FirmKeys, issue, revoke, write_records
+from lianxin.simulations.tables import Inputs, PartyInput
+
+START = "2026-01-05T01:00:00Z"
+RUN = "run-1"
+PROPOSER, APPROVER = "operator-li", "operator-wang"
+NETWORK_DAYS = 365
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a simulation asks for beyond its tables."""
+
+    seed: int = 1
+    matching: str = "paillier"
+    model: str = "scorecard"
+    key_bits: int = 2048
+    rounds: int = 6
+    workers: int = 0
+    consent_permille: int = 1000
+    outsider_permille: int = 1000
+    compute_only_permille: int = 0
+    revoked_firms: int = 0
+    revoke_after_round: int = 2
+    minimums: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder that is ready to run."""
+
+    folder: Path
+    inputs: Inputs
+    terms: Terms
+    catalogue: Catalogue
+
+    @property
+    def parties(self) -> list[str]:
+        """All party ids, the platform first."""
+        return [self.inputs.platform.party, *(bank.party for bank in self.inputs.banks)]
+
+    def home(self, party: str) -> Path:
+        """Return a party's folder."""
+        return self.folder / "parties" / party
+
+    def run_state(self, party: str) -> Path:
+        """Return where a party's node keeps what it knows of the run."""
+        return self.home(party) / "state" / "runs" / RUN
+
+
+def check_out(folder: Path) -> None:
+    """Raise InputFault when a run is already kept in `folder`."""
+    if folder.exists() and any(folder.iterdir()):
+        raise InputFault(f"{folder} is not empty; choose another --out, or remove it")
+
+
+def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool) -> Catalogue:
+    """Return the catalogue of a simulation: a file, the packaged draft, or one generated from the columns."""
+    if path is not None:
+        return load_catalogue(path)
+    if is_draft:
+        return load_draft()
+    columns = {inputs.id_column: inputs.platform.party, inputs.label_column: inputs.banks[0].party}
+    for party in [inputs.platform, *inputs.banks]:
+        columns |= {name: party.party for name in party.features if name not in columns}
+    return generated_catalogue(columns)
+
+
+def lay_out(folder: Path, inputs: Inputs, terms: Terms, catalogue: Catalogue, address: str = "127.0.0.1:7443") -> Layout:
+    """Write the folder of a simulation. Raises InputFault before anything is written."""
+    seed = simulated_seed(terms.seed)
+    layout = Layout(folder, inputs, terms, catalogue)
+    _check_catalogue(inputs, catalogue)
+    firms = {party.party: _firms_of(inputs, party) for party in [inputs.platform, *inputs.banks]}
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = {party: derive_seed(seed, "node-key", party) for party in layout.parties}
+    banks = [bank.party for bank in inputs.banks]
+    clock = SystemClock()  # certificates are outside the transcript
+    make_network(folder / "network", inputs.platform.party, banks, seeds, clock, NETWORK_DAYS, {inputs.platform.party: address})
+    (folder / "catalogue.csv").write_bytes(catalogue.to_csv_bytes())
+    keys = FirmKeys(seed)
+    for party in [inputs.platform, *inputs.banks]:
+        _write_party(layout, party, firms, keys, seed, address)
+    (folder / "run.toml").write_text(tomli_w.dumps(_run_terms(layout, firms)))
+    scenario = {"terms": {k: v for k, v in vars(terms).items() if k != "workers"}, "inputs": describe_inputs(inputs)}
+    (folder / "scenario.json").write_text(json.dumps(scenario, indent=1, default=dict, ensure_ascii=False))
+    return layout
+
+
+def describe_inputs(inputs: Inputs) -> dict[str, Any]:
+    """Return the tables' paths, digests and roles, as JSON."""
+    tables = {p.party: {"path": str(p.path.resolve()), "sha256": _digest(p.path)} for p in [inputs.platform, *inputs.banks]}
+    roles = {name: getattr(inputs, name) for name in ("id_column", "label_column", "split_column", "loan_id_column")}
+    return {"platform": inputs.platform.party, "banks": [b.party for b in inputs.banks], "tables": tables, **roles}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_catalogue(inputs: Inputs, catalogue: Catalogue) -> None:
+    for party in [inputs.platform, *inputs.banks]:
+        for name in (inputs.id_column, *party.features):
+            if name not in catalogue:
+                raise InputFault(f"{party.path.name}: column {name} has no class in the catalogue (R13); add it there")
+
+
+def _firms_of(inputs: Inputs, party: PartyInput) -> list[str]:
+    table = read_table(party.path)
+    if party is inputs.platform:
+        return load_firm_table(table, inputs.id_column).identifiers
+    loans = load_loan_table(table, inputs.id_column, inputs.label_column, inputs.split_column, inputs.loan_id_column)
+    return list(dict.fromkeys(loans.identifiers))
+
+
+def _fields(layout: Layout, party: PartyInput) -> tuple[str, ...]:
+    label = () if party is layout.inputs.platform else (layout.inputs.label_column,)
+    names = (layout.inputs.id_column, *label, *party.features)
+    return tuple(n for n in names if layout.catalogue[n].class_ != "BAN" and layout.catalogue[n].default_release != "NEVER")
+
+
+def _write_party(
+    layout: Layout, party: PartyInput, firms: Mapping[str, Sequence[str]], keys: FirmKeys, seed: bytes, address: str
+) -> None:
+    home, inputs, terms = layout.home(party.party), layout.inputs, layout.terms
+    home.mkdir(parents=True)
+    (layout.folder / "network" / party.party).rename(home / "identity")
+    secret = derive_seed(seed, "subject-secret", party.party)
+    write_subject_key(home / "identity" / SUBJECT_KEY_FILE, secret)
+    is_platform = party is inputs.platform
+    recipients = [b.party for b in inputs.banks] if is_platform else [inputs.platform.party]
+    consents, asked_for = [], firms[party.party]
+    for recipient in recipients:
+        insiders = frozenset(firms[recipient]) if is_platform else frozenset(asked_for)
+        outsiders = min(terms.consent_permille, terms.outsider_permille)
+        asked = Authorisation(
+            party.party, recipient, _fields(layout, party), insiders, terms.consent_permille, outsiders,
+            terms.compute_only_permille,
+        )  # fmt: skip
+        consents += issue(asked, asked_for, secret, layout.catalogue, keys, seed, START)
+    revocations = _revocations(layout, party, consents, keys, secret, firms)
+    everyone = [{"subject_key": r["subject_key"], "key": r["signer_key"]} for r in (c["record"] for c in consents)]
+    write_records(home / "consents.jsonl", consents)
+    write_records(home / "firm_keys.jsonl", {entry["subject_key"]: entry for entry in everyone}.values())
+    config = _node_config(layout, party, is_platform, address)
+    if revocations:
+        write_records(home / "revocations.jsonl", revocations)
+        config["simulation"]["revocations"] = [[terms.revoke_after_round, "revocations.jsonl"]]
+    (home / "node.toml").write_text(tomli_w.dumps(config))
+
+
+def _revocations(
+    layout: Layout, party: PartyInput, consents: Sequence[dict[str, Any]], keys: FirmKeys, secret: bytes,
+    firms: Mapping[str, Sequence[str]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    if party is not layout.inputs.platform or not layout.terms.revoked_firms:
+        return []
+    bank = layout.inputs.banks[0]
+    loans = load_loan_table(
+        read_table(bank.path), layout.inputs.id_column, layout.inputs.label_column, layout.inputs.split_column,
+        layout.inputs.loan_id_column,
+    )  # fmt: skip
+    trained = {f for f, split in zip(loans.identifiers, loans.split, strict=True) if split == "train"}
+    by_subject = {c["record"]["subject_key"]: c for c in consents if c["record"]["recipient"] == bank.party}
+    found = []
+    for firm in firms[party.party]:
+        given = by_subject.get(subject_key(secret, firm)) if firm in trained else None
+        if given is not None and len(found) < layout.terms.revoked_firms:
+            found.append(revoke(given, keys, firm, START))
+    return found
+
+
+def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: str) -> dict[str, Any]:
+    inputs = layout.inputs
+    data = {
+        "table": str(party.path.resolve()), "id": inputs.id_column, "catalogue": "../../catalogue.csv",
+        "consents": "consents.jsonl", "firm_keys": "firm_keys.jsonl",
+    }  # fmt: skip
+    config: dict[str, Any] = {
+        "role": "platform" if is_platform else "bank", "profile": "trial", "operator": PROPOSER if is_platform else APPROVER,
+        "identity": "identity", "state": "state", "workers": 0, "data": data, "simulation": {"seed": layout.terms.seed, "clock": START},
+    }  # fmt: skip
+    if is_platform:
+        return config | {"listen": address}
+    roles = {"label": inputs.label_column, "split": inputs.split_column, "loan_id": inputs.loan_id_column}
+    config["data"] = data | {name: value for name, value in roles.items() if value}
+    return config | {"platform_address": address, "policy": {"operator": APPROVER}}
+
+
+def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    inputs, terms = layout.inputs, layout.terms
+    most = max(len(firms[bank.party]) for bank in inputs.banks)
+    rows = max(bank.rows for bank in inputs.banks)
+    banks = {
+        bank.party: {"features": list(bank.features), "label": inputs.label_column, "identifiers": [inputs.id_column]}
+        for bank in inputs.banks
+    }
+    return {
+        "run": RUN, "proposer": PROPOSER, "features": list(inputs.platform.features), "identifiers": [inputs.id_column],
+        "matching": terms.matching, "model": terms.model, "key_bits": terms.key_bits, "rounds": terms.rounds,
+        "max_queries": padded(most), "max_rows": padded(rows), "min_banks": min(2, len(inputs.banks)),
+        **terms.minimums, "banks": banks,
+    }  # fmt: skip
+
+
+def round_share(rate: float) -> int:
+    """Return a share between 0 and 1 per thousand. Raises InputFault outside."""
+    if not 0.0 < rate <= 1.0 or math.isnan(rate):
+        raise InputFault("a consent rate is a share above 0 and up to 1, such as 0.9")
+    return round(rate * 1000)

@@ -1,0 +1,372 @@
+"""The plan: what it predicts is what the machines really say, and it tells the parties of each contract apart.
+
+Run as a program, this file writes the generated parts of docs/leakage.md anew.
+"""
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conversations import contract_of, play, right
+
+from lianxin.crypto import canonical
+from lianxin.crypto.randomness import Drbg
+from lianxin.crypto.signing import SigningKey
+from lianxin.federation import binning, matching, plan, plan_costs, rounds, scorecard, star, streams, wire
+from lianxin.federation.model import Released
+from lianxin.federation.steps import STEPS
+
+LEAKAGE = Path(__file__).resolve().parents[1] / "docs" / "leakage.md"
+REFERENCE = plan.reference_calibration(2048)
+
+
+def features(provider, count):
+    return [{"provider": provider, "field": f"{provider}.f{i}", "use": "feature"} for i in range(count)]
+
+
+def sample(banks=1, **changes):
+    """A contract of realistic sizes: 23 platform features, 8 of each bank's own."""
+    fields = features("platform-a", 23) + [f for k in range(banks) for f in features(f"bank-{k + 1}", 8)]
+    sizes = {"max_rows": 30_000, "max_queries": 10_048, **changes}
+    return contract_of(banks, fields=fields, **sizes)
+
+
+def plan_of(contract):
+    return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
+
+
+# ---- prediction against the machines
+
+
+def step_of(message):
+    kind = type(message).__name__
+    return next(step for step, allowed in STEPS.items() if kind in allowed.messages)
+
+
+def spoken(said, sender_of):
+    """(step, sender) to (messages, their bytes) as they were really said."""
+    found = {}
+    for name, message in said:
+        key = step_of(message), sender_of[name]
+        count, size = found.get(key, (0, 0))
+        found[key] = count + 1, size + len(message.SerializeToString())
+    return found
+
+
+def predicted(contract, steps):
+    entries = plan_costs.bank_traffic(contract, "bank-1", attempts=1, plan_bytes=0)
+    return {(e.step, e.sender): (e.envelopes, e.payload_bytes) for e in entries if e.step.split(".")[0] in steps}
+
+
+def check_prediction(said, contract, steps):
+    real, planned = spoken(said, {"bank": "bank-1", "platform": "platform-a"}), predicted(contract, steps)
+    assert set(real) == set(planned)
+    for key, (count, size) in real.items():
+        assert count == planned[key][0], key
+        assert size <= planned[key][1] <= max(1.05 * size, size + 16), key
+    total_real, total_planned = (sum(size for _, size in found.values()) for found in (real, planned))
+    assert total_real <= total_planned <= 1.05 * total_real
+
+
+def play_matching(contract, secret_key):
+    bank_firms, platform_firms = ([f"firm-{n:05d}" for n in range(count)] for count in (5056, 9984))
+    sides = [
+        matching.Side(contract, "bank-1", Released(right(*ends), tuple(firms), {}), Drbg(seed * 32))
+        for ends, firms, seed in (
+            (("bank-1", "platform-a"), bank_firms[: contract.max_queries], b"b"),
+            (("platform-a", "bank-1"), platform_firms[: contract.max_rows], b"p"),
+        )
+    ]
+    return play(matching.bank_role(sides[0], secret_key), matching.platform_role(sides[1]))[2]
+
+
+def test_the_bytes_of_ecdh_matching_are_what_the_machines_say():
+    contract = contract_of(matching="ecdh", max_queries=5056, max_rows=9984, chunk_bytes=64 * 1024)
+    check_prediction(play_matching(contract, None), contract, {"matching"})
+
+
+def test_the_bytes_of_paillier_matching_are_what_the_machines_say(matching_key):
+    contract = contract_of(max_queries=128, max_rows=320, chunk_bytes=64 * 1024)
+    check_prediction(play_matching(contract, matching_key), contract, {"matching"})
+
+
+ROWS, BINS = 150, 5
+
+
+@pytest.fixture(scope="module")
+def training(bank_key, platform_key):
+    """Everything that one bank and the platform say from training rows to points, at the contract's largest sizes."""
+    contract = contract_of(
+        fields=features("platform-a", 30) + features("bank-1", 2), max_rows=ROWS, max_queries=ROWS, max_bins=BINS,
+        chunk_bytes=64 * 1024,
+    )  # fmt: skip
+    layouts, rng, root = scorecard.plan_layouts(contract), np.random.default_rng(3), Drbg(b"r" * 32)
+    bank = binning.Work(contract, layouts, "bank-1", root.child("bank"), (right("bank-1", "platform-a"),))
+    platform = binning.Work(contract, layouts, "bank-1", root.child("platform"), (right("platform-a", "bank-1"),))
+
+    def columns(count, extra):
+        codes = [rng.integers(0, BINS, ROWS).tolist() for _ in range(count)]
+        woe = [tuple(int(v) for v in rng.integers(-4096, 4096, BINS)) for _ in range(count)]
+        sizes = [BINS] * count
+        return binning.Columns((*codes, *extra[:1]), (*sizes, *extra[1:2]), (*woe, *extra[2:]))
+
+    theirs, own = columns(30, ()), columns(2, binning.intercept(ROWS))
+    labels, keys = rng.integers(0, 2, ROWS).tolist(), binning.BankKeys(bank_key)
+    said = []
+
+    def say(one, other):
+        results = play(one, other)
+        said.extend(results[2])
+        return results[:2]
+
+    rights = (right("bank-1", "platform-a"),)
+    say(streams.send_rows(range(ROWS), contract.chunk_bytes, rights), streams.receive_rows(ROWS, ROWS))
+    _, public = say(binning.bank_keys_role(bank, keys), binning.platform_keys_role(platform, platform_key))
+    say(binning.bank_count_role(bank, keys, labels), binning.platform_count_role(platform, public, theirs))
+    corrections, _ = say(
+        binning.bank_masks_role(bank, keys, own), binning.platform_masks_role(platform, platform_key, public.n, ROWS)
+    )
+    live, z = [True] * ROWS, np.zeros(ROWS)
+    turn = rounds.BankTurn(bank, 0, keys, own, labels, z, live, [c[0] for c in corrections])
+    say(rounds.bank_round_role(turn), rounds.platform_round_role(rounds.PlatformTurn(platform, 0, public, theirs, z, live)))
+    say(rounds.bank_points_role(bank, ROWS), rounds.platform_points_role(platform, range(ROWS), [7] * ROWS))
+    return contract, said
+
+
+def test_the_bytes_of_binning_one_round_and_points_are_what_the_machines_say(training):
+    contract, said = training
+    assert max(Counter(type(m).__name__ for _, m in said).values()) >= 3, "a stream of several chunks is among them"
+    check_prediction(said, contract, {"binning", "round", "scoring"})
+
+
+def test_chunks_of_rows_are_cut_where_the_machines_cut_them():
+    for bits in (2048, 3072):
+        for chunk_bytes in (64 * 1024, 100_000, 1024 * 1024):
+            contract = sample(key_bits=bits, chunk_bytes=chunk_bytes)
+            work = binning.Work(contract, scorecard.plan_layouts(contract), "bank-1", Drbg(bytes(32)), ())
+            sizes = plan_costs.Sizes(contract, "bank-1")
+            assert [sizes.chunk_rows(n) for n in (1, 2)] == [work.chunk_rows(n) for n in (1, 2)]
+
+
+def test_an_envelope_is_no_longer_than_the_plan_says_and_not_much_shorter():
+    contract, key = sample(), SigningKey.from_seed(bytes(32))
+    header = {
+        "type": "envelope", "version": 1, "run": contract.run, "conversation": "vertical/bank-1", "step": "round.residuals",
+        "round": 6, "seq": 3000, "sender": "bank-1", "recipient": "platform-a", "previous": "11" * 32,
+        "contract": contract.hash, "epoch": 20_000, "expires_at": contract.expires_at,
+    }  # fmt: skip
+    message = wire.ResidualShares(chunk=200, constants=bytes(64_000), slopes=bytes(64_000))
+    data, _ = wire.seal(header, message, key)
+    real = len(data) - message.ByteSize()
+    allowed = plan_costs.envelope_bytes(contract, "bank-1", "round.residuals")
+    assert real <= allowed <= real + 40
+
+
+def test_a_masked_gradient_and_masked_counts_fit_what_is_allowed_for_flower():
+    from lianxin.federation import apps, grid
+
+    contract = sample(3)
+    layouts = scorecard.plan_layouts(contract)
+    totals = binning.encode_totals([1] * 23, layouts)
+    arrays = {"masked_gradient": np.frombuffer(totals, np.uint8), "masked_counts": np.zeros(2 * 23 * 8, np.uint64)}
+    content = apps.record_of(arrays, {"rows": 30_000}, {})
+    asked = grid.Metadata(1, "train/1/bank-1", 0, 1, "", "1", 0.0, 1.0, "train")
+    encoded = grid.encode_message(grid.Message(content=content, metadata=asked), contract.record["forms"], "train/1/bank-1")
+    reply = next(
+        e for e in plan_costs.bank_traffic(contract, "bank-1", 0, 0)
+        if (e.step, e.sender) == ("learning.exchange", "bank-1")
+    )  # fmt: skip
+    assert encoded.ByteSize() <= reply.payload_bytes - 2 * plan_costs.LEARNING_BYTES
+
+
+# ---- what the plan says
+
+
+def test_one_two_and_three_banks_are_told_different_things():
+    seen = [
+        next(e["what"] for e in plan_of(sample(k))["learns"] if (e["who"], e["step"]) == ("platform-a", "learning.exchange"))
+        for k in (1, 2, 3)
+    ]
+    assert "bank-1's own" in seen[0] and "nothing hides" in seen[0]
+    assert "summed over the two banks" in seen[1] and "the other's own" in seen[1]
+    assert "summed over 3 banks" in seen[2] and "all the other 2" in seen[2]
+    ends = [" ".join(plan_of(sample(k))["not_protected"]) for k in (1, 2, 3)]
+    assert "no sum to hide in" in ends[0] and "one of them knows the other's" in ends[1] and "2 of the 3" in ends[2]
+
+
+def test_the_two_matching_protocols_differ_in_what_hides_the_banks_firms_and_in_price():
+    paillier, ecdh = (plan_of(sample(matching=name)) for name in ("paillier", "ecdh"))
+    hidden = [[e["what"] for e in p["learns"] if e["step"] == "matching.query"][0] for p in (paillier, ecdh)]
+    assert "encryptions" in hidden[0] and "uniform" in hidden[1]
+    cpu = [{t["party"]: t["cpu_us"] for t in p["totals"]} for p in (paillier, ecdh)]
+    assert all(cpu[0][party] - cpu[1][party] > 30_000_000 for party in ("bank-1", "platform-a"))
+
+
+def test_a_malicious_sides_reach_is_the_contracts_sizes_multiplied_out():
+    entries = plan_of(sample(rounds=7))["learns"]
+    platform = next(e for e in entries if (e["who"], e["step"]) == ("platform-a", "learning.exchange"))
+    bank = next(e for e in entries if (e["who"], e["step"]) == ("bank-1", "round.residuals"))
+    assert f"{23 * 7} labels by counts"[:3] in platform["malicious"] and f"{23 * 7} in the rounds" in platform["malicious"]
+    assert f"up to {9 * 7} of platform-a's scores" in bank["malicious"]
+
+
+def test_sizes_that_break_the_advice_are_named_and_enough_rows_are_silent():
+    assert plan_of(sample())["advice"] == []
+    small = plan_of(sample(max_rows=500))["advice"]
+    assert len(small) == 2 and "asks for 3220 training rows" in small[0] and small[1].startswith("bank-1 sees up to 54")
+    assert len(plan_of(sample(3, max_rows=1100))["advice"]) == 0, "rows of three banks count together"
+
+
+def test_every_step_of_a_run_is_priced_and_explained():
+    made = plan_of(sample(2))
+    assert {entry["step"] for entry in made["learns"]} == set(STEPS)
+    assert {entry["step"] for entry in made["messages"]} == set(STEPS)
+
+
+@pytest.mark.parametrize("banks", [1, 2, 3])
+def test_a_plan_is_canonical_and_a_function_of_its_contract(banks):
+    made = plan_of(sample(banks))
+    data = canonical.encode(made)
+    assert canonical.decode(data) == made
+    assert canonical.encode(plan_of(sample(banks))) == data
+    proposal = next(e for e in made["messages"] if (e["step"], e["sender"]) == ("contract.agree", "platform-a"))
+    assert len(data) < proposal["bytes"]
+
+
+def test_only_a_run_that_can_go_on_without_a_bank_counts_on_repeated_rounds():
+    cases = [(1, {}, 6), (2, {}, 6), (3, {}, 7), (5, {}, 9), (8, {}, 9), (5, {"on_loss": "stop"}, 6), (5, {"min_banks": 4}, 7)]
+    for banks, changes, attempts in cases:
+        assert plan.possible_attempts(sample(banks, **changes)) == attempts
+
+
+def test_a_round_at_thirty_thousand_rows_costs_what_the_design_says():
+    contract = sample()
+    both = [
+        plan_costs.cpu_us(more, REFERENCE) - plan_costs.cpu_us(less, REFERENCE)
+        for work in (plan_costs.bank_work, plan_costs.platform_work)
+        for more, less in [(work(contract, "bank-1", 6), work(contract, "bank-1", 5))]
+    ]
+    assert 35e6 < sum(both) < 50e6
+
+
+def test_matching_costs_what_the_design_says():
+    contract = sample(max_queries=10_048, max_rows=130_048)
+    queries = plan_costs.platform_work(contract, "bank-1", 0) - plan_costs.platform_work(
+        sample(max_queries=64, max_rows=130_048), "bank-1", 0
+    )
+    assert 4.3e6 < plan_costs.cpu_us(queries, REFERENCE) / 9984 * 1e3 < 5.2e6
+
+
+def test_a_plan_reads_as_sentences_that_name_every_party_and_step():
+    lines = plan.describe_plan(plan_of(sample(3)))
+    text = "\n".join(lines)
+    assert all(name in text for name in ("platform-a", "bank-1", "bank-2", "bank-3", *STEPS))
+    assert all(line.endswith(".") for line in lines)
+
+
+def observed_of(made, party=None):
+    totals = {}
+    for entry in made["messages"]:
+        if party in (None, entry["sender"], entry["recipient"]):
+            envelopes, size = totals.get(entry["step"], (0, 0))
+            totals[entry["step"]] = envelopes + entry["envelopes"], size + entry["bytes"]
+    return totals
+
+
+def test_a_transcript_at_the_plans_bounds_is_clean_and_one_byte_or_envelope_more_is_named():
+    made = plan_of(sample(2))
+    observed = observed_of(made)
+    assert plan.check_transcript_against_plan(made, observed) == []
+    envelopes, size = observed["matching.query"]
+    (sentence,) = plan.check_transcript_against_plan(made, {**observed, "matching.query": (envelopes, size + 1)})
+    assert sentence == f"step matching.query carried {size + 1} bytes where the plan allows {size}"
+    (sentence,) = plan.check_transcript_against_plan(made, {**observed, "matching.query": (envelopes + 1, size)})
+    assert f"{envelopes + 1} envelopes" in sentence
+
+
+def test_a_banks_own_view_is_held_against_its_own_conversations_only():
+    made = plan_of(sample(2))
+    whole = observed_of(made)
+    assert len(plan.check_transcript_against_plan(made, whole, "bank-1")) == len(STEPS)
+    assert plan.check_transcript_against_plan(made, observed_of(made, "bank-1"), "bank-1") == []
+
+
+def test_a_step_that_no_plan_knows_is_named():
+    (sentence,) = plan.check_transcript_against_plan(plan_of(sample()), {"training.leak": (1, 10)})
+    assert "training.leak carried 1 envelopes where the plan allows 0" in sentence
+
+
+def test_a_calibration_of_another_key_size_prices_nothing():
+    with pytest.raises(ValueError, match="cannot price"):
+        plan.make_plan(sample(key_bits=3072), REFERENCE)
+
+
+def test_measuring_times_every_kernel_under_the_clock_that_is_passed_in():
+    ticks = iter(range(0, 10**12, 1_000_000))
+    measured = plan.measure_calibration(2048, Drbg(b"c" * 32), lambda: next(ticks), seconds=0.0)
+    assert measured.source == "measured"
+    assert {measured.multiply_ns, measured.encrypt_ns, measured.textbook_ns, measured.sign_ns} == {1_000_000}
+    assert measured.decrypt_ns == 3_000_000
+    real = plan.measure_calibration(2048, Drbg(b"c" * 32), time.process_time_ns, seconds=0.2)
+    assert real.multiply_ns < real.encrypt_ns < real.textbook_ns < real.check_key_ns
+    assert canonical.decode(canonical.encode(plan.make_plan(sample(), real)))["calibration"]["source"] == "measured"
+
+
+def test_other_key_sizes_are_priced_above_smaller_ones():
+    small, large = plan.reference_calibration(3072), plan.reference_calibration(4096)
+    assert large.textbook_ns > 2 * small.textbook_ns and large.group_base_ns == small.group_base_ns
+
+
+def test_the_stars_masks_last_for_the_attempts_that_the_plan_promises():
+    contract = sample(5)
+    bank = star.BankStar(contract, "bank-1", [0, 1] * 50, binning.Columns(([0, 1] * 50,), (2,)))
+    assert plan.possible_attempts(contract) <= bank.layouts.masks.slots
+
+
+# ---- docs/leakage.md
+
+
+def table(entries):
+    lines = ["| step | who | learns | a malicious side |", "|---|---|---|---|"]
+    return lines + [f"| `{e['step']}` | {e['who']} | {e['what']} | {e['malicious']} |" for e in entries]
+
+
+def differing(changed, base):
+    return [entry for entry in changed["learns"] if entry not in base["learns"]]
+
+
+def generated_parts():
+    base, one, two, ecdh = (plan_of(c) for c in (sample(3), sample(1), sample(2), sample(3, matching="ecdh")))
+    costs = ["| party | sends | computes | ends after |", "|---|---|---|---|"]
+    for total in base["totals"]:
+        sent, cpu, wall = total["bytes_sent"] / 1e6, total["cpu_us"] / 1e6, total["wall_us"] / 1e6
+        costs.append(f"| {total['party']} | {sent:.1f} MB | {cpu:.0f} s | {wall:.0f} s |")
+    platform_alone = [[e for e in differing(p, base) if e["step"] == "learning.exchange"] for p in (one, two)]
+    return {
+        "three-banks": table(base["learns"]),
+        "two-banks": table(platform_alone[1]),
+        "one-bank": table(platform_alone[0]),
+        "ecdh": table(differing(ecdh, base)),
+        "not-protected": [f"- {sentence}" for sentence in base["not_protected"]],
+        "costs": costs,
+    }
+
+
+def with_parts(document):
+    for name, lines in generated_parts().items():
+        block = "\n".join([f"<!-- generated: {name} -->", *lines, "<!-- end -->"])
+        document, found = re.subn(rf"<!-- generated: {name} -->\n.*?<!-- end -->", lambda _: block, document, flags=re.S)  # noqa: B023
+        assert found == 1, name
+    return document
+
+
+def test_the_leakage_document_says_what_the_plan_says():
+    document = LEAKAGE.read_text(encoding="utf-8")
+    assert document == with_parts(document), "run `python tests/test_plan.py` to write the generated parts anew"
+
+
+if __name__ == "__main__":
+    LEAKAGE.write_text(with_parts(LEAKAGE.read_text(encoding="utf-8")), encoding="utf-8")
