@@ -3,7 +3,8 @@
 A plan is a canonical record, `type` "plan", made from the contract and a calibration alone:
 
 - `learns`: who learns what at each step, and what a malicious side could read (`plan_leakage`);
-- `messages`: envelopes and bytes a step and direction, at most, spare attempts included (`plan_costs`);
+- `messages`: envelopes and bytes a step and direction, at most, repeated rounds included (`plan_costs`); bytes are the
+  messages', as ledgers count them, the signed headers around them stand in `totals` as `wire_bytes`;
 - `totals`: for each party bytes, processor time and wall time, in microseconds, for the contract's rounds;
 - `budgets`: queries, rows, attempts, numbers that each side may see; `advice` and `not_protected`: sentences.
 
@@ -12,7 +13,7 @@ report compares what crossed with `check_transcript_against_plan`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,11 +29,12 @@ from lianxin.federation.plan_calibration import (
 from lianxin.federation.plan_costs import (
     LINK_BYTES_PER_S,
     RECORD_BYTES,
+    Sizes,
     Traffic,
+    bank_traffic,
     bank_work,
     cpu_us,
     platform_work,
-    run_traffic,
 )
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.federation.steps import STEPS
@@ -49,18 +51,26 @@ __all__ = [
 ]
 
 
-def make_plan(contract: RunContract, calibration: Calibration) -> dict[str, Any]:
-    """Return the plan of `contract` as a canonical record. Raises PackingOverflow when its sizes fit no layout, and
-    ValueError for a calibration of another key size."""
+def make_plan(contract: RunContract, calibration: Calibration, platform_firms: int | None = None) -> dict[str, Any]:
+    """Return the plan of `contract` as a canonical record.
+
+    `platform_firms` is how many firms the platform declares for matching, which no term of the contract bounds; by
+    default as many as `max_rows`. Raises PackingOverflow when the contract's sizes fit no layout, ValueError for a
+    calibration of another key size.
+    """
     if calibration.key_bits != contract.key_bits:
         raise ValueError(f"a calibration for {calibration.key_bits} bits cannot price keys of {contract.key_bits}")
-    first = _plan_of(contract, calibration, 0)
-    return _plan_of(contract, calibration, len(canonical.encode(first)) + RECORD_BYTES)
+    firms = contract.max_rows if platform_firms is None else platform_firms
+    sizes = [Sizes(contract, bank, firms) for bank in contract.banks]
+    first = _plan_of(contract, calibration, sizes, 0)
+    return _plan_of(contract, calibration, sizes, len(canonical.encode(first)) + RECORD_BYTES)
 
 
-def _plan_of(contract: RunContract, calibration: Calibration, plan_bytes: int) -> dict[str, Any]:
-    at_most = run_traffic(contract, possible_attempts(contract), plan_bytes)
-    planned = run_traffic(contract, contract.rounds, plan_bytes)
+def _plan_of(
+    contract: RunContract, calibration: Calibration, sizes: Sequence[Sizes], plan_bytes: int
+) -> dict[str, Any]:
+    at_most = [entry for one in sizes for entry in bank_traffic(one, possible_attempts(contract), plan_bytes)]
+    planned = [entry for one in sizes for entry in bank_traffic(one, contract.rounds, plan_bytes)]
     return {
         "type": "plan",
         "version": 1,
@@ -71,8 +81,8 @@ def _plan_of(contract: RunContract, calibration: Calibration, plan_bytes: int) -
         "calibration": calibration.record(),
         "learns": plan_leakage.learns(contract),
         "messages": [_message(entry) for entry in at_most],
-        "totals": _totals(contract, calibration, planned, at_most),
-        "budgets": _budgets(contract),
+        "totals": _totals(sizes, calibration, planned, at_most),
+        "budgets": {**_budgets(contract), "firms_of_platform": sizes[0].firms},
         "advice": plan_leakage.advice(contract),
         "not_protected": plan_leakage.not_protected(contract),
     }
@@ -86,7 +96,7 @@ def possible_attempts(contract: RunContract) -> int:
 
 
 def _message(entry: Traffic) -> dict[str, Any]:
-    return {name: value for name, value in asdict(entry).items() if name != "payload_bytes"}
+    return {name: value for name, value in asdict(entry).items() if name != "wire_bytes"}
 
 
 def _budgets(contract: RunContract) -> dict[str, Any]:
@@ -104,30 +114,30 @@ def _budgets(contract: RunContract) -> dict[str, Any]:
 
 
 def _totals(
-    contract: RunContract, calibration: Calibration, planned: list[Traffic], at_most: list[Traffic]
+    sizes: Sequence[Sizes], calibration: Calibration, planned: Sequence[Traffic], at_most: Sequence[Traffic]
 ) -> list[dict[str, Any]]:
     """The platform serves its banks on one processor; a bank waits for it, and for the link."""
-    banks = {bank: cpu_us(_bank_operations(contract, bank, planned), calibration) for bank in contract.banks}
-    platform = cpu_us(_platform_operations(contract, planned), calibration)
-    slowest = max(banks.values(), default=0)
-    total = []
-    for party, own in {contract.platform: platform, **banks}.items():
-        sent, carried = _bytes_of(planned, party), _carried(planned, party)
-        wall = platform + (slowest if party == contract.platform else own) + carried * 1_000_000 // LINK_BYTES_PER_S
-        most = _bytes_of(at_most, party)
-        total.append({"party": party, "bytes_sent": sent, "bytes_at_most": most, "cpu_us": own, "wall_us": wall})
-    return total
+    rounds, platform = sizes[0].contract.rounds, sizes[0].contract.platform
+    banks = {
+        one.bank: cpu_us(bank_work(one, rounds) + _signatures(planned, one.bank), calibration) for one in sizes
+    }  # fmt: skip
+    served = cpu_us(_platform_operations(sizes, rounds) + _signatures(planned, platform), calibration)
+    waits = {platform: served + max(banks.values()), **{bank: served + own for bank, own in banks.items()}}
+    return [
+        {
+            "party": party,
+            "bytes_sent": sum(entry.bytes for entry in planned if entry.sender == party),
+            "bytes_at_most": sum(entry.bytes for entry in at_most if entry.sender == party),
+            "wire_bytes": sum(entry.wire_bytes for entry in planned if entry.sender == party),
+            "cpu_us": own,
+            "wall_us": waits[party] + _carried(planned, party) * 1_000_000 // LINK_BYTES_PER_S,
+        }
+        for party, own in {platform: served, **banks}.items()
+    ]
 
 
-def _bank_operations(contract: RunContract, bank: str, planned: list[Traffic]) -> Counter[str]:
-    return bank_work(contract, bank, contract.rounds) + _signatures(planned, bank)
-
-
-def _platform_operations(contract: RunContract, planned: list[Traffic]) -> Counter[str]:
-    work = Counter(generate_key=1) + _signatures(planned, contract.platform)
-    for bank in contract.banks:
-        work += platform_work(contract, bank, contract.rounds)
-    return work
+def _platform_operations(sizes: Iterable[Sizes], rounds: int) -> Counter[str]:
+    return sum((platform_work(one, rounds) for one in sizes), Counter(generate_key=1))
 
 
 def _signatures(traffic: Iterable[Traffic], party: str) -> Counter[str]:
@@ -138,12 +148,8 @@ def _signatures(traffic: Iterable[Traffic], party: str) -> Counter[str]:
     return work
 
 
-def _bytes_of(traffic: Iterable[Traffic], party: str) -> int:
-    return sum(entry.bytes for entry in traffic if entry.sender == party)
-
-
 def _carried(traffic: Iterable[Traffic], party: str) -> int:
-    return sum(entry.bytes for entry in traffic if party in (entry.sender, entry.recipient))
+    return sum(entry.wire_bytes for entry in traffic if party in (entry.sender, entry.recipient))
 
 
 # ---- what a person and the report read
@@ -156,7 +162,8 @@ def describe_plan(plan: Mapping[str, Any]) -> list[str]:
     lines += [_described(entry) for entry in plan["learns"]]
     lines.append(
         f"The run makes {budgets['rounds']} rounds in at most {budgets['attempts']} attempts, over at most "
-        f"{budgets['rows_a_bank']} training rows and {budgets['queries_a_bank']} matching queries a bank."
+        f"{budgets['rows_a_bank']} training rows and {budgets['queries_a_bank']} matching queries a bank, and "
+        f"{budgets['firms_of_platform']} firms of the platform."
     )
     lines += [_priced(total) for total in plan["totals"]]
     bits, source = calibration["key_bits"], calibration["source"]
@@ -184,7 +191,7 @@ def check_transcript_against_plan(
 ) -> list[str]:
     """Return a sentence for each step that sent more than the plan allows; an empty list is good.
 
-    `observed[step]` is (envelopes, bytes of whole envelopes), both directions of all conversations; with `party`, of
+    `observed[step]` is (envelopes, bytes of their messages), both directions of all conversations; with `party`, of
     that party's conversations alone.
     """
     allowed: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))

@@ -72,9 +72,7 @@ def reference_calibration(key_bits: int) -> Calibration:
     return replace(base, key_bits=key_bits, **scaled)
 
 
-def measure_calibration(
-    key_bits: int, drbg: Drbg, clock_ns: Callable[[], int], seconds: float = 2.0
-) -> Calibration:
+def measure_calibration(key_bits: int, drbg: Drbg, clock_ns: Callable[[], int], seconds: float = 2.0) -> Calibration:
     """Return what the kernels cost here, on this core; takes about `seconds` and the time to build small tables.
 
     `clock_ns` is processor time in nanoseconds. The primes behind the timings are drawn quickly, are not safe and serve

@@ -2,7 +2,7 @@
 
 Sizes are those of the real messages, built empty at their largest and cut as `matching`, `binning`, `rounds` and
 `streams` cut them; operations are counted as those roles do them, and priced by a `Calibration`. Everything is an upper
-bound at the contract's `max_queries`, `max_rows` and `max_bins`; the platform matches at most `max_rows` firms.
+bound at the contract's `max_queries`, `max_rows` and `max_bins`, and at the number of firms that the platform declares.
 """
 
 from collections import Counter
@@ -24,22 +24,23 @@ from lianxin.federation.streams import ROW_BYTES
 
 LINK_BYTES_PER_S = 12_500_000
 RECORD_BYTES = 1024  # a signed checkpoint or approval, or one more signature over a contract
-LEARNING_BYTES = 2048  # names, numbers and ids of one Flower message, without its arrays
-BANK_ENTRY_BYTES = 192  # one bank's id and agreement key inside an instruction
+LEARNING_BYTES = 1024  # names, numbers and ids of one Flower message, without its arrays and lists
+AGREEMENT_BYTES = 1024  # one bank's signed agreement key
+BANK_NAME_BYTES = 72  # one bank in a list of names
 CONVERSATION_SUFFIX = 16
 POWER_BITS, WEIGHT_BITS = SCORE_BITS + 5, WOE_BITS + 3
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one party sends another in one step: `payload_bytes` are the messages', `bytes` the whole envelopes'."""
+    """What one party sends another in one step: `bytes` of the messages, `wire_bytes` of the envelopes around them."""
 
     step: str
     sender: str
     recipient: str
     envelopes: int
-    payload_bytes: int
     bytes: int
+    wire_bytes: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Sizes:
 
     contract: RunContract
     bank: str
+    firms: int
 
     @property
     def features(self) -> int:
@@ -67,7 +69,7 @@ class Sizes:
     @property
     def matched(self) -> int:
         """How many firms can match."""
-        return min(self.contract.max_queries, self.contract.max_rows)
+        return min(matching.padded(self.contract.max_queries), self.firms)
 
     @property
     def is_ecdh(self) -> bool:
@@ -105,14 +107,9 @@ _Build = Callable[[int, int], Any]  # (chunk, items) to a message
 _Part = tuple[str, bool, int, int]  # step, whether the bank sends it, messages, their bytes
 
 
-def run_traffic(contract: RunContract, attempts: int, plan_bytes: int) -> list[Traffic]:
-    """Return what crosses in a run of `attempts` rounds whose plan has `plan_bytes`, bank by bank, step by step."""
-    return [entry for bank in contract.banks for entry in bank_traffic(contract, bank, attempts, plan_bytes)]
-
-
-def bank_traffic(contract: RunContract, bank: str, attempts: int, plan_bytes: int) -> list[Traffic]:
-    """Return what crosses between one bank and the platform, an entry a step and direction."""
-    sizes = Sizes(contract, bank)
+def bank_traffic(sizes: Sizes, attempts: int, plan_bytes: int) -> list[Traffic]:
+    """Return what crosses between one bank and the platform in a run of `attempts` rounds whose plan has `plan_bytes`:
+    an entry a step and direction."""
     parts = [*_agreement(sizes, plan_bytes), *_matching(sizes), *_binning(sizes), *_points(sizes)]
     parts += _learning(sizes, attempts)
     parts += ((step, from_bank, count * attempts, size * attempts) for step, from_bank, count, size in _round(sizes))
@@ -121,12 +118,12 @@ def bank_traffic(contract: RunContract, bank: str, attempts: int, plan_bytes: in
         before = found.get((step, from_bank), (0, 0))
         found[step, from_bank] = before[0] + messages, before[1] + size
     order = sorted(found, key=lambda key: (list(STEPS).index(key[0]), not key[1]))
-    return [_entry(contract, bank, *key, *found[key]) for key in order]
+    return [_entry(sizes, *key, *found[key]) for key in order]
 
 
-def _entry(contract: RunContract, bank: str, step: str, from_bank: bool, messages: int, size: int) -> Traffic:
-    ends = (bank, contract.platform) if from_bank else (contract.platform, bank)
-    return Traffic(step, *ends, messages, size, size + messages * envelope_bytes(contract, bank, step))
+def _entry(sizes: Sizes, step: str, from_bank: bool, messages: int, size: int) -> Traffic:
+    ends = (sizes.bank, sizes.contract.platform) if from_bank else (sizes.contract.platform, sizes.bank)
+    return Traffic(step, *ends, messages, size, size + messages * envelope_bytes(sizes.contract, sizes.bank, step))
 
 
 def envelope_bytes(contract: RunContract, bank: str, step: str) -> int:
@@ -151,11 +148,10 @@ def _stream(step: str, from_bank: bool, total: int, size: int, build: _Build) ->
 
 
 def _agreement(sizes: Sizes, plan_bytes: int) -> Iterator[_Part]:
-    contract = sizes.contract
-    signed = bytes(len(canonical.encode(dict(contract.record))) + RECORD_BYTES * (len(contract.banks) + 1))
-    yield _one("contract.agree", False, wire.Proposal(contract=signed, plan=bytes(plan_bytes)))
-    yield _one("contract.agree", True, wire.Approval(approval=bytes(RECORD_BYTES)))
-    yield _one("contract.agree", False, wire.SignedContract(contract=signed))
+    terms, parties = len(canonical.encode(dict(sizes.contract.record))), len(sizes.contract.banks) + 1
+    yield _one("contract.agree", False, wire.Proposal(contract=bytes(terms), plan=bytes(plan_bytes)))
+    yield _one("contract.agree", True, wire.Approval(approval=bytes(terms + RECORD_BYTES)))
+    yield _one("contract.agree", False, wire.SignedContract(contract=bytes(terms + parties * RECORD_BYTES)))
     yield _one("contract.close", False, wire.RunStatus(state="x" * 32, rule="x" * 16, checkpoint=bytes(RECORD_BYTES)))
     yield _one("contract.close", True, wire.RunClosed(checkpoint=bytes(RECORD_BYTES)))
 
@@ -168,7 +164,7 @@ def _key_bytes(sizes: Sizes) -> dict[str, bytes]:
 
 def _matching(sizes: Sizes) -> Iterator[_Part]:
     contract = sizes.contract
-    queries, rows = matching.padded(contract.max_queries), matching.padded(contract.max_rows)
+    queries, rows = matching.padded(contract.max_queries), matching.padded(sizes.firms)
     root = nonce = bytes(32)
     key = {} if sizes.is_ecdh else _key_bytes(sizes)
     yield _one("matching.open", True, wire.BankOpening(nonce=nonce, padded_queries=queries, input_root=root, **key))
@@ -202,7 +198,7 @@ def _binning(sizes: Sizes) -> Iterator[_Part]:
         "binning.rows", True, rows, contract.chunk_bytes // ROW_BYTES,
         lambda chunk, n: wire.TrainingRows(chunk=chunk, rows=bytes(ROW_BYTES * n), last=True),
     )  # fmt: skip
-    yield _one("binning.rows", False, wire.TrainingRowsNoted(rows=rows))
+    yield _one("binning.rows", False, wire.TrainingRowsNoted(rows=rows, live=bytes((rows + 7) // 8)))
     yield _one("binning.keys", True, wire.TrainingKey(**_key_bytes(sizes)))
     yield _one("binning.keys", False, wire.TrainingKey(**_key_bytes(sizes)))
     yield _stream(
@@ -258,17 +254,18 @@ def _learning(sizes: Sizes, attempts: int) -> Iterator[_Part]:
     """An instruction and a reply for matching, counting, each attempt and the evaluation."""
     step, counts = "learning.exchange", 2 * 8 * sizes.features * sizes.contract.max_bins
     totals = sizes.features * 8 * -(-sizes.layouts.width_bits // 64)
-    instruction = LEARNING_BYTES + BANK_ENTRY_BYTES * len(sizes.contract.banks)
-    yield step, False, 3 + attempts, (3 + attempts) * instruction
-    yield step, True, 3 + attempts, (3 + attempts) * LEARNING_BYTES + counts + attempts * totals
+    messages, banks = 3 + attempts, len(sizes.contract.banks)
+    told = banks * AGREEMENT_BYTES + attempts * banks * BANK_NAME_BYTES
+    yield step, False, messages, messages * LEARNING_BYTES + told
+    yield step, True, messages, messages * LEARNING_BYTES + AGREEMENT_BYTES + counts + attempts * totals
 
 
 # ---- processor time
 
 
-def bank_work(contract: RunContract, bank: str, rounds: int) -> Counter[str]:
+def bank_work(sizes: Sizes, rounds: int) -> Counter[str]:
     """Return how many of each priced operation a bank does in a run of `rounds` rounds."""
-    sizes, rows = Sizes(contract, bank), contract.max_rows
+    contract, rows = sizes.contract, sizes.contract.max_rows
     own_bins = [contract.max_bins] * (sizes.own - 1) + [1]
     queries = matching.padded(contract.max_queries)
     cells = sizes.features * contract.max_bins
@@ -285,9 +282,9 @@ def bank_work(contract: RunContract, bank: str, rounds: int) -> Counter[str]:
     return work + matching_work + Counter(multiply=_owner_tables(contract))
 
 
-def platform_work(contract: RunContract, bank: str, rounds: int) -> Counter[str]:
+def platform_work(sizes: Sizes, rounds: int) -> Counter[str]:
     """Return how many of each priced operation the platform does with one bank, its own key's generation left out."""
-    sizes, rows = Sizes(contract, bank), contract.max_rows
+    contract, rows = sizes.contract, sizes.contract.max_rows
     bins = [contract.max_bins] * sizes.features
     chunk, packs = sizes.chunk_rows(2), sizes.packs(rows)
     once = _histogram_multiplications(rows, sizes.chunk_rows(1), bins)
@@ -303,7 +300,7 @@ def platform_work(contract: RunContract, bank: str, rounds: int) -> Counter[str]
 
 
 def _matching_evaluation(sizes: Sizes) -> Counter[str]:
-    queries, rows = matching.padded(sizes.contract.max_queries), matching.padded(sizes.contract.max_rows)
+    queries, rows = matching.padded(sizes.contract.max_queries), matching.padded(sizes.firms)
     if sizes.is_ecdh:
         return Counter(group_hash=rows, group_multiply=rows + queries)
     exponent = psi_paillier.EXPONENT_BOUND.bit_length()

@@ -14,6 +14,7 @@ from lianxin.federation.scorecard import GRID, SIGNIFICANT_BITS
 
 NOTHING = "nothing further"
 REPLAY = "found only by replay"
+ROW_STATISTICS = ("AGGREGATE", "DESENSITISED", "PLAIN")
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,13 @@ def _collusion(terms: Terms) -> Iterator[str]:
     elif terms.banks == 2:
         yield f"With two banks, {terms.platform} together with one of them knows the other's counts and gradients."
     else:
-        rest = terms.banks - 1
-        yield f"{terms.platform} together with {rest} of the {terms.banks} banks knows the counts and gradients of the last."
+        others = f"{terms.banks - 1} of the {terms.banks} banks"
+        yield f"{terms.platform} together with {others} knows the last one's counts and gradients."
         if terms.contract.on_loss == "rerun" and terms.contract.min_banks <= 2:
-            yield f"After a bank is lost the run may go on with two: {terms.platform} and one then know the other's gradients."
+            yield (
+                "After a bank is lost the run may go on with two: "
+                f"{terms.platform} together with one of them then knows the other's gradients."
+            )
 
 
 def advice(contract: RunContract) -> list[str]:
@@ -154,7 +158,7 @@ def _matching(terms: Terms) -> Iterator[Learns]:
         bank,
         "one pseudo-random value for each firm that it asks about",
         "matching.query",
-        f"asks about any firm, with or without consent: up to {contract.max_queries} a run",
+        f"asks about any firm, with or without consent: up to {contract.max_queries} in a matching session",
     )
     yield Learns(
         bank,
@@ -166,13 +170,14 @@ def _matching(terms: Terms) -> Iterator[Learns]:
         platform,
         f"which of its firms are {terms.that_bank}'s customers (shared alignment)",
         "matching.share",
-        "declares firms that it holds nothing about, to learn whose customers they are; found by opening its row root",
+        "declares firms that it holds nothing about, to learn whose customers they are; found only by opening its root",
     )
 
 
 def _binning(terms: Terms) -> Iterator[Learns]:
     contract, platform, bank = terms.contract, terms.platform, terms.each_bank
-    yield Learns(platform, "how many training rows each matched firm has, and their order", "binning.rows", NOTHING)
+    yield Learns(platform, "how many training rows each matched firm has, which may be none", "binning.rows", NOTHING)
+    yield Learns(bank, f"which of these rows have no live consent at {platform}", "binning.rows", NOTHING)
     yield Learns("both sides", "public keys, each with a proof of its form", "binning.keys", NOTHING)
     yield Learns(platform, "nothing: labels stay encrypted under the bank's key", "binning.count", NOTHING)
     yield Learns(
@@ -193,9 +198,10 @@ def _learning(terms: Terms) -> Iterator[Learns]:
     yield Learns(terms.platform, _sums_seen(terms), "learning.exchange", _labels_read(terms))
     if terms.banks > 1:
         yield Learns("each bank", "which banks take part in each round", "learning.exchange", NOTHING)
-    named = sorted(f"{name} ({form})" for name, form in terms.contract.record["forms"].items())
-    if named:
-        yield Learns("both sides", "named values: " + ", ".join(named), "learning.exchange", NOTHING)
+    figures = sorted(name for name, form in terms.contract.record["forms"].items() if form in ROW_STATISTICS)
+    if figures:
+        what = f"{terms.that_bank}'s own figures: {', '.join(figures)}"
+        yield Learns(terms.platform, what, "learning.exchange", NOTHING)
 
 
 def _sums_seen(terms: Terms) -> str:

@@ -1,0 +1,76 @@
+"""The command line: `lianxin network|platform|bank|simulate|audit|replay`.
+
+A mistake ends in one sentence and a non-zero exit; `--debug` shows the traceback. Modules of the simulations are
+imported inside the commands that need them, so that a node never loads them.
+"""
+
+import os
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # the same sums in the same order, and cores for the kernels that matter
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from lianxin.crypto.errors import CryptoError
+from lianxin.federation.errors import LianxinError
+from lianxin.parties import cli_audit, cli_nodes, cli_simulate
+
+app = typer.Typer(
+    name="lianxin", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="Joint credit models between a platform and banks; no raw field leaves its owner unless a named rule lets it.",
+)  # fmt: skip
+app.add_typer(cli_nodes.network, name="network")
+app.add_typer(cli_nodes.platform, name="platform")
+app.add_typer(cli_nodes.bank, name="bank")
+app.add_typer(cli_simulate.simulate, name="simulate")
+app.add_typer(cli_audit.audit, name="audit")
+app.command(name="replay")(cli_audit.replay)
+_FAULT = "fault"
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a fault.")] = False,
+) -> None:
+    """Joint credit models between a platform and banks."""
+    click.get_current_context().obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line and exit with its code: 0 done, 2 a mistake in what was asked, 3 and up see errors.py."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; faults are told on standard error."""
+    debug = "--debug" in arguments
+    try:
+        outcome = typer.main.get_command(app).main(args=arguments, prog_name="lianxin", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as fault:
+        _tell(f"{fault.format_message().rstrip('.')}; see `lianxin --help`")
+        return 2
+    except click.Abort:
+        _tell("stopped by the operator")
+        return 130
+    except (LianxinError, CryptoError) as fault:
+        if debug:
+            raise
+        _tell(str(fault))
+        return getattr(fault, "exit_code", 4)
+
+
+def _tell(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(sentence, style="red", markup=False)
+
+
+if __name__ == "__main__":
+    main()

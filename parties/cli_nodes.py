@@ -1,0 +1,324 @@
+"""Commands of people who run nodes: make a trial network, set up, serve, launch, approve, refuse, look."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+import typer
+from rich.console import Console
+
+from lianxin.crypto.randomness import Drbg, system_seed
+from lianxin.federation import plan
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import InputFault, LianxinError
+from lianxin.parties.bank import BankNode
+from lianxin.parties.clock import SystemClock
+from lianxin.parties.config import NodeConfig, load_node, load_run
+from lianxin.parties.control import ControlServer, ask
+from lianxin.parties.identity import make_network
+from lianxin.parties.node import SUBJECT_KEY_FILE, Node, open_node, write_subject_key
+from lianxin.parties.platform import PlatformNode
+
+network = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys and certificates for a local trial.")
+platform = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The platform operator's node.")
+bank = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A bank's node.")
+Config = Annotated[Path, typer.Argument(help="The node's TOML file.")]
+As = Annotated[str, typer.Option("--operator", help="Who decides; it is named in the ledger.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+LAUNCH_POLL_S = 0.5
+
+
+@network.command("init")
+def network_init(
+    folder: Annotated[Path, typer.Argument(help="Where each party's identity folder is written.")],
+    platform_id: Annotated[str, typer.Option("--platform", help="The platform's party id.")],
+    banks: Annotated[list[str], typer.Option("--bank", help="A bank's party id; repeat it for more.")],
+    address: Annotated[str, typer.Option(help="Where the platform will listen, host:port.")] = "127.0.0.1:7443",
+    days: Annotated[int, typer.Option(help="How long the certificates are valid.")] = 90,
+) -> None:
+    """Make a test CA, keys and certificates for a local trial.
+
+    Example: lianxin network init net --platform platform-qh --bank bank-a --bank bank-b
+    """
+    make_network(folder, platform_id, banks, None, SystemClock(), days, {platform_id: address})
+    for party in [platform_id, *banks]:
+        write_subject_key(folder / party / SUBJECT_KEY_FILE, system_seed())
+        typer.echo(f"{folder / party}")
+
+
+def _init(path: Path, settings: Mapping[str, Any]) -> None:
+    if path.exists():
+        raise InputFault(f"{path} exists already; remove it or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(tomli_w.dumps(dict(settings)))
+    try:
+        load_node(draft)
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    typer.echo(f"wrote {path}; start it with `lianxin {settings['role']} serve {path}`")
+
+
+def _data(table: Path, id_column: str, catalogue: Path | None, consents: Path | None, firm_keys: Path | None) -> dict[str, str]:
+    given = {"table": table, "catalogue": catalogue, "consents": consents, "firm_keys": firm_keys}
+    return {"id": id_column} | {name: str(path.resolve()) for name, path in given.items() if path is not None}
+
+
+Table = Annotated[Path, typer.Option("--table", help="The node's table: .csv, .csv.gz or .parquet.")]
+IdColumn = Annotated[str, typer.Option("--id", help="The column that names the firm.")]
+IdentityFolder = Annotated[Path, typer.Option("--identity", help="The party's identity folder.")]
+OperatorName = Annotated[str, typer.Option("--operator", help="The node's operator, named in its ledger.")]
+Catalogue = Annotated[Path | None, typer.Option("--catalogue", help="A catalogue file; the packaged draft without it.")]
+Consents = Annotated[Path | None, typer.Option("--consents", help="Signed consents, a line each.")]
+FirmKeyFile = Annotated[Path | None, typer.Option("--firm-keys", help="The firms' registered keys, a line each.")]
+
+
+@platform.command("init")
+def platform_init(
+    config: Config, identity: IdentityFolder, table: Table, id_column: IdColumn, operator: OperatorName,
+    listen: Annotated[str, typer.Option(help="host:port to listen on.")] = "127.0.0.1:7443",
+    catalogue: Catalogue = None, consents: Consents = None, firm_keys: FirmKeyFile = None,
+) -> None:  # fmt: skip
+    """Write a platform node's configuration.
+
+    Example: lianxin platform init platform.toml --identity net/platform-qh --table firms.csv.gz --id uscc --operator li
+    """
+    _init(config, {
+        "role": "platform", "operator": operator, "identity": str(identity.resolve()), "state": f"{config.stem}-state",
+        "listen": listen, "data": _data(table, id_column, catalogue, consents, firm_keys),
+    })  # fmt: skip
+
+
+@bank.command("init")
+def bank_init(
+    config: Config, identity: IdentityFolder, table: Table, id_column: IdColumn, operator: OperatorName,
+    label: Annotated[str, typer.Option("--label", help="The column with 1 for bad and 0 for good.")],
+    address: Annotated[str, typer.Option("--platform", help="The platform's host:port.")] = "127.0.0.1:7443",
+    split: Annotated[str | None, typer.Option("--split", help="The column with train or test.")] = None,
+    loan_id: Annotated[str | None, typer.Option("--loan-id", help="The column that tells a firm's loans apart.")] = None,
+    catalogue: Catalogue = None, consents: Consents = None, firm_keys: FirmKeyFile = None,
+) -> None:  # fmt: skip
+    """Write a bank node's configuration. Without a [policy] in it, proposals wait for `lianxin bank approve`.
+
+    Example: lianxin bank init a.toml --identity net/bank-a --table loans.csv.gz --id uscc --label label_bad --operator wang
+    """
+    data = _data(table, id_column, catalogue, consents, firm_keys) | {"label": label}
+    data |= {name: value for name, value in (("split", split), ("loan_id", loan_id)) if value}
+    _init(config, {
+        "role": "bank", "operator": operator, "identity": str(identity.resolve()), "state": f"{config.stem}-state",
+        "platform_address": address, "data": data,
+    })  # fmt: skip
+
+
+def _config(path: Path, role: str) -> NodeConfig:
+    config = load_node(path)
+    if config.role != role:
+        raise InputFault(f"{path} is a {config.role}'s configuration; use `lianxin {config.role}`")
+    return config
+
+
+def _until_stopped(closers: list[Callable[[], None]]) -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+    for close in closers:
+        close()
+
+
+def _planner(config: NodeConfig) -> Callable[[RunContract], dict[str, Any]]:
+    def make(contract: RunContract) -> dict[str, Any]:
+        if config.simulation is not None:
+            return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
+        calibration = plan.measure_calibration(contract.key_bits, Drbg(system_seed()), time.process_time_ns)
+        return plan.make_plan(contract, calibration)
+
+    return make
+
+
+def _status(node: Node, start: int, ended: Mapping[str, Any]) -> dict[str, Any]:
+    return {"party": node.party, "events": node.events(start), "ended": dict(ended)}
+
+
+@platform.command("serve")
+def platform_serve(
+    config: Config,
+    record: Annotated[Path | None, typer.Option(help="Keep every envelope here (trials only).")] = None,
+) -> None:
+    """Run the platform's node until it is stopped.
+
+    Example: lianxin platform serve platform.toml
+    """
+    from lianxin.federation import services
+
+    settings = _config(config, "platform")
+    if record is not None and settings.simulation is None:
+        raise InputFault("--record keeps messages in clear and is for trials; production ledgers keep digests")
+    node = open_node(settings, record)
+    served = PlatformNode(node, _planner(settings))
+    identity, address = node.identity, settings.listen or ""
+    server = services.serve(
+        address, identity.server_tls(), identity.pinned_peers(), served.handle, on_refused=served.refused
+    )
+    control = ControlServer(settings.state, lambda request: _platform_answer(served, request))
+    typer.echo(f"{node.party} listens on {address}")
+    _until_stopped([control.close, served.close, lambda: server.stop(0.0), node.close])
+
+
+def _platform_answer(served: PlatformNode, request: Mapping[str, Any]) -> dict[str, Any]:
+    if request["do"] == "status":
+        return _status(served.node, int(request["from"]), served.ended)
+    if request["do"] == "launch":
+        terms = load_run(Path(request["config"]))
+        if served.node.store.run(terms.run) is not None:
+            raise InputFault(f"run {terms.run} exists already; choose another run id")
+        threading.Thread(target=_lead, args=(served, terms, request["operator"]), daemon=True).start()
+        return {"run": terms.run}
+    raise ValueError("unknown request")
+
+
+def _lead(served: PlatformNode, terms: Any, operator: str) -> None:
+    try:
+        served.launch(terms, operator or None)
+    except LianxinError as failure:
+        served.ended.setdefault(terms.run, {"run": terms.run, "state": "failed", "error": str(failure), "exit_code": failure.exit_code})
+        served.node.say(f"failed {terms.run}: {failure}")
+
+
+@bank.command("serve")
+def bank_serve(config: Config) -> None:
+    """Run a bank's node until it is stopped; it dials the platform and waits there for proposals.
+
+    Example: lianxin bank serve a.toml
+    """
+    from lianxin.federation import services
+
+    settings = _config(config, "bank")
+    node = open_node(settings)
+    identity = node.identity
+    (name,) = [peer.party for peer in identity.peers.values() if peer.role == "platform"]
+    link = services.GrpcLink(settings.platform_address or "", identity.client_tls(name), name)
+    served = BankNode(node, link)
+    control = ControlServer(settings.state, lambda request: _bank_answer(served, request))
+    failure: list[LianxinError] = []
+    threading.Thread(target=_hold, args=(served, failure), daemon=True).start()
+    typer.echo(f"{node.party} dials {settings.platform_address}")
+    _until_stopped([control.close, served.close, node.close])
+
+
+def _hold(served: BankNode, failure: list[LianxinError]) -> None:
+    try:
+        served.serve()
+    except LianxinError as fault:
+        failure.append(fault)
+        served.node.say(f"stopped: {fault}")
+        Console(stderr=True, soft_wrap=True).print(str(fault), style="red", markup=False)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _bank_answer(served: BankNode, request: Mapping[str, Any]) -> dict[str, Any]:
+    if request["do"] == "status":
+        waiting = {run: dict(pending.plan) for run, pending in served.pending.items()}
+        return _status(served.node, int(request["from"]), served.ended) | {"waiting": waiting}
+    if request["do"] == "decide":
+        served.decide(request["run"], bool(request["yes"]), request["operator"])
+        return {"run": request["run"]}
+    raise ValueError("unknown request")
+
+
+@platform.command("launch")
+def platform_launch(
+    run: Annotated[Path, typer.Argument(help="The run's TOML file.")],
+    config: Annotated[Path, typer.Option("--node", help="The platform node's TOML file.")],
+    operator: As = "",
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Propose a run to its banks and, once all have signed, lead it.
+
+    Example: lianxin platform launch run.toml --node platform.toml
+    """
+    state = _config(config, "platform").state
+    name = ask(state, {"do": "launch", "config": str(run.resolve()), "operator": operator})["run"]
+    seen = 0
+    while wait:
+        answer = ask(state, {"do": "status", "from": seen})
+        for _, note in answer["events"]:
+            typer.echo(note, err=True)
+        seen += len(answer["events"])
+        if name in answer["ended"]:
+            _report_end(answer["ended"][name], as_json)
+            return
+        time.sleep(LAUNCH_POLL_S)
+    typer.echo(json.dumps({"run": name}) if as_json else f"run {name} is proposed")
+
+
+def _report_end(ended: Mapping[str, Any], as_json: bool) -> None:
+    if ended["state"] != "finished":
+        fault = LianxinError(ended["error"])
+        fault.exit_code = ended.get("exit_code", 3)
+        raise fault
+    typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
+
+
+def _show_status(config: NodeConfig, as_json: bool) -> None:
+    answer = ask(config.state, {"do": "status", "from": 0})
+    if as_json:
+        typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))
+        return
+    for run, outcome in answer["ended"].items():
+        typer.echo(f"{run}: {outcome['state']} {outcome.get('error', '')}".rstrip())
+    for run, shown in answer.get("waiting", {}).items():
+        typer.echo(f"{run}: waits for approval. Its plan:")
+        for sentence in plan.describe_plan(shown):
+            typer.echo(f"  {sentence}")
+    for _, note in answer["events"][-5:]:
+        typer.echo(f"  {note}")
+
+
+@platform.command("status")
+def platform_status(config: Config, as_json: AsJson = False) -> None:
+    """Show what the platform's running node has done.
+
+    Example: lianxin platform status platform.toml --json
+    """
+    _show_status(_config(config, "platform"), as_json)
+
+
+@bank.command("status")
+def bank_status(config: Config, as_json: AsJson = False) -> None:
+    """Show what a bank's running node has done, and each waiting proposal with its plan.
+
+    Example: lianxin bank status a.toml
+    """
+    _show_status(_config(config, "bank"), as_json)
+
+
+RunId = Annotated[str, typer.Argument(help="The run's id.")]
+BankConfig = Annotated[Path, typer.Option("--node", help="The bank node's TOML file.")]
+
+
+@bank.command("approve")
+def bank_approve(run: RunId, config: BankConfig, operator: As) -> None:
+    """Approve a waiting proposal; the operator must be another than the proposer.
+
+    Example: lianxin bank approve run-1 --node a.toml --operator wang
+    """
+    ask(_config(config, "bank").state, {"do": "decide", "run": run, "yes": True, "operator": operator})
+    typer.echo(f"approved {run}")
+
+
+@bank.command("refuse")
+def bank_refuse(run: RunId, config: BankConfig, operator: As) -> None:
+    """Refuse a waiting proposal; the platform is told the rule and nothing else.
+
+    Example: lianxin bank refuse run-1 --node a.toml --operator wang
+    """
+    ask(_config(config, "bank").state, {"do": "decide", "run": run, "yes": False, "operator": operator})
+    typer.echo(f"refused {run}")

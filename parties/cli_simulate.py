@@ -1,0 +1,197 @@
+"""Simulations from the command line: a made-up province, the SBA loans, or your own tables."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lianxin.federation.errors import InputFault
+
+if TYPE_CHECKING:
+    from lianxin.simulations.layout import Layout, Terms
+
+simulate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Whole runs on made-up or real data.")
+Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the run; a temporary one without it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Seed = Annotated[int, typer.Option(min=0, help="Every draw of the run comes from it.")]
+Rounds = Annotated[int, typer.Option(min=1, max=15, help="Rounds of the scorecard.")]
+KeyBits = Annotated[int, typer.Option("--key-bits", help="Bits of every Paillier modulus; 2048 is the floor.")]
+Workers = Annotated[int, typer.Option(min=0, max=64, help="Processes for the heavy kernels; the result is the same.")]
+Matching = Annotated[str, typer.Option(help="paillier or ecdh.")]
+Nodes = Annotated[str, typer.Option(help="memory: all nodes in this process; processes: each its own, on gRPC.")]
+ConsentRate = Annotated[float, typer.Option("--consent-rate", help="The share of firms that consent.")]
+CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", help="A catalogue in place of the generated one.")]
+_STAGES = ("approved", "matched", "query.match", "counted", "query.count", "train", "evaluate")
+
+
+def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, **more: Any) -> "Terms":
+    from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS
+    from lianxin.simulations.layout import Terms
+
+    if matching not in MATCHING_PROTOCOLS:
+        raise InputFault(f"matching is {' or '.join(MATCHING_PROTOCOLS)}; hashing ids is no protection and not offered")
+    if not MINIMUM_KEY_BITS <= key_bits <= 8192 or key_bits % 2:
+        raise InputFault(f"--key-bits is an even number from {MINIMUM_KEY_BITS} to 8192")
+    return Terms(seed=seed, matching=matching, key_bits=key_bits, rounds=rounds, workers=workers, **more)
+
+
+def _folder(out: Path | None) -> Path:
+    from lianxin.simulations.layout import check_out
+
+    folder = out.resolve() if out is not None else Path(tempfile.mkdtemp(prefix="lianxin-"))
+    check_out(folder)
+    return folder
+
+
+@simulate.command("province")
+def province(
+    out: Out = None, firms: Annotated[int, typer.Option(min=200, help="Firms the platform knows.")] = 8000,
+    banks: Annotated[int, typer.Option(min=1, max=20, help="Banks.")] = 3,
+    loans: Annotated[int, typer.Option(min=100, help="Loans of each bank.")] = 1000,
+    nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
+    workers: Workers = 2, seed: Seed = 1, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """A made-up province: firms with public records, banks with loans, and a true gain from joining.
+
+    Example: lianxin simulate province --nodes processes --out build/demo
+    """
+    from lianxin.simulations.layout import choose_catalogue
+    from lianxin.simulations.tables import check_inputs
+    from lianxin.simulations.world import make_province
+
+    terms = _terms(
+        seed, matching, key_bits, rounds, workers, consent_permille=970, outsider_permille=50, compute_only_permille=20,
+        revoked_firms=1,
+    )  # fmt: skip
+    folder = _folder(out)
+    world = make_province(seed, folder / "tables", firms, banks, loans)
+    inputs = check_inputs(world.platform, list(world.banks), "uscc", "label_bad", "split")
+    _run(folder, inputs, terms, choose_catalogue(inputs, None, True), nodes, as_json, {})
+
+
+@simulate.command("sba")
+def sba(
+    data: Annotated[Path, typer.Option("--data", help="The public SBA loan table.")],
+    out: Out = None, banks: Annotated[int, typer.Option(min=1, max=20, help="How many of the largest banks.")] = 3,
+    nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
+    workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0, catalogue: CatalogueFile = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Real small-firm loans of the U.S. Small Business Administration, as a platform and its largest banks.
+
+    Example: lianxin simulate sba --data sba_loans.csv.gz --out runs/sba
+    """
+    from lianxin.simulations.layout import choose_catalogue, round_share
+    from lianxin.simulations.sba import map_sba
+
+    share = round_share(consent_rate)
+    terms = _terms(seed, matching, key_bits, rounds, workers, consent_permille=share)
+    folder = _folder(out)
+    inputs = map_sba(data, folder / "tables", banks)
+    _run(folder, inputs, terms, choose_catalogue(inputs, catalogue, False), nodes, as_json, dict(inputs.refused_columns))
+
+
+@simulate.command("files")
+def files(
+    platform: Annotated[Path, typer.Option("--platform", help="The platform's table: one row a firm.")],
+    bank: Annotated[list[Path], typer.Option("--bank", help="A bank's table; repeat it for more banks.")],
+    id_column: Annotated[str, typer.Option("--id", help="The column that names the firm, in every table.")],
+    label: Annotated[str, typer.Option("--label", help="The banks' column with 1 for bad and 0 for good.")],
+    split: Annotated[str | None, typer.Option("--split", help="The banks' column with train or test.")] = None,
+    loan_id: Annotated[str | None, typer.Option("--loan-id", help="The column that tells a firm's loans apart.")] = None,
+    model: Annotated[str, typer.Option(help="scorecard.")] = "scorecard",
+    out: Out = None, nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048,
+    rounds: Rounds = 6, workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0,
+    catalogue: CatalogueFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Your own two or more tables.
+
+    Example: lianxin simulate files --platform p.csv.gz --bank b.csv.gz --id uscc --label bad --split split --json
+    """
+    from lianxin.federation.contract import MODELS
+    from lianxin.simulations.layout import choose_catalogue, round_share
+    from lianxin.simulations.tables import check_inputs
+
+    if model not in MODELS:
+        raise InputFault(f"model is {' or '.join(MODELS)}; {model} is not built yet")
+    share = round_share(consent_rate)
+    terms = _terms(seed, matching, key_bits, rounds, workers, consent_permille=share)
+    inputs = check_inputs(platform, bank, id_column, label, split, loan_id)
+    chosen = choose_catalogue(inputs, catalogue, False)
+    _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})
+
+
+def _run(folder: Path, inputs: Any, terms: "Terms", catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str]) -> None:
+    from lianxin.simulations import layout as layouts
+    from lianxin.simulations import runner
+
+    if nodes not in ("memory", "processes"):
+        raise InputFault("--nodes is memory or processes")
+    console = Console(stderr=True)
+    address = runner.free_address() if nodes == "processes" else "127.0.0.1:7443"
+    console.print("issuing keys and consents", style="dim")
+    layout = layouts.lay_out(folder, inputs, terms, catalogue, address)
+    with _progress(console, layout) as watch:
+        if nodes == "memory":
+            ran = runner.run_in_memory(layout, watch)
+        else:
+            ran = runner.run_as_processes(layout, watch, lambda pids: _show_pids(console, pids))
+    _conclude(layout, ran, refused, as_json, console)
+
+
+def _show_pids(console: Console, pids: dict[str, int]) -> None:
+    for party, pid in pids.items():
+        console.print(f"{party}: process {pid}")
+
+
+class _progress:
+    """A bar that moves with the platform's notes."""
+
+    def __init__(self, console: Console, layout: "Layout") -> None:
+        banks = len(layout.inputs.banks)
+        self._total = banks * (5 + layout.terms.rounds + 1)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+        )
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._bar.__enter__()
+        task = self._bar.add_task("starting", total=self._total)
+
+        def watch(note: str) -> None:
+            words = note.split()
+            moved = any(word in _STAGES for word in words)
+            self._bar.update(task, advance=int(moved), description=note[:48])
+
+        return watch
+
+    def __exit__(self, *failure: Any) -> None:
+        self._bar.__exit__(*failure)
+
+
+def _conclude(layout: "Layout", ran: Any, refused: dict[str, str], as_json: bool, console: Console) -> None:
+    from lianxin.parties.report import summary_table, write_report
+    from lianxin.simulations import results, story
+
+    outcome = results.gather(layout, ran)
+    outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
+    summary = story.summary_of(layout, ran, outcome)
+    summary["refusals"] += [
+        {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason} for name, reason in refused.items()
+    ]
+    report = layout.folder / "report.html"
+    write_report(report, summary)
+    (layout.folder / "result.json").write_text(json.dumps(outcome.figures, indent=1))
+    console.print(summary_table(summary))
+    sentence = "evidence verified" if outcome.verdict.ok else "EVIDENCE NOT VERIFIED; run `lianxin audit verify`"
+    console.print(f"{outcome.figures['matched']['overall']} firms matched; {sentence}", highlight=False)
+    for party, pid in ran.pids.items():
+        typer.echo(f"{party} ran as process {pid}")
+    typer.echo(f"report: {report}")
+    if as_json:
+        typer.echo(json.dumps(outcome.figures))

@@ -1,0 +1,154 @@
+"""The figures of a finished simulation: bank-only, joint and the references in clear, side by side.
+
+Only a simulation may look into every node's state folder; it reads the models and held-out scores that the nodes kept,
+codes the raw tables with them, and fits the references on exactly the rows that were trained on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lianxin.crypto import canonical
+from lianxin.federation import evaluation
+from lianxin.parties import coding
+from lianxin.parties.auditor import Verdict, verify_run
+from lianxin.parties.records import load_firm_table, load_loan_table, read_table
+from lianxin.simulations.layout import RUN, Layout
+from lianxin.simulations.pooled import OVERALL, PooledBank, PooledResult, pooled_reference
+from lianxin.simulations.runner import Ran
+
+MODELS = ("bank_only", "joint", "pooled", "pooled_single")
+_SCALE = 4096.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that a finished simulation shows: `figures` is the --json object."""
+
+    figures: dict[str, Any]
+    curves: dict[str, Any]
+    platform_model: Mapping[str, Any]
+    verdict: Verdict
+
+
+def gather(layout: Layout, ran: Ran) -> Outcome:
+    """Return the figures of a finished run. Raises EvidenceRejected only through the verdict it carries, never."""
+    platform_model = _read(layout.run_state(layout.parties[0]) / "model.json")
+    banks = [bank.party for bank in layout.inputs.banks if (layout.run_state(bank.party) / "model.json").exists()]
+    models = {bank: _read(layout.run_state(bank) / "model.json") for bank in banks}
+    scores = {bank: _read(layout.run_state(bank) / "scores.json") for bank in banks}
+    pooled = _pooled(layout, platform_model, models) if banks else None
+    curves = _curves(scores, pooled)
+    verdict = verify_run(layout.folder)
+    figures = {
+        "run_dir": str(layout.folder),
+        "matched": {OVERALL: sum(ran.summary["matched"].values()), **ran.summary["matched"]},
+        "rounds": layout.terms.rounds,
+        "auc": {level: _figures(models_, evaluation.auc) for level, models_ in curves.items()},
+        "ks": {level: _figures(models_, evaluation.ks) for level, models_ in curves.items()},
+        "seconds": seconds_of(ran.events),
+        "bytes_sent": dict(ran.bytes_sent),
+        "refused": refused_of(layout, platform_model),
+        "ledger_verified": verdict.ok,
+        "transcript_sha256": ran.summary["transcript_sha256"],
+    }
+    return Outcome(figures, curves, platform_model, verdict)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _figures(models: Mapping[str, Any], measure: Any) -> dict[str, float | None]:
+    """Return one figure a model; None where a model or a class is absent."""
+    return {
+        name: measure(models[name]["labels"], models[name]["scores"]) if name in models and models[name]["labels"] else None
+        for name in MODELS
+    }
+
+
+def _curves(scores: Mapping[str, Any], pooled: PooledResult | None) -> dict[str, Any]:
+    levels: dict[str, dict[str, Any]] = {OVERALL: {}}
+    for bank in scores:
+        levels[bank] = {m: {"labels": scores[bank]["labels"], "scores": scores[bank][m]} for m in MODELS[:2]}
+    for model in MODELS[:2]:
+        labels = [y for bank in scores for y in scores[bank]["labels"]]
+        levels[OVERALL][model] = {"labels": labels, "scores": [s for bank in scores for s in scores[bank][model]]}
+    for name in MODELS[2:]:
+        figures = getattr(pooled, name) if pooled is not None else None
+        if pooled is not None and figures is not None:
+            for level in levels:
+                predicted = figures.predictions[level].tolist()
+                levels[level][name] = {"labels": pooled.labels[level].tolist(), "scores": predicted}
+    return levels
+
+
+def _pooled(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> PooledResult:
+    inputs = layout.inputs
+    firms = load_firm_table(read_table(inputs.platform.path), inputs.id_column)
+    row_of = {firm: row for row, firm in enumerate(firms.identifiers)}
+    banks = []
+    for bank in inputs.banks:
+        if bank.party not in models:
+            continue
+        model = models[bank.party]
+        loans = load_loan_table(
+            read_table(bank.path), inputs.id_column, inputs.label_column, inputs.split_column, inputs.loan_id_column
+        )
+        train = [row for row, live in zip(model["training_rows"], model["active"], strict=True) if live]
+        parts = {}
+        for name, rows in (("train", train), ("test", model["test_rows"])):
+            places = [row_of[loans.identifiers[row]] for row in rows]
+            parts[f"shared_{name}"] = _coded(platform_model["features"], firms.columns, places)
+            parts[f"own_{name}"] = _coded(model["features"], loans.columns, rows)
+            parts[f"y_{name}"] = np.array([loans.labels[row] for row in rows])
+        columns = tuple(feature["field"] for feature in model["features"])
+        banks.append(PooledBank(name=bank.party, own_columns=columns, **parts))
+    return pooled_reference(banks, layout.terms.minimums.get("ridge_thousandths", 1000) / 1000)
+
+
+def _coded(features: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> np.ndarray:
+    coded = []
+    for feature in features:
+        spec = coding.BinSpec.from_record(feature["bins"])
+        codes = spec.encode([columns[feature["field"]][row] for row in rows])
+        merged = feature.get("merged")
+        bins = [merged[code] for code in codes] if merged else codes
+        coded.append(np.array(feature["woe"], dtype=float)[np.array(bins, dtype=int)] / _SCALE)
+    return np.stack(coded, axis=1) if coded else np.zeros((len(rows), 0))
+
+
+def seconds_of(events: Sequence[tuple[float, str]]) -> dict[str, float]:
+    """Return the seconds of each phase and in all, from a run's notes of progress."""
+    marks = {note: at for at, note in events if note.startswith("phase ")}
+    end = events[-1][0]
+    order = ["phase matching", "phase binning", "phase training", "phase scoring"]
+    times = [marks.get(name, end) for name in order] + [end]
+    spans = {name.removeprefix("phase "): round(times[k + 1] - times[k], 3) for k, name in enumerate(order)}
+    return {"matching": spans["matching"], "binning": spans["binning"], "training": spans["training"],
+            "total": round(end - events[0][0], 3)}  # fmt: skip
+
+
+def refused_of(layout: Layout, platform_model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that the gate or the platform left out, and how many firms lacked a consent at matching."""
+    fields = {entry["field"] for entry in platform_model["refused"]}
+    firms = 0
+    for party in layout.parties:
+        for leaf in leaves_of(layout, party):
+            if leaf["kind"] == "release":
+                fields |= {entry["field"] for entry in leaf["refused"]}
+                firms += sum(e["firms"] for e in leaf["excluded"]) if leaf["step"] == "matching.query" else 0
+    return {"fields": sorted(fields), "firms": firms}
+
+
+def leaves_of(layout: Layout, party: str) -> list[dict[str, Any]]:
+    """Return a party's ledger leaves of the run, from its evidence."""
+    path = layout.home(party) / "evidence" / "ledger.jsonl"
+    if not path.exists():
+        return []
+    leaves = [canonical.decode(line) for line in path.read_bytes().splitlines()]
+    return [leaf for leaf in leaves if leaf["run"] in (RUN, "")]

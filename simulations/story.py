@@ -1,0 +1,144 @@
+"""The report of a finished simulation, put together from its evidence, its figures and its plan."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from lianxin.federation.contract import parse_contract
+from lianxin.parties import coding
+from lianxin.parties.node import code_version
+from lianxin.simulations.layout import START, Layout
+from lianxin.simulations.results import Outcome, leaves_of
+from lianxin.simulations.runner import Ran, reference_plan
+
+SIMULATED_CONSENTS = (
+    "Simulation: firm keys and consents were made up for this run; no real firm authorised it. "
+    "All draws come from a seed that is written down, so nothing here is secret."
+)
+RULES = {
+    "R01": "outside the contract or the purpose's allow-list", "R03": "no consent in this mode or for these fields",
+    "R04": "consent withdrawn", "R09": "personal information without the person's separate consent",
+    "R11": "a direct identifier is no feature", "R12": "sensitive personal information without separate consent",
+    "R13": "no class in the catalogue", "R20": "never collected or released, by law",
+    "R38": "consent or contract not in force", "R39": "trade secret without authorisation",
+}  # fmt: skip
+LIMITS = (
+    "The constructions marked [D] in docs/threat-model.md were composed for this project and have not yet been read by an outside cryptographer.",
+    "Protocols are secure against honest-but-curious parties; what a malicious one could still do is in the plan and is found by replay.",
+    "The platform learns which of its declared firms matched and, of each round, the sum of the banks' gradients.",
+    "This is no legal advice.",
+)  # fmt: skip
+
+
+def summary_of(layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `report.write_report` shows of a run. `extra` adds or replaces parts."""
+    figures = outcome.figures
+    contract = _contract(layout)
+    plan = reference_plan(contract)
+    summary: dict[str, Any] = {
+        "title": "Joint scorecard: what it brings, and what left each node",
+        "notice": SIMULATED_CONSENTS, "run": f"{contract.run} (contract {contract.hash[:16]}…)", "purpose": "P4 joint model training",
+        "parties": [dict(p) for p in contract.record["parties"]], "started": START, "code_version": code_version(),
+        "matched": figures["matched"], "auc": figures["auc"], "ks": figures["ks"],
+        "gini": {lv: {m: None if v is None else 2 * v - 1 for m, v in row.items()} for lv, row in figures["auc"].items()},
+        "curves": {lv: {m: c for m, c in row.items() if c["labels"]} for lv, row in outcome.curves.items()},
+        "rounds": _rounds(layout, ran, outcome.platform_model), "woe": _woe(outcome.platform_model),
+        "left": _left(layout), "refusals": _refusals(layout, outcome.platform_model), "excluded": _excluded(layout),
+        "revoked": [note for _, note in ran.events if note.startswith("revoked")],
+        "consents": _consents(layout),
+        "plan": {"learns": plan["learns"], "bytes": {"predicted": _plan_bytes(plan), "actual": sum(figures["bytes_sent"].values())}},
+        "seconds": figures["seconds"], "bytes_sent": figures["bytes_sent"],
+        "verification": outcome.verdict.to_record(), "transcript_sha256": figures["transcript_sha256"], "limits": list(LIMITS),
+    }  # fmt: skip
+    return {**summary, **(extra or {})}
+
+
+def _contract(layout: Layout) -> Any:
+    path = layout.home(layout.parties[0]) / "evidence" / "contract.json"
+    return parse_contract(json.loads(path.read_bytes())["record"])
+
+
+def _plan_bytes(plan: Mapping[str, Any]) -> int:
+    return sum(entry["bytes"] for entry in plan["messages"])
+
+
+def _rounds(layout: Layout, ran: Ran, model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    begins = {note.split()[-1]: at for at, note in ran.events if note.startswith("begin round")}
+    rounds = []
+    for number, norm in enumerate(model["gradient_norms_milli"], start=1):
+        ends = [at for at, note in ran.events if note == f"end round {number}"]
+        live = [int(note.split()[3]) for _, note in ran.events if note.startswith(f"round {number} ")]
+        seconds = ends[-1] - begins[str(number)] if ends and str(number) in begins else None
+        rounds.append({
+            "round": number, "gradient_norm": {layout.parties[0]: norm / 1000}, "seconds": seconds,
+            "live_rows": sum(live), "revoked": sum(n == f"revoked before round {number}" for _, n in ran.events),
+        })  # fmt: skip
+    return rounds
+
+
+def _woe(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tables = []
+    for feature in model["features"]:
+        names = coding.BinSpec.from_record(feature["bins"]).labels()
+        groups: dict[int, list[str]] = defaultdict(list)
+        for old, new in enumerate(feature["merged"]):
+            groups[new].append(names[old])
+        bins = [
+            {"label": " or ".join(groups[b]), "rows": feature["goods"][b] + feature["bads"][b], "woe": woe / 4096}
+            for b, woe in enumerate(feature["woe"])
+        ]
+        tables.append({"field": feature["field"], "iv": feature["iv_micro"] / 10**6, "bins": bins})
+    return sorted(tables, key=lambda t: -t["iv"])
+
+
+def _left(layout: Layout) -> list[dict[str, Any]]:
+    """Return what left each node; an envelope's bytes are booked once, on its most telling field."""
+    entries = []
+    for party in layout.parties:
+        for leaf in leaves_of(layout, party):
+            if leaf["kind"] != "envelope" or leaf["direction"] != "out":
+                continue
+            telling = [f for f in leaf["forms"] if f["form"] not in ("CONTROL", "PUBLIC")] or leaf["forms"]
+            for place, crossing in enumerate(telling):
+                entries.append({
+                    "sender": party, "recipient": leaf["peer"], "form": crossing["form"], "message": leaf["message_type"],
+                    "field": crossing["field"].split(".")[-1], "envelopes": 1, "rows": leaf["rows"],
+                    "bytes": leaf["size_bytes"] if place == 0 else 0, "releases": leaf["releases"],
+                })  # fmt: skip
+                if crossing["form"] in ("CONTROL", "PUBLIC"):
+                    break
+    return entries
+
+
+def _refusals(layout: Layout, model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    platform = layout.parties[0]
+    found = {(platform, entry["field"], entry["rule"]) for entry in model["refused"]}
+    for party in layout.parties:
+        for leaf in leaves_of(layout, party):
+            if leaf["kind"] == "release":
+                found |= {(party, entry["field"], entry["rule"]) for entry in leaf["refused"]}
+    return [
+        {"party": party, "field": field, "rule": rule, "reason": RULES.get(rule, "")} for party, field, rule in sorted(found)
+    ]
+
+
+def _excluded(layout: Layout) -> list[dict[str, Any]]:
+    rows = []
+    for party in layout.parties:
+        for leaf in leaves_of(layout, party):
+            if leaf["kind"] == "release" and leaf["step"] == "matching.query":
+                rows += [
+                    {"party": party, "recipient": leaf["recipient"], "rule": e["rule"], "firms": e["firms"]}
+                    for e in leaf["excluded"]
+                ]
+    return rows
+
+
+def _consents(layout: Layout) -> dict[str, int]:
+    counts = {}
+    for party in layout.parties:
+        path = layout.home(party) / "evidence" / "registry.jsonl"
+        counts[party] = len(path.read_bytes().splitlines()) if path.exists() else 0
+    return counts
+
