@@ -77,7 +77,7 @@ def check_record(record: dict[str, Any]) -> None:
 
 def _canonical(value: Any, depth: int) -> Any:
     if isinstance(value, str):
-        return _canonical_text(value)
+        return value if value.isascii() else _canonical_text(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -94,7 +94,8 @@ def _canonical_object(value: dict[str, Any], depth: int) -> dict[str, Any]:
     _check_depth(depth)
     if not all(isinstance(key, str) for key in value):
         raise EncodingRejected("the keys of an object are text")
-    keys = sorted(map(_canonical_text, value), key=_utf16_units)
+    is_plain = all(map(str.isascii, value))
+    keys = sorted(value) if is_plain else sorted(map(_canonical_text, value), key=_utf16_units)
     return {key: _canonical(value[key], depth - 1) for key in keys}
 
 

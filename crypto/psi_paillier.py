@@ -77,8 +77,12 @@ def evaluate_queries(
     randomiser_seed: bytes,
     drbg: Drbg,
     executor: Executor | None = None,
+    expected_queries: int | None = None,
 ) -> list[tuple[int, bytes]]:
     """Step 2, platform: return (c'_i, A_i) for each query, in the given order.
+
+    `expected_queries` is what the whole session will ask, where these are one chunk of it: it decides whether tables
+    for the randomiser pay.
 
     `randomiser_seed` is 32 secret bytes drawn once for (key, run), after the key was received. The answers are a
     function of every argument but the executor, and `drbg` is not moved on: the same call gives the same bytes, other
@@ -91,7 +95,7 @@ def evaluate_queries(
     queries = [int(ciphertext) for ciphertext in ciphertexts]
     stream = drbg.child("evaluate-queries", _digest_inputs(public, oprf_key, queries))
     blocks = cut_blocks(queries, _BLOCK_SIZE)
-    shared = (int(public.n), oprf_key, randomiser_seed, len(queries))
+    shared = (int(public.n), oprf_key, randomiser_seed, expected_queries or len(queries))
     work = zip(blocks, block_seeds(stream, len(blocks)), strict=True)
     return list(chain.from_iterable(run_blocks(_evaluate_block, shared, work, executor)))
 

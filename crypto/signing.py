@@ -77,12 +77,12 @@ def verify_signed(signed: Mapping[str, Any], keys: Mapping[str, str]) -> dict[st
 
     Raises SignatureRejected when a signature is missing, extra, under another key or wrong.
     """
-    record, entries = _parts(signed)
+    record, entries, data = _parts(signed)
     signers = [entry["signer"] for entry in entries]
     if len(signers) != len(set(signers)) or set(signers) != set(keys) or not keys:
         raise SignatureRejected("the signers of a record are not the ones expected; collect one signature of each")
     for entry in entries:
-        _verify_entry(record, entry, keys[entry["signer"]])
+        _verify_entry(record, data, entry, keys[entry["signer"]])
     return record
 
 
@@ -91,22 +91,22 @@ def verify_by(signed: Mapping[str, Any], public_hex: str) -> dict[str, Any]:
 
     Raises SignatureRejected otherwise.
     """
-    record, entries = _parts(signed)
+    record, entries, data = _parts(signed)
     if len(entries) != 1:
         raise SignatureRejected(f"a record that one key signs carries one signature, this one {len(entries)}")
-    _verify_entry(record, entries[0], public_hex)
+    _verify_entry(record, data, entries[0], public_hex)
     return record
 
 
-def _verify_entry(record: dict[str, Any], entry: Mapping[str, str], public_hex: str) -> None:
+def _verify_entry(record: dict[str, Any], data: bytes, entry: Mapping[str, str], public_hex: str) -> None:
     if entry["key"] != public_hex:
         raise SignatureRejected("a record is signed under another key than the one expected of this signer")
     if len(entry["signature"]) != SIGNATURE_HEX or not _HEX.fullmatch(entry["signature"]):
         raise SignatureRejected(f"a signature is {SIGNATURE_HEX} lower-case hex digits")
-    verify(public_hex, record["type"], _record_bytes(record), bytes.fromhex(entry["signature"]))
+    verify(public_hex, record["type"], data, bytes.fromhex(entry["signature"]))
 
 
-def _parts(signed: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def _parts(signed: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]], bytes]:
     if not isinstance(signed, Mapping) or set(signed) != {"record", "signatures"}:
         raise SignatureRejected("a signed record holds `record` and `signatures` and nothing else")
     record, entries = signed["record"], signed["signatures"]
@@ -114,8 +114,7 @@ def _parts(signed: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, st
         raise SignatureRejected("a signed record holds an object and a list of signatures")
     if not all(_is_entry(entry) for entry in entries):
         raise SignatureRejected("a signature entry holds the texts `key`, `signer` and `signature` and nothing else")
-    _record_bytes(record)
-    return record, entries
+    return record, entries, _record_bytes(record)
 
 
 def _is_entry(entry: object) -> bool:

@@ -115,9 +115,11 @@ def bank_count_role(work: Work, keys: BankKeys, labels: Sequence[int]) -> Role[l
         yield Send(wire.EncryptedLabels(chunk=chunk, ciphertexts=data), "binning.count", work.rights)
     totals = (len(values), sum(labels), sum(tags))
     counts: list[list[tuple[int, int]]] = []
-    last = False
+    last, most = False, len(work.contract.fields_of(work.contract.platform, "feature"))
     while not last:
         answer = yield Receive("binning.count", (wire.LabelHistogram,))
+        if len(counts) + len(answer.bins) > most or any(not 1 < b <= work.contract.max_bins for b in answer.bins):
+            raise PeerError("the platform asks for more features or bins than the contract lists", "B01")
         counts += list(_opened(work, keys, answer, totals))
         last = answer.last
     yield Send(wire.HistogramNoted(sound=True), "binning.count")
@@ -199,6 +201,13 @@ def decode_totals(data: bytes, layouts: Layouts, count: int) -> list[int]:
 # ---- the platform
 
 
+def evaluator_randomiser(work: Work, public: paillier.PublicKey, features: int) -> paillier.ResidueSource:
+    """Return the platform's one source of randomisers for a bank's training key: for its label counts and all rounds."""
+    packs = work.contract.max_rows // work.layouts.residual.slots + 1
+    draws = work.contract.rounds * (packs + features) + features * work.contract.max_bins
+    return paillier.randomiser_for(public, work.drbg.child_seed("randomiser"), draws)
+
+
 def platform_keys_role(work: Work, secret_key: paillier.SecretKey) -> Role[paillier.PublicKey]:
     """Exchange training keys; return the bank's public key after its admission check."""
     offer = yield Receive("binning.keys", (wire.TrainingKey,))
@@ -228,7 +237,7 @@ def platform_count_role(work: Work, public: paillier.PublicKey, columns: Columns
 
 
 def _send_histogram(work: Work, public: paillier.PublicKey, sums: list[list[int]], inputs: bytes) -> Role[None]:
-    randomiser = paillier.randomiser_for(public, work.drbg.child_seed("label-randomiser"), sum(map(len, sums)))
+    randomiser = evaluator_randomiser(work, public, len(sums))
     drbg = work.drbg.child("label-sums", inputs)
     size = max(1, work.contract.chunk_bytes // (public.ciphertext_bytes * max(map(len, sums))))
     for start in range(0, len(sums), size):
@@ -252,6 +261,8 @@ def platform_masks_role(work: Work, secret_key: paillier.SecretKey, bank_n: int,
         yield Send(wire.MaskSet(chunk=chunk, ciphertexts=data), "binning.masks", work.rights)
     message = yield Receive("binning.masks", (wire.MaskSums,))
     sums = paillier.decode_ciphertexts(secret_key.public, message.ciphertexts)
+    if len(sums) > len(work.contract.fields_of(work.bank, "feature")) + 1:
+        raise PeerError("the bank asks for more sums of masks than it has features", "B02")
     drbg = work.drbg.child("mask-blinding", sha256(message.ciphertexts).digest())
     opened = decryptor.decrypt_many(sums, drbg, work.executor)
     modulus = 1 << work.layouts.width_bits

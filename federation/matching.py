@@ -308,6 +308,7 @@ class _PaillierEvaluator:
         self.public = received_key(side.contract, side.bank, PURPOSE, opening.modulus, opening.modulus_proof)
         self.drbg = side.drbg.child("evaluator", sid, opening.modulus)
         self.oprf_key = psi_paillier.draw_oprf_key(self.drbg.child("oprf-key"))
+        self.expected = opening.padded_queries
 
     def own_tags(self, sid: bytes) -> list[bytes]:
         scalars = [psi_paillier.identifier_scalar(sid, firm.encode()) for firm in self.side.firms]
@@ -317,8 +318,9 @@ class _PaillierEvaluator:
         ciphertexts = paillier.decode_ciphertexts(self.public, query.ciphertexts)
         seed = self.drbg.child_seed("randomiser")
         answers = psi_paillier.evaluate_queries(
-            self.public, self.oprf_key, ciphertexts, seed, self.drbg.child("answers", chunk), self.side.executor
-        )
+            self.public, self.oprf_key, ciphertexts, seed, self.drbg.child("answers", chunk), self.side.executor,
+            self.expected,
+        )  # fmt: skip
         data = psi_paillier.encode_answers(self.public, answers)
         return len(answers), wire.PlatformAnswers(chunk=chunk, answers=data)
 

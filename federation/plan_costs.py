@@ -122,8 +122,10 @@ def bank_traffic(sizes: Sizes, attempts: int, plan_bytes: int) -> list[Traffic]:
 
 
 def _entry(sizes: Sizes, step: str, from_bank: bool, messages: int, size: int) -> Traffic:
-    ends = (sizes.bank, sizes.contract.platform) if from_bank else (sizes.contract.platform, sizes.bank)
-    return Traffic(step, *ends, messages, size, size + messages * envelope_bytes(sizes.contract, sizes.bank, step))
+    bank, platform = sizes.bank, sizes.contract.platform
+    sender, recipient = (bank, platform) if from_bank else (platform, bank)
+    wire_bytes = size + messages * envelope_bytes(sizes.contract, bank, step)
+    return Traffic(step, sender, recipient, messages, size, wire_bytes)
 
 
 def envelope_bytes(contract: RunContract, bank: str, step: str) -> int:

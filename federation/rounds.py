@@ -24,7 +24,7 @@ from lianxin.crypto import packing, paillier
 from lianxin.crypto.histogram import encrypted_histogram
 from lianxin.crypto.multiexp import combine_bins
 from lianxin.federation import scorecard, wire
-from lianxin.federation.binning import BankKeys, Columns, Work, mask_of
+from lianxin.federation.binning import BankKeys, Columns, Work, evaluator_randomiser, mask_of
 from lianxin.federation.errors import PeerError
 from lianxin.federation.scorecard import SHIFT, Floats, grid_steps, residual_polynomial
 from lianxin.federation.session import Receive, Role, Send
@@ -162,6 +162,9 @@ def _bank_residuals(
 def _slot_sums(turn: BankTurn, data: bytes) -> list[int]:
     layout = turn.work.layouts.residual
     ciphertexts = paillier.decode_ciphertexts(turn.keys.secret_key.public, data)
+    contract = turn.work.contract
+    if not 1 <= len(ciphertexts) <= len(contract.fields_of(contract.platform, "feature")):
+        raise PeerError("the platform asks for more gradient sums than it has features", "B03")
     drbg = turn.work.drbg.child("gradient-blinding", sha256(data).digest())
     opened = turn.keys.decryptor.decrypt_many(ciphertexts, drbg, turn.work.executor)
     return [_slot_sum(int(value), layout) for value in opened]
@@ -191,18 +194,13 @@ def platform_round_role(turn: PlatformTurn) -> Role[PlatformOutcome]:
     if abs(choice.mean_steps) > scorecard.MEAN_STEPS or not 1 <= choice.spread_steps <= scorecard.SPREAD_STEPS:
         raise PeerError("the bank chose a range outside the public grid", "B04")
     polynomial = residual_polynomial(choice.mean_steps, choice.spread_steps)
-    randomiser = _randomiser(turn)
+    randomiser = evaluator_randomiser(work, turn.public, len(turn.features.bins))
     sums = yield from _platform_residuals(turn, active, polynomial, randomiser)
     masked, masks = _masked_gradient(turn, sums, randomiser)
     data = paillier.encode_ciphertexts(turn.public, masked)
     yield Send(wire.MaskedGradient(ciphertexts=data), "round.gradient", work.rights)
     yield Receive("round.gradient", (wire.RoundNoted,))
     return PlatformOutcome(masks, active)
-
-
-def _randomiser(turn: PlatformTurn) -> paillier.ResidueSource:
-    draws = turn.work.contract.rounds * (len(turn.scores) // turn.work.layouts.residual.slots + len(turn.features.bins))
-    return paillier.randomiser_for(turn.public, turn.work.drbg.child_seed("round-randomiser"), draws)
 
 
 def _platform_residuals(

@@ -64,13 +64,12 @@ def sequence_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 def term_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the envelopes outside the contract: another run, another contract, a round too many, too late."""
     contract = run.contract
-    spare = contract.get("spare_attempts", 0)
-    rounds = contract["rounds"] + (spare if isinstance(spare, int) else 0)
+    last = contract["rounds"] + 1  # the evaluation comes after the rounds; a round that is run again keeps its number
     for header in own.headers():
         broken = {
             "names another run": header["run"] != run.id,
             "names another contract": header["contract"] != run.contract_hash,
-            f"is of round {header['round']}, the contract allows {rounds}": not 0 <= header["round"] <= rounds,
+            f"is of round {header['round']}, the contract allows {last}": not 0 <= header["round"] <= last,
             "outlives the contract": header["expires_at"] > contract["expires_at"],
         }
         for what in (text for text, holds in broken.items() if holds):

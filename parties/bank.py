@@ -6,6 +6,7 @@ signature the bank takes up the run with the ClientApp of its installed package.
 """
 
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -236,6 +237,11 @@ class _Worker(threading.Thread):
         except LianxinError as failure:
             self.failure = failure
             self.node.say(f"stopped: {failure}")
+        except Exception as fault:
+            logging.getLogger("lianxin").exception("a fault in %s", name)
+            sentence = f"a fault of this program ({type(fault).__name__}) ended the run here; report it with the log"
+            self.failure = RunStopped(sentence)
+            self.node.say(f"stopped: {sentence}")
 
 
 def write_result(node: Node, run: BankRun) -> None:

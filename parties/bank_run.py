@@ -6,6 +6,7 @@ anew in every round.
 """
 
 import json
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,7 @@ class BankRun:
         if contract.matching == "paillier":
             drbg = self.drbg.child("matching-key")
             secret_key = paillier.generate_secret_key(contract.key_bits, name, matching.PURPOSE, contract.run, drbg)
+        self._prepare_key()
         self.node.say("matching")
         side = matching.Side(contract, name, released, self.drbg.child("matching"), self.node.executor)
         self.firms = self._talk(matching.bank_role(side, secret_key), f"matching/{name}")
@@ -107,6 +109,19 @@ class BankRun:
         signed = sign_record(record, [(name, self.node.identity.signing_key)])
         self.rights = ()
         return {}, {}, {"agreement_key": canonical.encode(signed).decode()}
+
+    def _prepare_key(self) -> None:
+        """Make the training key while matching waits for the platform; a key serves one purpose, so it is another one."""
+        contract, drbg = self.contract, self.drbg.child("training-key")
+
+        def make() -> None:
+            key = paillier.generate_secret_key(
+                contract.key_bits, self.node.party, binning.LABEL_PURPOSE, contract.run, drbg
+            )
+            self.keys = BankKeys(key)
+
+        self._maker = threading.Thread(target=make, daemon=True)
+        self._maker.start()
 
     def _send_training_rows(self, right: Provenance) -> None:
         place = {firm: row for row, firm in enumerate(self.firms)}
@@ -135,9 +150,7 @@ class BankRun:
             raise GateRefused("consents ended between matching and counting; launch the run again", "R04")
         self.rights = (released.provenance,)
         star = self._fit_own(released)
-        drbg, contract, name = self.drbg.child("training-key"), self.contract, self.node.party
-        key = paillier.generate_secret_key(contract.key_bits, name, binning.LABEL_PURPOSE, contract.run, drbg)
-        self.keys = BankKeys(key)
+        self._maker.join(self.contract.step_deadline_s)
         work, labels = self._work(), star.labels
         counts, star.corrections = self._count_and_masks(work, labels, star)
         self.star = star

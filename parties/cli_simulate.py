@@ -4,16 +4,13 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lianxin.federation.errors import InputFault
-
-if TYPE_CHECKING:
-    from lianxin.simulations.layout import Layout, Terms
 
 simulate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Whole runs on made-up or real data.")
 Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the run; a temporary one without it.")]
@@ -29,7 +26,7 @@ CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", help="A catal
 _STAGES = ("approved", "matched", "query.match", "counted", "query.count", "train", "evaluate")
 
 
-def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, **more: Any) -> "Terms":
+def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, **more: Any) -> Any:
     from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS
     from lianxin.simulations.layout import Terms
 
@@ -126,7 +123,7 @@ def files(
     _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})
 
 
-def _run(folder: Path, inputs: Any, terms: "Terms", catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str]) -> None:
+def _run(folder: Path, inputs: Any, terms: Any, catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str]) -> None:
     from lianxin.simulations import layout as layouts
     from lianxin.simulations import runner
 
@@ -152,7 +149,7 @@ def _show_pids(console: Console, pids: dict[str, int]) -> None:
 class _progress:
     """A bar that moves with the platform's notes."""
 
-    def __init__(self, console: Console, layout: "Layout") -> None:
+    def __init__(self, console: Console, layout: Any) -> None:
         banks = len(layout.inputs.banks)
         self._total = banks * (5 + layout.terms.rounds + 1)
         self._bar = Progress(
@@ -174,7 +171,7 @@ class _progress:
         self._bar.__exit__(*failure)
 
 
-def _conclude(layout: "Layout", ran: Any, refused: dict[str, str], as_json: bool, console: Console) -> None:
+def _conclude(layout: Any, ran: Any, refused: dict[str, str], as_json: bool, console: Console) -> None:
     from lianxin.parties.report import summary_table, write_report
     from lianxin.simulations import results, story
 

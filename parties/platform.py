@@ -7,6 +7,7 @@ ends `finished` or `failed` with one sentence, and every bank that is still ther
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -87,6 +88,11 @@ class PlatformNode:
             active.work.serve(channel)
         except LianxinError as failure:
             active.failures.append(failure)
+            raise
+        except Exception as fault:
+            logging.getLogger("lianxin").exception("a fault in %s", channel.conversation)
+            sentence = f"a fault of this program ({type(fault).__name__}) ended {channel.conversation}; report it with the log"
+            active.failures.append(RunStopped(sentence))
             raise
 
     def refused(self, rule: str, uri: str | None) -> None:

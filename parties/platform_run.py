@@ -7,7 +7,8 @@ features or one bank's sum.
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,13 +59,15 @@ class PlatformRun:
         self.specs: dict[str, coding.BinSpec] = {}
         self.shared: dict[str, Shared] = {}
         self.mask_key: paillier.SecretKey | None = None
-        self.attempt = -1
+        self.attempt, self.round = -1, 0
+        self._served: set[str] = set()
         self.scored: dict[str, int] = {}
         self.agreement_keys: dict[str, str] = {}
         self.metrics: dict[str, apps.Numbers] = {}
         self._raw: dict[str, dict[str, list[Any]]] = {}
         self._lock = threading.RLock()
         self._key_ready = threading.Event()
+        self._turns = {bank: threading.Lock() for bank in contract.banks}
 
     # ---- fields and releases
 
@@ -84,7 +87,7 @@ class PlatformRun:
                 rule = self._coverage_rule(name)
                 if rule:
                     refused.append((name, rule))
-        for name, rule in refused:
+        for _, rule in refused:
             leaf = {"kind": "refusal", "run": self.contract.run, "peer": "", "rule": rule, "step": "field-selection"}
             self.node.ledger.append(leaf)
         return [name for name in asked if name not in {n for n, _ in refused}], refused
@@ -138,15 +141,17 @@ class PlatformRun:
     def serve(self, channel: Channel) -> None:
         """Run the platform's part of a matching or vertical conversation that a bank opened."""
         kind, bank, *rest = channel.conversation.split("/")
-        if bank != channel.peer or bank not in self.contract.banks:
-            raise PeerError(f"{channel.peer} opened a conversation that is not its own", "S01")
         what = rest[0] if rest else "match"
-        round_number = int(rest[1]) if what == "round" else 0
+        handler = {"match": self._match, "rows": self._rows, "binning": self._binning, "round": self._round,
+                   "scoring": self._score}.get(what)  # fmt: skip
+        if bank != channel.peer or bank not in self.contract.banks or handler is None:
+            raise PeerError(f"{channel.peer} opened a conversation that is not its own", "S01")
+        round_number = self.round if what == "round" else 0
+        self._admit_once(channel.conversation, what, round_number, rest)
         session = self.node.session(self.contract, channel, channel.conversation, round_number)
         try:
-            handler = {"match": self._match, "rows": self._rows, "binning": self._binning, "round": self._round,
-                       "scoring": self._score}[what]  # fmt: skip
-            handler(bank, session)
+            with self._turn_of(bank):
+                handler(bank, session)
         except GateRefused as refusal:
             session.refuse(refusal.rule, session.last_step)
             raise
@@ -154,6 +159,34 @@ class PlatformRun:
             raise RunStopped(f"{bank} {kind}: {error}") from error
         finally:
             channel.finish()
+
+    @contextmanager
+    def _turn_of(self, bank: str) -> Iterator[None]:
+        """Hold a bank's turn: what one conversation leaves behind is there before the next one, or Flower, asks for it.
+
+        A bank has the last message before the platform's thread has kept the result, so it can be ahead of it.
+        """
+        if not self._turns[bank].acquire(timeout=self.contract.step_deadline_s):
+            raise PeerError(f"{bank} opens a conversation before another of its own has ended", "S05")
+        try:
+            yield
+        finally:
+            self._turns[bank].release()
+
+    def _wait_for(self, banks: Iterable[str]) -> None:
+        for bank in banks:
+            with self._turn_of(bank):
+                continue
+
+    def _admit_once(self, conversation: str, what: str, round_number: int, rest: Sequence[str]) -> None:
+        """Refuse a conversation that was served before: its quota is spent and its masks are used. A round's must be
+        the round and attempt that Flower's strategy leads now."""
+        with self._lock:
+            if conversation in self._served:
+                raise PeerError(f"conversation {conversation} was opened twice; a step is served once", "M01")
+            if what == "round" and rest[1:] != [str(self.round), str(self.attempt)]:
+                raise PeerError(f"conversation {conversation} is not the round and attempt that are led now", "S05")
+            self._served.add(conversation)
 
     def _match(self, bank: str, session: Session) -> None:
         released = self._release(bank, "matching.query", self.table.identifiers)
@@ -239,6 +272,7 @@ class PlatformRun:
 
     def matched(self, replies: Mapping[str, Reply]) -> apps.Texts:
         """Check the banks' signed agreement keys, fit the common bins, return the keys for all banks."""
+        self._wait_for(replies)
         self.node.say("phase binning")
         signed = []
         for bank, (_, _, texts) in sorted(replies.items()):
@@ -269,6 +303,7 @@ class PlatformRun:
 
     def counted(self, replies: Mapping[str, Reply]) -> None:
         """Open the sum of the banks' counts, derive the common weights of evidence."""
+        self._wait_for(replies)
         masked = {bank: arrays_named(arrays, "masked_counts").tolist() for bank, (arrays, _, _) in replies.items()}
         self.star.open_counts({bank: [int(v) for v in values] for bank, values in masked.items()})
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
@@ -284,6 +319,7 @@ class PlatformRun:
 
     def before_round(self, round_number: int) -> None:
         """Note that a round begins; a trial's withdrawals come in here."""
+        self.round = round_number
         self.node.take_revocations(round_number)
         self.node.say(f"begin round {round_number}")
 
@@ -296,6 +332,7 @@ class PlatformRun:
 
     def trained(self, round_number: int, replies: Mapping[str, Reply]) -> apps.Numbers:
         """Open the sum of the masked gradients, step, and say whether momentum restarts."""
+        self._wait_for(replies)
         size = len(self.star.kept)
         totals = {}
         for bank, (arrays, _, _) in replies.items():
@@ -312,6 +349,7 @@ class PlatformRun:
 
     def evaluated(self, replies: Mapping[str, Reply]) -> None:
         """Keep the figures that the banks let be known."""
+        self._wait_for(replies)
         self.metrics = {bank: numbers for bank, (_, numbers, _) in replies.items()}
 
     def model_record(self) -> dict[str, Any]:

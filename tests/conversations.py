@@ -52,7 +52,7 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
         "type": "run-contract", "version": 1, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
         "proposer": "operator-1",
         "parties": [party(n, "platform" if n == "platform-a" else "bank") for n in ["platform-a", *names]],
-        "fields": [], "catalogues": {}, "forms": FORMS, "matching": "paillier", "model": "scorecard",
+        "fields": fields_of(names), "catalogues": {}, "forms": FORMS, "matching": "paillier", "model": "scorecard",
         "alignment": "shared", "on_loss": "rerun", "key_bits": 2048, "rounds": 6, "spare_attempts": 3,
         "min_rows": 50, "min_bads": 5, "min_goods": 5, "min_intersection": 50, "min_banks": 1, "max_queries": 1024,
         "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000, "chunk_bytes": 128 * 1024,
@@ -60,6 +60,13 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
         "expires_at": "2026-12-31T00:00:00Z",
     }  # fmt: skip
     return parse_contract({**record, **changes})
+
+
+def fields_of(banks: list[str]) -> list[dict[str, str]]:
+    """Return a contract's fields: six features of the platform, a label and four features of each bank."""
+    platform = [{"provider": "platform-a", "field": f"f{k}", "use": "feature"} for k in range(6)]
+    own = [{"provider": bank, "field": f"g{k}", "use": "feature"} for bank in banks for k in range(4)]
+    return [*platform, *own, *({"provider": bank, "field": "label_bad", "use": "label"} for bank in banks)]
 
 
 def party(name: str, role: str) -> dict[str, str]:

@@ -1,0 +1,144 @@
+"""Small worlds for tests of whole runs: a province laid out in a folder, run once, and shared by all that look at it.
+
+Made once per pytest run and never changed by a test: whoever tampers with a folder copies it first (`copy_of`).
+Paillier keys are the slowest part of a small run, and a function of their arguments: `known_keys` makes each only once.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from lianxin.crypto import canonical, paillier
+from lianxin.crypto.randomness import Drbg
+from lianxin.parties.records import read_table
+from lianxin.simulations.layout import Layout, Terms, choose_catalogue, lay_out
+from lianxin.simulations.runner import Ran, run_in_memory
+from lianxin.simulations.tables import Inputs, check_inputs, write_table
+from lianxin.simulations.world import make_province
+
+ID, LABEL, SPLIT = "uscc", "label_bad", "split"
+BANNED = "ban_medical"
+PLATFORM_FIELDS = ("judgment_cnt_36m", "utility_continuity_m", "tax_late_cnt_24m", BANNED)
+BANK_FIELDS = ("loan_rate", "dpd_max_12m")
+CONSENTS = {"consent_permille": 970, "outsider_permille": 50, "compute_only_permille": 20, "revoked_firms": 1}
+QUICK = {"rounds": 3, "minimums": {"spare_attempts": 1, "max_bins": 3}}
+Memo = dict[tuple[Any, ...], paillier.SecretKey]
+_KEYS: Memo = {}
+
+
+@dataclass(frozen=True)
+class World:
+    """A finished run in memory: its folder, how it went."""
+
+    layout: Layout
+    ran: Ran
+
+    @property
+    def platform(self) -> str:
+        return self.layout.parties[0]
+
+    @property
+    def banks(self) -> list[str]:
+        return self.layout.parties[1:]
+
+    def leaves(self, party: str, kind: str = "") -> list[dict[str, Any]]:
+        """Return a party's ledger leaves, of one kind or of all, in order."""
+        return leaves_in(self.layout.home(party) / "evidence", kind)
+
+
+def leaves_in(evidence: Path, kind: str = "") -> list[dict[str, Any]]:
+    """Return the leaves of an evidence folder, of one kind or of all."""
+    leaves = [canonical.decode(line) for line in (evidence / "ledger.jsonl").read_bytes().splitlines()]
+    return [leaf for leaf in leaves if kind in ("", leaf["kind"])]
+
+
+def tables_of(folder: Path, seed: int = 5, firms: int = 1200, banks: int = 2, loans: int = 300) -> Inputs:
+    """Write a province with few columns to `folder` and return its checked tables."""
+    province = make_province(seed, folder, firms=firms, banks=banks, loans=loans)
+    _keep_columns(province.platform, (ID, *PLATFORM_FIELDS))
+    for bank in province.banks:
+        _keep_columns(bank, (ID, LABEL, SPLIT, *BANK_FIELDS))
+    return check_inputs(province.platform, list(province.banks), ID, LABEL, SPLIT)
+
+
+def _keep_columns(path: Path, names: tuple[str, ...]) -> None:
+    frame = read_table(path).frame
+    write_table(path, {name: frame[name].to_list() for name in names})
+
+
+def lay(folder: Path, inputs: Inputs, address: str = "127.0.0.1:7443", **terms: Any) -> Layout:
+    """Lay a run out in `folder`, matched by ECDH and quick, unless `terms` say otherwise."""
+    chosen = Terms(**{"seed": 5, "matching": "ecdh", **QUICK, **CONSENTS, **terms})
+    return lay_out(folder, inputs, chosen, choose_catalogue(inputs, None, True), address)
+
+
+@contextmanager
+def known_keys() -> Iterator[None]:
+    """Let each Paillier key be generated once for its arguments and its generator's seed."""
+    generate = paillier.generate_secret_key
+
+    def remembered(bits: int, owner: str, purpose: str, run: str, drbg: Drbg) -> paillier.SecretKey:
+        place = (bits, owner, purpose, run, drbg.child_seed("test-memo"))
+        if place not in _KEYS:
+            _KEYS[place] = generate(bits, owner, purpose, run, drbg)
+        return _KEYS[place]
+
+    with mock.patch.object(paillier, "generate_secret_key", remembered):
+        yield
+
+
+def run(layout: Layout, **options: Any) -> World:
+    """Run a layout in this process."""
+    with known_keys():
+        return World(layout, run_in_memory(layout, **options))
+
+
+def edit_toml(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite a TOML file after `change` to its content."""
+    import tomllib
+
+    import tomli_w
+
+    content = tomllib.loads(path.read_text())
+    change(content)
+    path.write_text(tomli_w.dumps(content))
+
+
+def copy_of(world: World, folder: Path) -> Path:
+    """Return a copy of a finished run's folder, to be tampered with."""
+    return Path(shutil.copytree(world.layout.folder, folder, ignore=shutil.ignore_patterns("control.sock")))
+
+
+@cache
+def _province(factory: pytest.TempPathFactory) -> Inputs:
+    return tables_of(factory.mktemp("province"))
+
+
+@cache
+def _finished(factory: pytest.TempPathFactory) -> World:
+    return run(lay(factory.mktemp("finished") / "run", _province(factory)))
+
+
+@pytest.fixture(scope="session")
+def province(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The small province's tables."""
+    return _province(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A finished run of the small province in memory."""
+    return _finished(tmp_path_factory)
+
+
+def summary_of(folder: Path) -> Mapping[str, Any]:
+    """Return what `--json` kept of a run."""
+    return json.loads((folder / "result.json").read_text())
