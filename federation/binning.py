@@ -2,9 +2,10 @@
 
 Bank B holds labels and a Paillier key, platform A bins of its features over the same training rows.
 1. B→A: Enc(1 + y_i·2^32 + ρ_i·2^64) a row, ρ_i 40 secret uniform bits.
-2. A→B: per feature and bin the product over its rows (one encrypted histogram), each times a full randomiser.
-3. B decrypts (n, Σy, Σρ) a bin and checks that every feature's bins sum to its own totals, so that no row was left out
-   or counted twice. What goes on is (goods, bads) a bin, summed over the banks under pairwise masks.
+2. A→B: per feature and bin the product over its rows (one encrypted histogram), times Enc(T_b·2^64) with T_b uniform
+   and Σ_b T_b = 0 mod L = 2^(|n|-66), times a full randomiser: a bin's own Σρ would name the rows of a small bin.
+3. B decrypts (n, Σy, Σρ + T_b) a bin and checks that every feature's bins sum to its own totals mod L, so that no row
+   was left out or counted twice. What goes on is (goods, bads) a bin, summed over the banks under pairwise masks.
 4. A→B: per row one ciphertext under A's key with the masks m_i of every planned attempt, a slot each.
 5. B→A: per own column (and the intercept) Π Enc(m_i)^{x_ij}·Enc(U), U uniform; A→B: its slots, rounded; B subtracts U's.
 
@@ -86,8 +87,8 @@ class Work:
 
 
 def mask_of(drbg: Drbg, n: int, attempt: int, pack: int) -> int:
-    """Return M of one pack of rows in one attempt, uniform in [0, n)."""
-    return drbg.child("residual-mask", attempt, pack).below(int(n))
+    """Return M of one pack of rows in one attempt, uniform in [0, n); another modulus never meets the same stream."""
+    return drbg.child("residual-mask", int(n), attempt, pack).below(int(n))
 
 
 # ---- the bank
@@ -135,18 +136,23 @@ def _opened(
     drbg = work.drbg.child("blinding", sha256(answer.ciphertexts).digest())
     opened = keys.decryptor.decrypt_many(sums, drbg, work.executor)
     low = (1 << LABEL_SHIFT) - 1
+    is_alone, ring = len(work.contract.banks) == 1, tag_ring(work.contract)
     for count in answer.bins:
         cells = [(int(v) & low, (int(v) >> LABEL_SHIFT) & low, int(v) >> TAG_SHIFT) for v in opened[:count]]
         opened = opened[count:]
-        if tuple(map(sum, zip(*cells, strict=True))) != totals:
+        rows, bads, tags = (sum(column) for column in zip(*cells, strict=True))
+        if (rows, bads, tags % ring) != totals or any(bad > row for row, bad, _ in cells):
             raise PeerError("a feature's bins do not add up to the bank's rows", "B01")
-        yield [(rows - bads, bads) for rows, bads, _ in cells]
+        if is_alone and any(row < work.contract.min_rows for row, _, _ in cells):
+            raise PeerError("the platform asks for a bin under the contract's minimum of rows", "B01")
+        yield [(row - bad, bad) for row, bad, _ in cells]
 
 
 def bank_masks_role(work: Work, keys: BankKeys, own: Columns) -> Role[list[list[int]]]:
     """Return, per own column and then the intercept, per attempt, Σ x_i·m_i mod 2^W (rounded): what to subtract."""
-    assert keys.platform is not None
-    public, layout = keys.platform, work.layouts.masks
+    if keys.platform is None:
+        raise PeerError("masks came before the platform's key", "S05")
+    public, layout, inputs = keys.platform, work.layouts.masks, sha256()
     rows, received = own.rows, 0
     sums = [[1] * count for count in own.bins]
     chunk = 0
@@ -154,15 +160,16 @@ def bank_masks_role(work: Work, keys: BankKeys, own: Columns) -> Role[list[list[
         message = yield Receive("binning.masks", (wire.MaskSet,))
         check_chunk(message.chunk, chunk)
         part = paillier.decode_ciphertexts(public, message.ciphertexts)
+        inputs.update(message.ciphertexts)
         codes = [column[received : received + len(part)] for column in own.codes]
         if not part or received + len(part) > rows:
             raise PeerError("the masks cover another number of rows than were declared", "B01")
         more = encrypted_histogram(public, part, codes, own.bins, work.executor)
         sums = [[paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)]
         received, chunk = received + len(part), chunk + 1
-    hidden = [work.drbg.child("hiding", j).below(int(public.n)) for j in range(len(own.bins))]
+    hidden = [work.drbg.child("hiding", inputs.digest(), j).below(int(public.n)) for j in range(len(own.bins))]
     randomiser = paillier.randomiser_for(public, work.drbg.child_seed("mask-randomiser"), len(own.bins))
-    drbg = work.drbg.child("mask-sums")
+    drbg = work.drbg.child("mask-sums", inputs.digest())
     combined = [combine_bins(public, bins, weights) for bins, weights in zip(sums, own.woe, strict=True)]
     covered = [
         paillier.add(public, paillier.add_plain(public, c, u), randomiser.draw(drbg))
@@ -179,6 +186,11 @@ def bank_masks_role(work: Work, keys: BankKeys, own: Columns) -> Role[list[list[
         ]
         for j in range(len(own.bins))
     ]
+
+
+def tag_ring(contract: RunContract) -> int:
+    """Return the modulus of the tags' sums: as large as a plaintext leaves room for."""
+    return 1 << (contract.key_bits - TAG_SHIFT - 2)
 
 
 def encode_totals(totals: Sequence[int], layouts: Layouts) -> bytes:
@@ -238,11 +250,16 @@ def platform_count_role(work: Work, public: paillier.PublicKey, columns: Columns
 
 def _send_histogram(work: Work, public: paillier.PublicKey, sums: list[list[int]], inputs: bytes) -> Role[None]:
     randomiser = evaluator_randomiser(work, public, len(sums))
-    drbg = work.drbg.child("label-sums", inputs)
+    drbg, ring = work.drbg.child("label-sums", inputs), tag_ring(work.contract)
     size = max(1, work.contract.chunk_bytes // (public.ciphertext_bytes * max(map(len, sums))))
     for start in range(0, len(sums), size):
         part = sums[start : start + size]
-        cells = [paillier.add(public, cell, randomiser.draw(drbg)) for bins in part for cell in bins]
+        cells = []
+        for bins in part:
+            hidden = [drbg.below(ring) for _ in bins[1:]]
+            shares = [(-sum(hidden)) % ring, *hidden]
+            covered = [paillier.add_plain(public, c, t << TAG_SHIFT) for c, t in zip(bins, shares, strict=True)]
+            cells += [paillier.add(public, cell, randomiser.draw(drbg)) for cell in covered]
         data = paillier.encode_ciphertexts(public, cells)
         message = wire.LabelHistogram(bins=[len(b) for b in part], ciphertexts=data, last=start + size >= len(sums))
         yield Send(message, "binning.count", work.rights)
@@ -256,7 +273,7 @@ def platform_masks_role(work: Work, secret_key: paillier.SecretKey, bank_n: int,
     for chunk, start in enumerate(range(0, rows, size)):
         end = min(start + size, rows)
         values = _mask_rows(work, bank_n, start, end, layout, residual)
-        part = encryptor.encrypt_many(values, work.drbg.child("mask-set", chunk), work.executor)
+        part = encryptor.encrypt_many(values, work.drbg.child("mask-set", int(bank_n), chunk), work.executor)
         data = paillier.encode_ciphertexts(secret_key.public, part)
         yield Send(wire.MaskSet(chunk=chunk, ciphertexts=data), "binning.masks", work.rights)
     message = yield Receive("binning.masks", (wire.MaskSums,))

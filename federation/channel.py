@@ -127,6 +127,10 @@ class Channel(ABC):
     def finish(self) -> None:
         """Say that no more messages follow; the peer reads what was sent before. May be called twice."""
 
+    def is_gone(self) -> bool:
+        """Return whether the peer's side of the road has ended; what it sent before may still be read."""
+        return False
+
     @abstractmethod
     def close(self, reason: str = "") -> None:
         """End the conversation both ways. `reason` is for this side's own errors and never crosses."""
@@ -208,6 +212,10 @@ class PipedChannel(Channel):
         self._send_deadline_s = send_deadline_s
         self._finished = False
         self._closed: str | None = None
+
+    def is_gone(self) -> bool:
+        """See `Channel.is_gone`."""
+        return self.inbox.ended
 
     @property
     def closed(self) -> bool:

@@ -29,8 +29,8 @@ _INTEGERS = {
     "min_goods": (1, 10**6),
     "min_intersection": (50, 10**6),
     "min_banks": (1, 64),
-    "max_queries": (64, 10**7),
-    "max_rows": (64, 10**7),
+    "max_queries": (64, 250_000),
+    "max_rows": (64, 250_000),
     "max_bins": (2, 32),
     "ridge_thousandths": (1, 10**7),
     "chunk_bytes": (64 * 1024, 1024 * 1024),
@@ -103,6 +103,9 @@ def parse_contract(record: Mapping[str, Any]) -> RunContract:
 
 
 def _check_parties(record: Mapping[str, Any]) -> None:
+    _require(_are_texts(record["parties"], {"party", "role", "uri", "node_key"}), "parties", "must each name its keys")
+    _require(_are_texts(record["fields"], {"provider", "field", "use"}), "fields", "must each name provider and use")
+    _require(_is_text_map(record["forms"]) and _is_text_map(record["catalogues"]), "forms", "must map names to texts")
     parties = [p["party"] for p in record["parties"]]
     _require(len(set(parties)) == len(parties), "parties", "must be distinct")
     platforms = [p["party"] for p in record["parties"] if p["role"] == "platform"]
@@ -110,6 +113,16 @@ def _check_parties(record: Mapping[str, Any]) -> None:
     banks = len(parties) - 1
     _require(banks >= record["min_banks"], "min_banks", "must not exceed the number of banks")
     _require({f["provider"] for f in record["fields"]} <= set(parties), "fields", "must come from the run's parties")
+
+
+def _are_texts(entries: Any, keys: set[str]) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(e, dict) and set(e) == keys and all(isinstance(v, str) for v in e.values()) for e in entries
+    )
+
+
+def _is_text_map(entries: Any) -> bool:
+    return isinstance(entries, dict) and all(isinstance(v, str) for v in entries.values())
 
 
 def _require(holds: bool, key: str, rule: str) -> None:

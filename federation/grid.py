@@ -16,6 +16,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from flwr.serverapp import Grid
 from lianxin.federation import wire
 from lianxin.federation.errors import LianxinError, PeerError
 from lianxin.federation.model import Provenance
-from lianxin.federation.session import Session
+from lianxin.federation.session import Session, rule_id
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
@@ -84,7 +85,7 @@ def _array(entry: Any) -> Array:
     if entry.dtype not in _DTYPES:
         raise PeerError("an array of a type that the wire does not know was sent", "L02")
     dtype = np.dtype(entry.dtype).newbyteorder("<")
-    if len(entry.data) != dtype.itemsize * int(np.prod(entry.shape, dtype=np.int64)):
+    if not entry.shape or len(entry.shape) > 4 or len(entry.data) != dtype.itemsize * math.prod(entry.shape):
         raise PeerError("an array was sent whose bytes do not fit its shape", "L02")
     values = np.frombuffer(entry.data, dtype=dtype).reshape(tuple(entry.shape))
     return Array(values.astype(np.dtype(entry.dtype)))
@@ -158,7 +159,8 @@ class PartyGrid(Grid):
         if message.reply_to != asked.metadata.message_id or message.kind != asked.metadata.message_type:
             raise PeerError(f"{session.peer} answered another instruction than the one it got", "L03")
         if message.error:
-            raise PeerError(f"{session.peer} could not do {message.kind} (rule {message.error[:8]})", message.error[:8])
+            rule = rule_id(message.error)
+            raise PeerError(f"{session.peer} could not do {message.kind} (rule {rule})", rule)
         self._watch(f"{session.peer} {message.kind}")
         return _answer(asked, content=decode_content(message))
 

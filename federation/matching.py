@@ -159,6 +159,7 @@ def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int
     """Receive the platform's tags; return (query index, position) of each that is ours."""
     query_of = {tag: index for index, tag in enumerate(own_tags)}
     found: list[tuple[int, int]] = []
+    seen: set[bytes] = set()
     place, chunk, last = 0, 0, False
     while not last:
         message = yield Receive("matching.compare", (wire.PlatformTags,))
@@ -167,10 +168,17 @@ def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int
             if tag in query_of:
                 found.append((query_of[tag], place))
             place += 1
+            if tag in seen:
+                raise PeerError("the platform sent one tag twice", "M02")
+            seen.add(tag)
         chunk, last = chunk + 1, message.last
-        if place > padded_rows:
-            raise PeerError("the platform sent more tags than rows that it declared", "M02")
+        if place > padded_rows or not message.tags or (last and place != padded_rows):
+            raise PeerError("the platform sent another number of tags than rows that it declared", "M02")
     return found
+
+
+def _digest(scalars: Sequence[int]) -> bytes:
+    return hashlib.sha256(b"".join(scalar.to_bytes(32, "big") for scalar in scalars)).digest()
 
 
 class _PaillierAsker:
@@ -193,7 +201,7 @@ class _PaillierAsker:
         self.sid, self.scalars = sid, [own[index] for index in order]
 
     def query(self, chunk: int, start: int, end: int) -> "wire.BankQueries":
-        drbg = self.side.drbg.child("queries", self.sid, chunk)
+        drbg = self.side.drbg.child("queries", self.sid, chunk, _digest(self.scalars[start:end]))
         ciphertexts = psi_paillier.encrypt_queries(self.encryptor, self.scalars[start:end], drbg, self.side.executor)
         self.sent[chunk] = end - start
         data = paillier.encode_ciphertexts(self.secret_key.public, ciphertexts)

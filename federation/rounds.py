@@ -90,7 +90,7 @@ def bank_round_role(turn: BankTurn) -> Role[BankOutcome]:
     live = wire.LiveRows(bitmap=encode_bitmap(turn.live))
     yield Send(live, "round.rows", work.rights)
     answer = yield Receive("round.rows", (wire.LiveRows,))
-    active = _both(turn.live, decode_bitmap(answer.bitmap, len(turn.live)))
+    active = _both(work, turn.live, decode_bitmap(answer.bitmap, len(turn.live)))
     polynomial = yield from _bank_range(turn, active)
     constants, slopes = scorecard.residual_shares(polynomial, turn.scores, turn.labels)
     readings = [0] * len(turn.labels)
@@ -106,8 +106,11 @@ def bank_round_role(turn: BankTurn) -> Role[BankOutcome]:
     return BankOutcome([scorecard.rounded(total, layouts) for total in totals], np.array(gradient), active)
 
 
-def _both(own: Sequence[bool], other: Sequence[bool]) -> list[bool]:
-    return [a and b for a, b in zip(own, other, strict=True)]
+def _both(work: Work, own: Sequence[bool], other: Sequence[bool]) -> list[bool]:
+    active = [a and b for a, b in zip(own, other, strict=True)]
+    if sum(active) < work.contract.min_rows:
+        raise PeerError(f"fewer rows are live at both sides than the contract's {work.contract.min_rows}", "OUT-ROWS")
+    return active
 
 
 def _bank_range(turn: BankTurn, active: Sequence[bool]) -> Role[tuple[float, float, float]]:
@@ -185,8 +188,9 @@ def platform_round_role(turn: PlatformTurn) -> Role[PlatformOutcome]:
     """Return the platform's machine for one round with one bank."""
     work = turn.work
     theirs = yield Receive("round.rows", (wire.LiveRows,))
-    active = _both(turn.live, decode_bitmap(theirs.bitmap, len(turn.live)))
+    flags = decode_bitmap(theirs.bitmap, len(turn.live))
     yield Send(wire.LiveRows(bitmap=encode_bitmap(turn.live)), "round.rows", work.rights)
+    active = _both(work, turn.live, flags)
     mean_steps, spread_steps = grid_steps(*_mean_and_spread(turn.scores, active))
     offer = wire.ScoreRange(mean_steps=mean_steps, spread_steps=spread_steps)
     yield Send(offer, "round.range", work.rights)
@@ -303,7 +307,8 @@ def bank_points_role(work: Work, limit: int) -> Role[dict[int, int]]:
         message = yield Receive("scoring.points", (wire.ScorePoints,))
         check_chunk(message.chunk, chunk)
         rows = decode_rows(message.rows, limit)
-        if len(message.points) != POINT_BYTES * len(rows) or set(rows) & set(points):
+        is_repeated = len(set(rows)) < len(rows) or set(rows) & set(points) or not rows
+        if len(message.points) != POINT_BYTES * len(rows) or is_repeated:
             raise PeerError("sub-scores came for another number of rows, or twice for one", "B05")
         for k, row in enumerate(rows):
             points[row] = int.from_bytes(message.points[k * POINT_BYTES : (k + 1) * POINT_BYTES], "big", signed=True)

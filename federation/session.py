@@ -9,6 +9,7 @@ gets a signed record with the rule id and nothing else.
 Protocols are generators without I/O: they yield `Send` and `Receive` and are driven by `converse`, whatever the channel.
 """
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -22,9 +23,14 @@ from lianxin.federation import wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GuardRefused, PeerError
-from lianxin.federation.model import Clock, Provenance
+from lianxin.federation.model import MODES, Clock, Provenance
 
 GENESIS = "0" * 64
+ROW_MODES = frozenset(MODES)
+FITTING_MODES = {
+    "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset(MODES[1:]), "PLAIN": frozenset(MODES[3:]),
+}  # fmt: skip
+_RULE = re.compile(r"[A-Z]{1,8}[0-9]{0,2}(-[A-Z]{1,8})?")
 T = TypeVar("T")
 
 
@@ -107,6 +113,11 @@ class Session:
         self.channel.send(data)
 
     def _check_rights(self, crossings: Sequence[wire.Crossing], rights: Sequence[Provenance]) -> None:
+        modes = {right.mode for right in rights}
+        for crossing in crossings:
+            fitting = FITTING_MODES.get(crossing.form, ROW_MODES)
+            if crossing.form not in wire.FREE_FORMS and not modes & fitting:
+                raise GuardRefused(f"{crossing.name} is {crossing.form} and no release in a fitting mode is behind it", "G04")
         for right in rights:
             if right.recipient != self.peer or right.provider != self.party:
                 raise GuardRefused("a release stands behind the message, but for another recipient", "G04")
@@ -179,7 +190,8 @@ class Session:
     def _check_refusal(self, opened: wire.Opened) -> None:
         if isinstance(opened.message, wire.Refusal):
             record = open_refusal(opened.message, self.contract.node_keys[self.peer])
-            raise PeerRefused(self._says(f"refused by rule {record['rule']}; ask its operator for the reason"), record["rule"])
+            rule = rule_id(record.get("rule"))
+            raise PeerRefused(self._says(f"refused by rule {rule}; ask its operator for the reason"), rule)
 
     def _refuse(self, refusal: GuardRefused | PeerError, step: str, opened: wire.Opened | None) -> None:
         if isinstance(refusal, PeerRefused) and opened is not None:
@@ -207,6 +219,11 @@ class PeerRefused(PeerError):
     """The peer sent a signed refusal; `rule` is its reason."""
 
 
+def rule_id(said: object) -> str:
+    """Return the rule id that a peer gave, W00 for anything else: a peer's text is shown to nobody and logged nowhere."""
+    return said if isinstance(said, str) and _RULE.fullmatch(said) else "W00"
+
+
 def open_refusal(message: Message, node_key: str) -> Mapping[str, Any]:
     """Return the record of a signed refusal. Raises PeerError if it is not signed by `node_key`."""
     try:
@@ -225,7 +242,9 @@ def converse(role: Role[T], session: Session, deadline_s: float) -> T:
         except StopIteration as end:
             return end.value
         except CryptoError as error:
-            raise _blame(session, error) from error
+            raise _blame(session, str(error), "P01") from error
+        except PeerError as fault:
+            raise _blame(session, str(fault), fault.rule) from fault
         if isinstance(wish, Send):
             session.send(wish.message, wish.step, wish.rights)
             answer = None
@@ -233,8 +252,8 @@ def converse(role: Role[T], session: Session, deadline_s: float) -> T:
             answer = session.receive(wish.step, wish.types, deadline_s)
 
 
-def _blame(session: Session, error: CryptoError) -> PeerError:
-    """A protocol found that the peer's numbers do not hold: log it, tell the peer the rule, return what to raise."""
-    session.trace.refused(session.contract.run, session.peer, "P01", session.conversation, None)
-    session.refuse("P01", session.last_step)
-    return PeerError(f"{session.peer}: {error} (run {session.contract.run}, {session.conversation})", "P01")
+def _blame(session: Session, what: str, rule: str) -> PeerError:
+    """A protocol found that the peer's messages do not hold: log it, tell the peer the rule, return what to raise."""
+    session.trace.refused(session.contract.run, session.peer, rule, session.last_step, None)
+    session.refuse(rule, session.last_step)
+    return PeerError(f"{session.peer}: {what} (run {session.contract.run}, {session.conversation})", rule)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lianxin.crypto import pairwise_masks, paillier
+from lianxin.crypto.errors import CryptoError
 from lianxin.federation import regression
 from lianxin.federation.binning import Columns, intercept
 from lianxin.federation.contract import RunContract
@@ -115,7 +116,7 @@ class PlatformStar:
         Raises RunStopped if no feature is left, PeerError (B06) if the sum is no possible count.
         """
         bins = next(iter(self.tables.values())).columns.bins
-        flat = pairwise_masks.sum_masked([masked[bank] for bank in sorted(masked)], COUNT_BITS)
+        flat = _summed(masked, COUNT_BITS)
         rows = sum(table.columns.rows for table in self.tables.values())
         if len(flat) != 2 * sum(bins) or any(v > rows for v in flat):
             raise PeerError("the banks' masked counts do not add up to counts; one of them left the protocol", "B06")
@@ -160,17 +161,25 @@ class PlatformStar:
     def close_round(self, masked: Mapping[str, Sequence[int]]) -> bool:
         """Open the sum of the banks' masked gradients, take one step, return whether the decrement rose twice."""
         modulus = 1 << self.layouts.width_bits
-        totals = pairwise_masks.sum_masked([masked[bank] for bank in sorted(masked)], self.layouts.width_bits)
+        totals = _summed(masked, self.layouts.width_bits)
         designs = []
         for bank in sorted(masked):
             outcome, table = self.tables[bank].outcome, self.tables[bank]
-            assert outcome is not None
+            if outcome is None:
+                raise PeerError(f"{bank} answered a round without having it run", "S05")
             totals = [(t - m) % modulus for t, m in zip(totals, outcome.masks, strict=True)]
             designs.append(design_of(table.columns)[np.array(outcome.active, dtype=bool)])
             table.outcome = None
         gradient = np.array([gradient_value(t, self.layouts) for t in totals])
         self.gradient_norms.append(float(np.linalg.norm(gradient + self.descent.ridge * self.descent.lookahead)))
         return self.descent.advance(gradient, np.concatenate(designs), self.base_rate)
+
+
+def _summed(masked: Mapping[str, Sequence[int]], width_bits: int) -> list[int]:
+    try:
+        return pairwise_masks.sum_masked([masked[bank] for bank in sorted(masked)], width_bits)
+    except CryptoError as error:
+        raise PeerError(f"the banks' masked values do not add up: {error}", "B06") from error
 
 
 class BankStar:
@@ -187,6 +196,7 @@ class BankStar:
         self.descent = DescentState(len(self.own.bins), contract.ridge, [*([1.0] * len(columns.bins)), 0.0])
         self.descent.weights[-1] = self.descent.lookahead[-1] = 0.0
         self.corrections: list[list[int]] = []
+        self._attempts: set[int] = set()
         self.pending: tuple[Floats, list[bool]] | None = None
         self.gradient_norms: list[float] = []
 
@@ -195,9 +205,11 @@ class BankStar:
         return scores(design_of(self.own), self.descent.lookahead)
 
     def attempt_corrections(self, attempt: int) -> list[int]:
-        """Return Σ x_i·m_i of one attempt per own column. Raises RunStopped when the masks are used up."""
-        if attempt >= self.layouts.masks.slots:
-            raise RunStopped("the masks that were prepared for this run are used up; launch a new run with more attempts")
+        """Return Σ x_i·m_i of one attempt per own column, once. Raises PeerError (S05) for an attempt that was made
+        already or whose masks were not prepared: none is used twice."""
+        if not 0 <= attempt < self.layouts.masks.slots or attempt in self._attempts:
+            raise PeerError(f"attempt {attempt} was made already, or no masks were prepared for it", "S05")
+        self._attempts.add(attempt)
         return [column[attempt] for column in self.corrections]
 
     def settle(self) -> bool:
@@ -229,10 +241,19 @@ class MaskAgreement:
     def agree(self, keys: Mapping[str, bytes]) -> None:
         """Derive a seed with each other bank of `keys` (party id to X25519 public key)."""
         others = {bank: key for bank, key in keys.items() if bank != self.bank}
-        self._seeds = {
-            bank: pairwise_masks.pair_seed(self._secret, key, self.run, "star", _pair(self.bank, bank))
-            for bank, key in others.items()
-        }
+        try:
+            self._seeds = {
+                bank: pairwise_masks.pair_seed(self._secret, key, self.run, "star", _pair(self.bank, bank))
+                for bank, key in others.items()
+            }
+        except CryptoError as error:
+            raise PeerError(f"another bank's agreement key is none: {error}", "A01") from error
+
+    @staticmethod
+    def check_key(key: bytes) -> None:
+        """Raise CryptoError unless `key` is an X25519 key with which a secret can be shared."""
+        secret, _ = pairwise_masks.agreement_keypair(b"\x01" * 32)
+        pairwise_masks.pair_seed(secret, key, "check", "star", ("a", "b"))
 
     def masked(self, values: Sequence[int], label: str, banks: Sequence[str], width_bits: int) -> list[int]:
         """Return `values` under the masks with the other banks of this round. `label` is used once in a run."""

@@ -81,6 +81,8 @@ def receive_rows(limit: int, most: int) -> Role[list[int]]:
     while not last:
         message = yield Receive("binning.rows", (wire.TrainingRows,))
         check_chunk(message.chunk, chunk)
+        if not message.rows:
+            raise PeerError("the bank sent an empty chunk of training rows", "M03")
         rows += decode_rows(message.rows, limit)
         chunk, last = chunk + 1, message.last
         if len(rows) > most:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lianxin.crypto import canonical
+from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.signing import SigningKey
 from lianxin.crypto.signing import verify as verify_signature
 from lianxin.federation.errors import GuardRefused
@@ -115,10 +116,11 @@ def _form_here(message: Message, field: FieldDescriptor, declared: Mapping[str, 
     form = form_of(field) or ""
     if form != "DECLARED":
         return form
-    claimed = crossing_pb2.Form.Name(message.declared_form)  # type: ignore[attr-defined]
-    if declared.get(message.name) != claimed or claimed == "DECLARED":  # type: ignore[attr-defined]
+    named: Any = message
+    listed = declared.get(named.name, "DECLARED")
+    if listed == "DECLARED" or form_number(listed) != named.declared_form:
         raise GuardRefused(f"a named value of {message.DESCRIPTOR.name} crosses in an undeclared form", "G05")
-    return claimed
+    return listed
 
 
 def seal(header: dict[str, Any], message: Message, key: SigningKey) -> tuple[bytes, Opened]:
@@ -162,7 +164,10 @@ def unseal(data: bytes) -> Opened:
     }  # fmt: skip
     if record["step"] not in STEPS:
         raise GuardRefused("an envelope names a step that this version does not know", "G02")
-    return Opened(record, message, envelope.signature, canonical.record_hash(record))
+    try:
+        return Opened(record, message, envelope.signature, canonical.record_hash(record))
+    except CryptoError as error:
+        raise GuardRefused("an envelope's header has no canonical form", "G06") from error
 
 
 def _parse(kind: type[Message], data: bytes) -> Any:

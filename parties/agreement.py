@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lianxin.crypto import canonical
-from lianxin.crypto.errors import CryptoError
+from lianxin.crypto.errors import CryptoError, PackingOverflow
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
 from lianxin.federation.contract import RunContract, parse_contract
 from lianxin.federation.errors import InputFault, PeerError
+from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
 from lianxin.parties.config import PolicySection, RunConfig
 from lianxin.parties.identity import Identity
@@ -54,9 +55,12 @@ def draft_contract(config: RunConfig, identity: Identity, catalogue_digest: str,
         "expires_at": after(now, config.days),
     }  # fmt: skip
     try:
-        return parse_contract(record)
+        contract = parse_contract(record)
     except PeerError as fault:
         raise InputFault(str(fault)) from None
+    if not _fits(contract):
+        raise InputFault("the masks of so many rounds do not fit the key size; lower rounds or spare_attempts")
+    return contract
 
 
 def _party(party: str, role: str, uri: str, node_key: str) -> dict[str, str]:
@@ -80,9 +84,11 @@ def _field(provider: str, name: str, use: str) -> dict[str, str]:
 def check_proposal(contract: RunContract, identity: Identity, columns: set[str], label: str, now: str) -> Verdict:
     """Return whether a bank could keep these terms at all: its own and the platform's keys, its columns, the dates."""
     keys = contract.node_keys
-    platform = identity.peers.get(contract.platform)
-    if platform is None or keys[contract.platform] != platform.node_key:
-        return Verdict("C02", "the platform's node key is not the pinned one")
+    pinned = {peer.party: peer.node_key for peer in identity.peers.values()}
+    if any(pinned.get(party) != key for party, key in keys.items() if party != identity.party):
+        return Verdict("C02", "a party's node key is not the pinned one")
+    if identity.peers[contract.platform].role != "platform" or dict(contract.record["forms"]) != FORMS:
+        return Verdict("C02", "the contract names another platform, or other forms than this version's")
     if keys.get(identity.party) != identity.signing_key.public_hex or identity.party not in contract.banks:
         return Verdict("C02", "this bank is not in the contract under its own key")
     asked = set(contract.fields_of(identity.party, "feature"))
@@ -90,7 +96,16 @@ def check_proposal(contract: RunContract, identity: Identity, columns: set[str],
         return Verdict("C03", "the contract asks for columns that this bank's table does not have")
     if not contract.created_at <= now < contract.expires_at:
         return Verdict("C04", "the contract is not in force now")
+    if not _fits(contract):
+        return Verdict("C01", "the masks of so many attempts do not fit the key size")
     return Verdict("", "")
+
+
+def _fits(contract: RunContract) -> bool:
+    try:
+        return plan_layouts(contract).masks.slots >= contract.attempts
+    except PackingOverflow:
+        return False
 
 
 def judge_by_policy(contract: RunContract, policy: PolicySection, party: str) -> Verdict:

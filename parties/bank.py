@@ -26,7 +26,7 @@ from lianxin.federation.errors import (
     RunStopped,
 )
 from lianxin.federation.grid import answer_instructions
-from lianxin.federation.session import Session
+from lianxin.federation.session import Session, rule_id
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.node import Node
@@ -94,6 +94,10 @@ class BankNode:
                 raise
             except LianxinError as failure:
                 self.node.say(f"refused: {failure}")
+            except Exception as fault:
+                logging.getLogger("lianxin").exception("a fault at a message in the lobby")
+                self.node.trace.refused("", channel.peer, "W00", "contract.agree", None)
+                self.node.say(f"refused: a message of {channel.peer} that this program could not read ({type(fault).__name__})")
 
     def _answer(self, channel: Channel, data: bytes) -> None:
         try:
@@ -192,11 +196,11 @@ class BankNode:
 
     def _close(self, session: Session, contract: RunContract, status: Any, worker: "_Worker | None") -> None:
         state = status.state if status.state in ("finished", "failed", "refused") else "failed"
-        failure = worker.failure if worker else None
-        record = {"run": contract.run, "state": state, "rule": status.rule, "error": str(failure) if failure and state != "finished" else ""}
+        failure, rule = worker.failure if worker else None, rule_id(status.rule) if status.rule else ""
+        record = {"run": contract.run, "state": state, "rule": rule, "error": str(failure) if failure and state != "finished" else ""}
         if self.node.store.run(contract.run) is not None:
-            self.node.store.set_run_state(contract.run, state, status.rule)
-        self.node.contract_event(contract.run, contract.hash, state, status.rule)
+            self.node.store.set_run_state(contract.run, state, rule)
+        self.node.contract_event(contract.run, contract.hash, state, rule)
         if worker is not None and worker.work.result:
             write_result(self.node, worker.work)
         self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])

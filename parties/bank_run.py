@@ -51,9 +51,16 @@ class BankRun:
         self.finished = False
         self.result: dict[str, Any] = {}
         self._round = 0
+        self._banks_left = list(contract.banks)
+        self._done: set[str] = set()
         self._active: list[bool] = []
 
     # ---- helpers of every step
+
+    def _once(self, step: str) -> None:
+        if step in self._done:
+            raise PeerError(f"the platform asked for {step} a second time; its randomness serves once", "S05")
+        self._done.add(step)
 
     def _talk(self, role: Role[Any], conversation: str, round_number: int = 0) -> Any:
         return self._talk_all([role], conversation, round_number)[0]
@@ -89,6 +96,7 @@ class BankRun:
 
     def match(self) -> Reply:
         """Find the shared firms, say which of them are trained on, and announce the key for masks between banks."""
+        self._once("match")
         contract, name = self.contract, self.node.party
         released = self._release(range(len(self.table.identifiers)), "matching.query")
         self.features = [feature for feature in self.features if feature in released.columns]
@@ -144,6 +152,7 @@ class BankRun:
 
     def count(self, texts: apps.Texts) -> Reply:
         """Count labels in the platform's bins, prepare the masks of all attempts, return masked counts."""
+        self._once("count")
         self.agreement.agree(self._agreement_keys(texts))
         released = self._release(self.training, "binning.count")
         if len(released.firms) != len(self.training):
@@ -151,12 +160,14 @@ class BankRun:
         self.rights = (released.provenance,)
         star = self._fit_own(released)
         self._maker.join(self.contract.step_deadline_s)
+        if self.keys is None:
+            raise RunStopped(f"the training key was not ready within {self.contract.step_deadline_s} s; raise step_deadline_s")
         work, labels = self._work(), star.labels
         counts, star.corrections = self._count_and_masks(work, labels, star)
         self.star = star
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]
         masked = self.agreement.masked(flat, "counts", self.contract.banks, COUNT_BITS)
-        self.rights = (self._aggregate("binning.count", len(labels), sum(labels), 0),)
+        self.rights = (released.provenance, self._aggregate("binning.count", len(labels), sum(labels), 0))
         self.node.say("counted")
         return {"masked_counts": np.array(masked, dtype=np.uint64)}, {}, {}
 
@@ -213,11 +224,12 @@ class BankRun:
         attempt, banks = apps.number(numbers, "attempt"), self._banks(texts)
         released = self._release(self.training, "round.residuals", round_number)
         live = set(released.firms)
-        self.rights = (released.provenance,)
+        flags = [self.table.identifiers[row] in live for row in self.training]
+        labels = [label for label, flag in zip(star.labels, flags, strict=True) if flag]
+        self.rights = (released.provenance, self._aggregate("round.range", len(labels), sum(labels), round_number))
         turn = rounds.BankTurn(
-            self._work(), attempt, keys, star.own, star.labels, star.scores(),
-            [self.table.identifiers[row] in live for row in self.training], star.attempt_corrections(attempt),
-        )  # fmt: skip
+            self._work(), attempt, keys, star.own, star.labels, star.scores(), flags, star.attempt_corrections(attempt)
+        )
         conversation = f"vertical/{self.node.party}/round/{round_number}/{attempt}"
         outcome = self._talk(rounds.bank_round_role(turn), conversation, round_number)
         star.pending, self._active = (outcome.gradient, outcome.active), outcome.active
@@ -251,9 +263,14 @@ class BankRun:
             banks = json.loads(texts.get("banks", ""))
         except ValueError:
             banks = []
-        known = isinstance(banks, list) and self.node.party in banks and set(banks) <= set(self.contract.banks)
-        if not known or len(banks) < self.contract.min_banks or banks != sorted(set(banks)):
+        known = isinstance(banks, list) and all(isinstance(bank, str) for bank in banks)
+        known = known and self.node.party in banks and set(banks) <= set(self._banks_left) and banks == sorted(set(banks))
+        floor = max(min(2, len(self.contract.banks)), self.contract.min_banks)
+        if not known or len(banks) < floor:
             raise PeerError("a round names no proper set of this contract's banks", "L04")
+        if len(banks) < len(self._banks_left) and self.contract.on_loss != "rerun":
+            raise PeerError("a round leaves banks out, and the contract says that the run stops then", "L04")
+        self._banks_left = banks
         return banks
 
     # ---- evaluate
@@ -279,6 +296,8 @@ class BankRun:
         trained = set(self.training)
         refit = [row for row in scored if row in trained]
         test = [row for row in scored if self.table.split[row] == "test"]
+        if len({self.table.labels[row] for row in refit}) < 2:
+            raise RunStopped(f"{self.node.party}'s rows with score consent hold one class of the label only")
         own_all, labels = self._own_design(self.training), [self.table.labels[row] for row in self.training]
         alone = regression.fit_logistic(own_all, np.array(labels), self.contract.ridge)
         pdo = self.contract.points_to_double_odds

@@ -6,23 +6,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
 import typer
 from rich.console import Console
 
 from lianxin.crypto.randomness import Drbg, system_seed
-from lianxin.federation import plan
-from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import InputFault, LianxinError
-from lianxin.parties.bank import BankNode
-from lianxin.parties.clock import SystemClock
-from lianxin.parties.config import NodeConfig, load_node, load_run
 from lianxin.parties.control import ControlServer, ask
-from lianxin.parties.identity import make_network
-from lianxin.parties.node import SUBJECT_KEY_FILE, Node, open_node, write_subject_key
-from lianxin.parties.platform import PlatformNode
+
+if TYPE_CHECKING:
+    from lianxin.federation.contract import RunContract
+    from lianxin.parties.bank import BankNode
+    from lianxin.parties.config import NodeConfig
+    from lianxin.parties.node import Node
+    from lianxin.parties.platform import PlatformNode
 
 network = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys and certificates for a local trial.")
 platform = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The platform operator's node.")
@@ -45,6 +44,10 @@ def network_init(
 
     Example: lianxin network init net --platform platform-qh --bank bank-a --bank bank-b
     """
+    from lianxin.parties.clock import SystemClock
+    from lianxin.parties.identity import make_network
+    from lianxin.parties.node import SUBJECT_KEY_FILE, write_subject_key
+
     make_network(folder, platform_id, banks, None, SystemClock(), days, {platform_id: address})
     for party in [platform_id, *banks]:
         write_subject_key(folder / party / SUBJECT_KEY_FILE, system_seed())
@@ -52,6 +55,8 @@ def network_init(
 
 
 def _init(path: Path, settings: Mapping[str, Any]) -> None:
+    from lianxin.parties.config import load_node
+
     if path.exists():
         raise InputFault(f"{path} exists already; remove it or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +121,9 @@ def bank_init(
     })  # fmt: skip
 
 
-def _config(path: Path, role: str) -> NodeConfig:
+def _config(path: Path, role: str) -> "NodeConfig":
+    from lianxin.parties.config import load_node
+
     config = load_node(path)
     if config.role != role:
         raise InputFault(f"{path} is a {config.role}'s configuration; use `lianxin {config.role}`")
@@ -132,8 +139,10 @@ def _until_stopped(closers: list[Callable[[], None]]) -> None:
         close()
 
 
-def _planner(config: NodeConfig) -> Callable[[RunContract], dict[str, Any]]:
-    def make(contract: RunContract) -> dict[str, Any]:
+def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
+    from lianxin.federation import plan
+
+    def make(contract: "RunContract") -> dict[str, Any]:
         if config.simulation is not None:
             return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
         calibration = plan.measure_calibration(contract.key_bits, Drbg(system_seed()), time.process_time_ns)
@@ -142,7 +151,7 @@ def _planner(config: NodeConfig) -> Callable[[RunContract], dict[str, Any]]:
     return make
 
 
-def _status(node: Node, start: int, ended: Mapping[str, Any]) -> dict[str, Any]:
+def _status(node: "Node", start: int, ended: Mapping[str, Any]) -> dict[str, Any]:
     return {"party": node.party, "events": node.events(start), "ended": dict(ended)}
 
 
@@ -156,6 +165,8 @@ def platform_serve(
     Example: lianxin platform serve platform.toml
     """
     from lianxin.federation import services
+    from lianxin.parties.node import open_node
+    from lianxin.parties.platform import PlatformNode
 
     settings = _config(config, "platform")
     if record is not None and settings.simulation is None:
@@ -171,10 +182,12 @@ def platform_serve(
     _until_stopped([control.close, served.close, lambda: server.stop(0.0), node.close])
 
 
-def _platform_answer(served: PlatformNode, request: Mapping[str, Any]) -> dict[str, Any]:
+def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict[str, Any]:
     if request["do"] == "status":
         return _status(served.node, int(request["from"]), served.ended)
     if request["do"] == "launch":
+        from lianxin.parties.config import load_run
+
         terms = load_run(Path(request["config"]))
         if served.node.store.run(terms.run) is not None:
             raise InputFault(f"run {terms.run} exists already; choose another run id")
@@ -183,7 +196,7 @@ def _platform_answer(served: PlatformNode, request: Mapping[str, Any]) -> dict[s
     raise ValueError("unknown request")
 
 
-def _lead(served: PlatformNode, terms: Any, operator: str) -> None:
+def _lead(served: "PlatformNode", terms: Any, operator: str) -> None:
     try:
         served.launch(terms, operator or None)
     except LianxinError as failure:
@@ -198,6 +211,8 @@ def bank_serve(config: Config) -> None:
     Example: lianxin bank serve a.toml
     """
     from lianxin.federation import services
+    from lianxin.parties.bank import BankNode
+    from lianxin.parties.node import open_node
 
     settings = _config(config, "bank")
     node = open_node(settings)
@@ -212,7 +227,7 @@ def bank_serve(config: Config) -> None:
     _until_stopped([control.close, served.close, node.close])
 
 
-def _hold(served: BankNode, failure: list[LianxinError]) -> None:
+def _hold(served: "BankNode", failure: list[LianxinError]) -> None:
     try:
         served.serve()
     except LianxinError as fault:
@@ -222,7 +237,7 @@ def _hold(served: BankNode, failure: list[LianxinError]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _bank_answer(served: BankNode, request: Mapping[str, Any]) -> dict[str, Any]:
+def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, Any]:
     if request["do"] == "status":
         waiting = {run: dict(pending.plan) for run, pending in served.pending.items()}
         return _status(served.node, int(request["from"]), served.ended) | {"waiting": waiting}
@@ -267,7 +282,9 @@ def _report_end(ended: Mapping[str, Any], as_json: bool) -> None:
     typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
 
 
-def _show_status(config: NodeConfig, as_json: bool) -> None:
+def _show_status(config: "NodeConfig", as_json: bool) -> None:
+    from lianxin.federation import plan
+
     answer = ask(config.state, {"do": "status", "from": 0})
     if as_json:
         typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))

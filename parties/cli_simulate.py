@@ -62,7 +62,7 @@ def province(
     from lianxin.simulations.world import make_province
 
     terms = _terms(
-        seed, matching, key_bits, rounds, workers, consent_permille=970, outsider_permille=50, compute_only_permille=20,
+        seed, matching, key_bits, rounds, workers, consent_permille=900, outsider_permille=40, compute_only_permille=20,
         revoked_firms=1,
     )  # fmt: skip
     folder = _folder(out)
@@ -175,7 +175,7 @@ def _conclude(layout: Any, ran: Any, refused: dict[str, str], as_json: bool, con
     from lianxin.parties.report import summary_table, write_report
     from lianxin.simulations import results, story
 
-    outcome = results.gather(layout, ran)
+    outcome = results.gather(layout, ran, results.verify_apart)
     outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
     summary = story.summary_of(layout, ran, outcome)
     summary["refusals"] += [

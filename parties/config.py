@@ -101,7 +101,7 @@ class RunConfig(_Section):
     chunk_bytes: int = 128 * 1024
     points_to_double_odds: int = 20
     step_deadline_s: int = 600
-    on_loss: Literal["rerun", "stop"] = "rerun"
+    on_loss: Literal["rerun", "stop"] = "stop"
     days: int = Field(default=30, ge=1, le=3650)
 
 

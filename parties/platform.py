@@ -32,6 +32,7 @@ from lianxin.parties.store import Store
 CONNECT_DEADLINE_S = 60.0
 APPROVAL_DEADLINE_S = 86400.0
 CLOSE_DEADLINE_S = 30.0
+HOLD_S = 0.5
 Planner = Callable[[RunContract], dict[str, Any]]
 StrategyFactory = Callable[[RunContract, PlatformRun], Any]
 
@@ -72,7 +73,7 @@ class PlatformNode:
             with self._arrival:
                 self.lobby[channel.peer] = channel
                 self._arrival.notify_all()
-            self._closing.wait()
+            self._hold(channel)
             return
         active = self.runs.get(channel.run)
         if active is None:
@@ -94,6 +95,13 @@ class PlatformNode:
             sentence = f"a fault of this program ({type(fault).__name__}) ended {channel.conversation}; report it with the log"
             active.failures.append(RunStopped(sentence))
             raise
+
+    def _hold(self, channel: Channel) -> None:
+        while not self._closing.wait(HOLD_S) and not channel.is_gone():
+            continue
+        with self._arrival:
+            if self.lobby.get(channel.peer) is channel:
+                del self.lobby[channel.peer]
 
     def refused(self, rule: str, uri: str | None) -> None:
         """Log a peer that the network's door turned away."""
@@ -132,11 +140,12 @@ class PlatformNode:
             self.node.contract_event(run, contract.hash, "signed", operator=operator)
             self._drive(contract, active)
             self._end(contract, sessions, "finished", "")
-        except LianxinError as failure:
+        except Exception as fault:
+            failure = self._sentence(run, fault)
             cause = self._cause(active, failure)
             self._end(contract, sessions, "failed", getattr(cause, "rule", "RUN"))
             self.ended[run] = {"run": run, "state": "failed", "error": str(cause), "exit_code": cause.exit_code}
-            raise cause from failure
+            raise cause from fault
         finally:
             if active is not None:
                 active.done.set()
@@ -145,6 +154,12 @@ class PlatformNode:
         self.ended[run] = summary
         self.node.say(f"run {run} finished")
         return summary
+
+    def _sentence(self, run: str, fault: Exception) -> LianxinError:
+        if isinstance(fault, LianxinError):
+            return fault
+        logging.getLogger("lianxin").error("a fault in run %s", run, exc_info=fault)
+        return RunStopped(f"a fault of this program ({type(fault).__name__}) ended run {run}; report it with the log")
 
     def _cause(self, active: ActiveRun | None, failure: LianxinError) -> LianxinError:
         """Return what a person should read: the first failure inside a conversation says more than its echo."""
@@ -160,7 +175,7 @@ class PlatformNode:
             channels = {bank: self.lobby[bank] for bank in contract.banks}
         return {bank: self.node.session(contract, ch, f"contracts/{bank}") for bank, ch in channels.items()}
 
-    def _agree(self, contract: RunContract, sessions: Mapping[str, Session]) -> bytes:
+    def _agree(self, contract: RunContract, sessions: dict[str, Session]) -> bytes:
         proposal = canonical.encode(dict(contract.record))
         plan = canonical.encode(self._planner(contract))
         for session in sessions.values():
@@ -171,6 +186,7 @@ class PlatformNode:
                 answer: Any = session.receive("contract.agree", (wire.Approval,), APPROVAL_DEADLINE_S)
             except PeerRefused as refusal:
                 self.node.contract_event(contract.run, contract.hash, "refused", refusal.rule)
+                del sessions[bank]
                 raise ContractRefused(f"{bank} refused the contract of run {contract.run} (rule {refusal.rule}); "
                                       "ask its operator what to change and launch a new run") from refusal  # fmt: skip
             approvals[bank] = answer.approval

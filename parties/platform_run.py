@@ -24,7 +24,7 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GateRefused, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Session, converse
-from lianxin.federation.star import BankTable, PlatformStar
+from lianxin.federation.star import BankTable, MaskAgreement, PlatformStar
 from lianxin.parties import coding, decision
 from lianxin.parties.consent import subject_key
 from lianxin.parties.decision import ReleaseRequest
@@ -61,6 +61,8 @@ class PlatformRun:
         self.mask_key: paillier.SecretKey | None = None
         self.attempt, self.round = -1, 0
         self._served: set[str] = set()
+        self.lost: set[str] = set()
+        self.opened_rounds, self.restarts = 0, 0
         self.scored: dict[str, int] = {}
         self.agreement_keys: dict[str, str] = {}
         self.metrics: dict[str, apps.Numbers] = {}
@@ -123,9 +125,9 @@ class PlatformRun:
         request = self._request(bank, step, mode, [*self.identifiers, *names])
         return self.node.boundary.release(dict(self.contract.record), request, firms, columns, round_number)
 
-    def _work(self, bank: str, right: Provenance) -> Work:
+    def _work(self, bank: str, *rights: Provenance) -> Work:
         drbg = self.drbg.child("vertical", bank)
-        return Work(self.contract, self.star.layouts, bank, drbg, (right,), self.node.executor)
+        return Work(self.contract, self.star.layouts, bank, drbg, rights, self.node.executor)
 
     def prepare_key(self) -> None:
         """Make the platform's mask key of this run; conversations that need it wait for it."""
@@ -140,23 +142,21 @@ class PlatformRun:
 
     def serve(self, channel: Channel) -> None:
         """Run the platform's part of a matching or vertical conversation that a bank opened."""
-        kind, bank, *rest = channel.conversation.split("/")
-        what = rest[0] if rest else "match"
-        handler = {"match": self._match, "rows": self._rows, "binning": self._binning, "round": self._round,
-                   "scoring": self._score}.get(what)  # fmt: skip
-        if bank != channel.peer or bank not in self.contract.banks or handler is None:
-            raise PeerError(f"{channel.peer} opened a conversation that is not its own", "S01")
-        round_number = self.round if what == "round" else 0
-        self._admit_once(channel.conversation, what, round_number, rest)
+        bank = channel.peer
+        what, round_number, attempt = self._admit_once(bank, channel.conversation)
+        handler = {"match": self._match, "rows": self._rows, "binning": self._binning, "scoring": self._score}.get(what)
         session = self.node.session(self.contract, channel, channel.conversation, round_number)
         try:
             with self._turn_of(bank):
-                handler(bank, session)
+                if handler is not None:
+                    handler(bank, session)
+                else:
+                    self._round(bank, session, attempt)
         except GateRefused as refusal:
             session.refuse(refusal.rule, session.last_step)
             raise
         except CryptoError as error:
-            raise RunStopped(f"{bank} {kind}: {error}") from error
+            raise RunStopped(f"{bank} in {what}: {error}") from error
         finally:
             channel.finish()
 
@@ -178,15 +178,25 @@ class PlatformRun:
             with self._turn_of(bank):
                 continue
 
-    def _admit_once(self, conversation: str, what: str, round_number: int, rest: Sequence[str]) -> None:
-        """Refuse a conversation that was served before: its quota is spent and its masks are used. A round's must be
-        the round and attempt that Flower's strategy leads now."""
+    def _admit_once(self, bank: str, conversation: str) -> tuple[str, int, int]:
+        """Return (step, round, attempt) of a conversation that may be served now, and never admit the step again.
+
+        A second one would spend a quota twice or meet the same masks over other data: a step has one name a bank, and a
+        round's name holds the round and attempt that Flower's strategy leads now. Raises PeerError (S01, M01).
+        """
         with self._lock:
+            names = {
+                f"matching/{bank}": "match", f"vertical/{bank}/rows": "rows", f"vertical/{bank}/binning": "binning",
+                f"vertical/{bank}/scoring": "scoring", f"vertical/{bank}/round/{self.round}/{self.attempt}": "round",
+            }  # fmt: skip
+            what = names.get(conversation)
+            is_early = what == "scoring" and self.opened_rounds < self.contract.rounds
+            if what is None or is_early or bank not in self.contract.banks or bank in self.lost:
+                raise PeerError(f"{bank} opened a conversation that is not its own or not due now", "S01")
             if conversation in self._served:
                 raise PeerError(f"conversation {conversation} was opened twice; a step is served once", "M01")
-            if what == "round" and rest[1:] != [str(self.round), str(self.attempt)]:
-                raise PeerError(f"conversation {conversation} is not the round and attempt that are led now", "S05")
             self._served.add(conversation)
+            return what, self.round if what == "round" else 0, self.attempt
 
     def _match(self, bank: str, session: Session) -> None:
         released = self._release(bank, "matching.query", self.table.identifiers)
@@ -221,32 +231,38 @@ class PlatformRun:
 
     def _binning(self, bank: str, session: Session) -> None:
         shared, deadline = self._shared(bank), self.contract.step_deadline_s
-        assert shared.right is not None
-        self._key_ready.wait(deadline)
-        assert self.mask_key is not None
-        table, work = self.star.tables[bank], self._work(bank, self._aggregate_right(bank, shared))
+        if not self._key_ready.wait(deadline) or self.mask_key is None or shared.right is None:
+            raise RunStopped(f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s")
+        table, work = self._table(bank), self._work(bank, shared.right, self._aggregate(bank, "binning.count", len(shared.rows)))
         table.public = converse(binning.platform_keys_role(work, self.mask_key), session, deadline)
         converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
         rows = len(shared.rows)
         converse(binning.platform_masks_role(work, self.mask_key, table.public.n, rows), session, deadline)
         self.node.say(f"counted {bank}")
 
-    def _aggregate_right(self, bank: str, shared: Shared) -> Provenance:
-        request = self._request(bank, "binning.count", "COMPUTE_ONLY", ())
-        return self.node.boundary.aggregate(
-            dict(self.contract.record), request, len(shared.rows), None, None, self.features, "binning.count"
-        )
+    def _table(self, bank: str) -> BankTable:
+        if bank not in self.star.tables:
+            raise PeerError(f"{bank} asks for a step before the bins are fitted", "S05")
+        return self.star.tables[bank]
 
-    def _round(self, bank: str, session: Session) -> None:
-        shared, table = self._shared(bank), self.star.tables[bank]
+    def _aggregate(self, bank: str, step: str, rows: int, round_number: int = 0) -> Provenance:
+        request = self._request(bank, step, "COMPUTE_ONLY", ())
+        record, names = dict(self.contract.record), [f for f in self.features if f in self.specs]
+        return self.node.boundary.aggregate(record, request, rows, None, None, names, step, round_number)
+
+    def _round(self, bank: str, session: Session, attempt: int) -> None:
+        shared, table = self._shared(bank), self._table(bank)
         firms = [shared.firms[row] for row in shared.rows]
         released = self._release(bank, "round.residuals", sorted(set(firms)), session.round)
         live = set(released.firms)
-        assert table.public is not None
-        turn = rounds.PlatformTurn(
-            self._work(bank, released.provenance), self.attempt, table.public, table.columns, self.star.scores(bank),
-            [firm in live for firm in firms],
-        )  # fmt: skip
+        flags = [firm in live for firm in firms]
+        aggregate = self._aggregate(bank, "round.range", sum(flags), session.round)
+        with self._lock:
+            if table.public is None or (session.round, attempt) != (self.round, self.attempt):
+                raise PeerError(f"{bank} came too late for attempt {attempt}", "S05")
+            scores = self.star.scores(bank)
+        work = self._work(bank, released.provenance, aggregate)
+        turn = rounds.PlatformTurn(work, attempt, table.public, table.columns, scores, flags)
         table.outcome = converse(rounds.platform_round_role(turn), session, self.contract.step_deadline_s)
         self.node.say(f"round {session.round} {bank} {sum(table.outcome.active)}")
 
@@ -283,6 +299,9 @@ class PlatformRun:
 
     def _fit_bins(self) -> None:
         banks = sorted(self.shared)
+        absent = sorted(set(self.contract.banks) - set(self._raw))
+        if absent:
+            raise PeerError(f"{absent[0]} answered matching without its training rows", "S05")
         names = [name for name in self.features if all(name in self._raw[bank] for bank in banks)]
         values = {name: [v for bank in banks for v in self._raw[bank][name]] for name in names}
         specs = {n: coding.fit_bins(values[n], self.contract.max_bins, self.contract.min_rows) for n in names}
@@ -304,14 +323,14 @@ class PlatformRun:
     def counted(self, replies: Mapping[str, Reply]) -> None:
         """Open the sum of the banks' counts, derive the common weights of evidence."""
         self._wait_for(replies)
-        masked = {bank: arrays_named(arrays, "masked_counts").tolist() for bank, (arrays, _, _) in replies.items()}
-        self.star.open_counts({bank: [int(v) for v in values] for bank, values in masked.items()})
+        self.star.open_counts({bank: counts_of(arrays) for bank, (arrays, _, _) in replies.items()})
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
         self.node.say("phase training")
 
     def next_attempt(self) -> int:
         """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
-        self.attempt += 1
+        with self._lock:
+            self.attempt += 1
         if self.attempt >= self.star.layouts.masks.slots:
             raise RunStopped("every prepared attempt is used up; launch a new run with more spare attempts")
         self.node.store.put_setting(f"attempt/{self.contract.run}", str(self.attempt).encode())
@@ -319,12 +338,15 @@ class PlatformRun:
 
     def before_round(self, round_number: int) -> None:
         """Note that a round begins; a trial's withdrawals come in here."""
-        self.round = round_number
+        with self._lock:
+            self.round = round_number
         self.node.take_revocations(round_number)
         self.node.say(f"begin round {round_number}")
 
     def drop_round(self, lost: Sequence[str]) -> None:
         """Forget an unopened round; the banks that are lost take no further part."""
+        with self._lock:
+            self.lost |= set(lost)
         for table in self.star.tables.values():
             table.outcome = None
         for bank in lost:
@@ -340,8 +362,12 @@ class PlatformRun:
             totals[bank] = binning.decode_totals(data, self.star.layouts, size)
         rose = self.star.close_round(totals)
         restart = rose or any(numbers.get("rose") for _, numbers, _ in replies.values())
+        self.opened_rounds += 1
         if restart:
             self.star.descent.restart()
+            self.restarts += 1
+        if self.restarts >= 3:
+            raise RunStopped("training restarted three times and still does not settle; check the labels and the bins")
         self.node.say(f"end round {round_number}")
         if round_number == self.contract.rounds:
             self.node.say("phase scoring")
@@ -368,6 +394,14 @@ class PlatformRun:
         }  # fmt: skip
 
 
+def counts_of(arrays: apps.Arrays) -> list[int]:
+    """Return a reply's masked counts. Raises PeerError (L04) unless they are a list of whole numbers mod 2^64."""
+    values = arrays_named(arrays, "masked_counts")
+    if values.ndim != 1 or values.dtype != np.uint64:
+        raise PeerError("a reply's masked counts are no list of 64-bit whole numbers", "L04")
+    return [int(v) for v in values]
+
+
 def arrays_named(arrays: apps.Arrays, name: str) -> np.ndarray:
     """Return a named array of a reply. Raises PeerError (L04) when it is not there."""
     if name not in arrays:
@@ -383,7 +417,7 @@ def read_agreement(text: str, bank: str, contract: RunContract) -> dict[str, Any
         fits = (record["type"], record["run"], record["contract"], record["party"]) == (
             "agreement-key", contract.run, contract.hash, bank,
         )  # fmt: skip
-        fits = fits and len(bytes.fromhex(record["key"])) == 32
+        MaskAgreement.check_key(bytes.fromhex(record["key"]))
     except (CryptoError, KeyError, ValueError, TypeError):
         fits = False
     if not fits:

@@ -225,7 +225,7 @@ def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, 
     return {
         "run": RUN, "proposer": PROPOSER, "features": list(inputs.platform.features), "identifiers": [inputs.id_column],
         "matching": terms.matching, "model": terms.model, "key_bits": terms.key_bits, "rounds": terms.rounds,
-        "max_queries": padded(most), "max_rows": padded(rows), "min_banks": min(2, len(inputs.banks)),
+        "on_loss": "rerun", "spare_attempts": max(0, min(3, 14 - terms.rounds)), "max_queries": padded(most), "max_rows": padded(rows), "min_banks": min(2, len(inputs.banks)),
         **terms.minimums, "banks": banks,
     }  # fmt: skip
 

@@ -5,8 +5,10 @@ codes the raw tables with them, and fits the references on exactly the rows that
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,29 @@ class Outcome:
     verdict: Verdict
 
 
-def gather(layout: Layout, ran: Ran) -> Outcome:
-    """Return the figures of a finished run. Raises EvidenceRejected only through the verdict it carries, never."""
+def verify_apart(folder: Path) -> Callable[[], Verdict]:
+    """Start verifying a run's evidence in another process; return what waits for its verdict."""
+    pool = ProcessPoolExecutor(1, mp_context=get_context("forkserver"))
+    waiting = pool.submit(verify_run, folder)
+    pool.shutdown(wait=False)
+    return waiting.result
+
+
+def verify_here(folder: Path) -> Callable[[], Verdict]:
+    """Verify a run's evidence in this process when it is asked for."""
+    return lambda: verify_run(folder)
+
+
+def gather(layout: Layout, ran: Ran, verify: Callable[[Path], Callable[[], Verdict]] = verify_here) -> Outcome:
+    """Return the figures of a finished run; `verify` may work beside what is fitted here."""
+    waiting = verify(layout.folder)
     platform_model = _read(layout.run_state(layout.parties[0]) / "model.json")
     banks = [bank.party for bank in layout.inputs.banks if (layout.run_state(bank.party) / "model.json").exists()]
     models = {bank: _read(layout.run_state(bank) / "model.json") for bank in banks}
     scores = {bank: _read(layout.run_state(bank) / "scores.json") for bank in banks}
     pooled = _pooled(layout, platform_model, models) if banks else None
     curves = _curves(scores, pooled)
-    verdict = verify_run(layout.folder)
+    verdict = waiting()
     figures = {
         "run_dir": str(layout.folder),
         "matched": {OVERALL: sum(ran.summary["matched"].values()), **ran.summary["matched"]},

@@ -16,15 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lianxin.federation import plan
-from lianxin.federation.apps import StarStrategy
 from lianxin.federation.channel import MemoryNetwork
 from lianxin.federation.errors import LianxinError, RunStopped
-from lianxin.federation.grid import LocalGrid
-from lianxin.parties.bank import BankNode
 from lianxin.parties.config import load_node, load_run
 from lianxin.parties.control import ask
 from lianxin.parties.node import make_executor, open_node
-from lianxin.parties.platform import PlatformNode
 from lianxin.simulations.layout import RUN, Layout
 
 START_DEADLINE_S = 60.0
@@ -48,8 +44,16 @@ def reference_plan(contract: Any) -> dict[str, Any]:
     return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
 
 
-def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = StarStrategy) -> Ran:
-    """Run every node of `layout` in this process and return how it went. Raises the LianxinError that ended the run."""
+def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = None) -> Ran:
+    """Run every node of `layout` in this process and return how it went. Raises the LianxinError that ended the run.
+
+    `strategy(contract, steps)` replaces the star's Flower strategy.
+    """
+    from lianxin.federation.apps import StarStrategy
+    from lianxin.federation.grid import LocalGrid
+    from lianxin.parties.bank import BankNode
+    from lianxin.parties.platform import PlatformNode
+
     executor = make_executor(layout.terms.workers)
     recording = layout.folder / "transcript"
     configs = {party: load_node(layout.home(party) / "node.toml") for party in layout.parties}
@@ -57,7 +61,7 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = St
     opened = {first: open_node(configs[first], recording), **{p: open_node(configs[p]) for p in others}}
     for node in opened.values():
         node.executor = executor
-    platform = PlatformNode(opened[first], reference_plan, LocalGrid, strategy)
+    platform = PlatformNode(opened[first], reference_plan, LocalGrid, strategy or StarStrategy)
     network = MemoryNetwork(platform.handle, first)
     banks = [BankNode(opened[party], network.link(party)) for party in others]
     threads = [threading.Thread(target=bank.serve, daemon=True) for bank in banks]

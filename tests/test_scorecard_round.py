@@ -15,7 +15,7 @@ ROWS = 120
 def setting(bank_key, platform_key):
     """A bank and the platform after binning: everything that rounds need, and the plain values to compare with."""
     rng = np.random.default_rng(5)
-    contract = contract_of()
+    contract = contract_of(banks=2, max_rows=512)
     layouts = scorecard.plan_layouts(contract)
 
     def columns(count, bins, intercept):

@@ -4,21 +4,31 @@ Made once per pytest run and never changed by a test: whoever tampers with a fol
 Paillier keys are the slowest part of a small run, and a function of their arguments: `known_keys` makes each only once.
 """
 
-import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import tomli_w
+from conversations import contract_of, party
 
 from lianxin.crypto import canonical, paillier
 from lianxin.crypto.randomness import Drbg
+from lianxin.crypto.signing import SigningKey
+from lianxin.federation import wire
+from lianxin.federation.channel import Pipe, PipedChannel
+from lianxin.federation.contract import RunContract
+from lianxin.federation.session import Session
+from lianxin.parties.clock import SimulatedClock
+from lianxin.parties.ledger import Ledger
 from lianxin.parties.records import read_table
+from lianxin.parties.store import Store
+from lianxin.parties.trace import LedgerTrace
 from lianxin.simulations.layout import Layout, Terms, choose_catalogue, lay_out
 from lianxin.simulations.runner import Ran, run_in_memory
 from lianxin.simulations.tables import Inputs, check_inputs, write_table
@@ -32,6 +42,7 @@ CONSENTS = {"consent_permille": 970, "outsider_permille": 50, "compute_only_perm
 QUICK = {"rounds": 3, "minimums": {"spare_attempts": 1, "max_bins": 3}}
 Memo = dict[tuple[Any, ...], paillier.SecretKey]
 _KEYS: Memo = {}
+_MADE: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -103,10 +114,6 @@ def run(layout: Layout, **options: Any) -> World:
 
 def edit_toml(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Rewrite a TOML file after `change` to its content."""
-    import tomllib
-
-    import tomli_w
-
     content = tomllib.loads(path.read_text())
     change(content)
     path.write_text(tomli_w.dumps(content))
@@ -117,14 +124,15 @@ def copy_of(world: World, folder: Path) -> Path:
     return Path(shutil.copytree(world.layout.folder, folder, ignore=shutil.ignore_patterns("control.sock")))
 
 
-@cache
+def _once(name: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` gives, made at its first use in this pytest run: each module has fixtures of its own."""
+    if name not in _MADE:
+        _MADE[name] = make()
+    return _MADE[name]
+
+
 def _province(factory: pytest.TempPathFactory) -> Inputs:
-    return tables_of(factory.mktemp("province"))
-
-
-@cache
-def _finished(factory: pytest.TempPathFactory) -> World:
-    return run(lay(factory.mktemp("finished") / "run", _province(factory)))
+    return _once("province", lambda: tables_of(factory.mktemp("province")))
 
 
 @pytest.fixture(scope="session")
@@ -136,9 +144,70 @@ def province(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A finished run of the small province in memory."""
-    return _finished(tmp_path_factory)
+    return _once("finished", lambda: run(lay(tmp_path_factory.mktemp("finished") / "run", _province(tmp_path_factory))))
 
 
-def summary_of(folder: Path) -> Mapping[str, Any]:
-    """Return what `--json` kept of a run."""
-    return json.loads((folder / "result.json").read_text())
+CONVERSATION, STEP = "contracts/bank-1", "contract.close"
+START = "2026-01-05T01:00:00Z"
+
+
+class End:
+    """One end of a conversation in memory: its session, its own ledger, and a way to lie under its own key."""
+
+    def __init__(self, folder: Path, party: str, key: SigningKey, contract: RunContract, channel: PipedChannel) -> None:
+        self.store, self.clock = Store(folder / f"{party}.sqlite"), SimulatedClock(START)
+        ledger = Ledger(self.store, party, key, self.clock, "lianxin test", "operator-1")
+        self.key, self.channel = key, channel
+        self.session = Session(
+            party, contract, key, channel, LedgerTrace(ledger), self.clock, lambda: 0, channel.conversation
+        )
+
+    def leaves(self) -> list[dict[str, Any]]:
+        """Return the ledger so far."""
+        return [canonical.decode(leaf) for leaf in self.store.leaves()]
+
+    def refusals(self) -> list[str]:
+        """Return the rules of the refusal leaves."""
+        return [leaf["rule"] for leaf in self.leaves() if leaf["kind"] == "refusal"]
+
+    def taken(self) -> bytes:
+        """Take the next envelope off the road before the peer sees it."""
+        return self.channel.outbox.take(0.0)
+
+    def put(self, data: bytes) -> None:
+        """Put bytes on the road to the peer, past this end's own session."""
+        self.channel.outbox.put(data, 0.0)
+
+    def sealed(self, message: Any, step: str = STEP, **header: Any) -> bytes:
+        """Return an envelope that this end signs although its session would never send it."""
+        data, _ = wire.seal({**self.session._header(step), **header}, message, self.key)
+        return data
+
+
+class Ends:
+    """A bank and a platform in one conversation; `heard` is what either hears next of the other."""
+
+    def __init__(self, folder: Path, conversation: str = CONVERSATION, **terms: Any) -> None:
+        keys = {name: SigningKey.from_seed(name.encode().ljust(32, b".")) for name in ("platform-a", "bank-1")}
+        roles = {"platform-a": "platform", "bank-1": "bank"}
+        parties = [{**party(name, roles[name]), "node_key": keys[name].public_hex} for name in keys]
+        self.contract = contract_of(parties=parties, **terms)
+        up, down = Pipe(), Pipe()
+        roads = {"platform-a": ("bank-1", up, down), "bank-1": ("platform-a", down, up)}
+        self.platform, self.bank = (
+            End(folder, name, keys[name], self.contract, PipedChannel(peer, conversation, "test-run-1", i, o, 1.0))
+            for name, (peer, i, o) in roads.items()
+        )
+
+    def close(self) -> None:
+        """Release both stores."""
+        self.platform.store.close()
+        self.bank.store.close()
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[Ends]:
+    """A bank and a platform in a conversation of an agreed contract."""
+    pair = Ends(tmp_path)
+    yield pair
+    pair.close()
