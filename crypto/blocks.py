@@ -11,11 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
+import gmpy2
+
 from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _IN_FLIGHT = 32
+
+
+def share_processors() -> None:
+    """Let this thread's long GMP operations run beside other threads: a powmod then holds no interpreter lock.
+
+    Worth it where several threads exponentiate; short multiplications in many threads gain little.
+    """
+    gmpy2.get_context().allow_release_gil = True
 
 
 def cut_blocks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

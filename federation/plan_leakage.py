@@ -13,6 +13,7 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.scorecard import GRID, SIGNIFICANT_BITS
 
 NOTHING = "nothing further"
+OPEN_BITS = 64
 REPLAY = "found only by replay"
 ROW_STATISTICS = ("AGGREGATE", "DESENSITISED", "PLAIN")
 
@@ -121,6 +122,11 @@ def _collusion(terms: Terms) -> Iterator[str]:
                 "After a bank is lost the run may go on with two: "
                 f"{terms.platform} together with one of them then knows the other's gradients."
             )
+    if terms.banks > 2 and terms.contract.on_loss == "rerun":
+        yield (
+            f"The contract lets a round run again without a lost bank: a {terms.platform} that only claims the loss reads "
+            "that bank's gradient of the round as a difference of two sums; found by its own receipts. `stop` rules it out."
+        )
 
 
 def advice(contract: RunContract) -> list[str]:
@@ -184,7 +190,7 @@ def _binning(terms: Terms) -> Iterator[Learns]:
         bank,
         f"rows and bads of its own in each unnamed bin of {terms.features} features, at most {contract.max_bins} each",
         "binning.count",
-        f"gives rows a bit each and reads every bin of about {contract.key_bits} rows a run; {REPLAY}",
+        f"gives rows a bit each of the {OPEN_BITS} that the platform does not hide and reads their bins; {REPLAY}",
     )
     yield Learns(
         "both sides",

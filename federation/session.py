@@ -196,6 +196,7 @@ class Session:
     def _refuse(self, refusal: GuardRefused | PeerError, step: str, opened: wire.Opened | None) -> None:
         if isinstance(refusal, PeerRefused) and opened is not None:
             self.trace.crossed("in", self.peer, opened, [], (), b"")
+            self._received, self._last_received = self._received + 1, opened.message_hash
             return
         self.trace.refused(
             self.contract.run, self.peer, refusal.rule, step, opened.message_hash if opened else None

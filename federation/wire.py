@@ -105,10 +105,13 @@ def _walk(message: Message, declared: Mapping[str, str]) -> Iterator[Crossing]:
     for field in message.DESCRIPTOR.fields:
         if form_of(field) is None:
             raise GuardRefused(f"{message.DESCRIPTOR.name}.{field.name} carries no form; add one to its proto", "G01")
-    for field, value in message.ListFields():
+    populated = {field.name: value for field, value in message.ListFields()}
+    for field in message.DESCRIPTOR.fields:
+        if field.name not in populated and form_of(field) != "DECLARED":  # a named value's name crosses with an empty one
+            continue
         yield Crossing(f"{message.DESCRIPTOR.name}.{field.name}", _form_here(message, field, declared))
         if field.message_type is not None:
-            for inner in value if field.is_repeated else [value]:
+            for inner in populated[field.name] if field.is_repeated else [populated[field.name]]:
                 yield from _walk(inner, declared)
 
 

@@ -87,7 +87,8 @@ def check_proposal(contract: RunContract, identity: Identity, columns: set[str],
     pinned = {peer.party: peer.node_key for peer in identity.peers.values()}
     if any(pinned.get(party) != key for party, key in keys.items() if party != identity.party):
         return Verdict("C02", "a party's node key is not the pinned one")
-    if identity.peers[contract.platform].role != "platform" or dict(contract.record["forms"]) != FORMS:
+    platform = identity.peers.get(contract.platform)
+    if platform is None or platform.role != "platform" or dict(contract.record["forms"]) != FORMS:
         return Verdict("C02", "the contract names another platform, or other forms than this version's")
     if keys.get(identity.party) != identity.signing_key.public_hex or identity.party not in contract.banks:
         return Verdict("C02", "this bank is not in the contract under its own key")

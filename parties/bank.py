@@ -107,6 +107,7 @@ class BankNode:
             contract = decode_contract(proposal.contract)
         except (PeerError, GuardRefused) as fault:
             self.node.trace.refused("", channel.peer, fault.rule, "contract.agree", None)
+            channel.close()
             raise
         session = self.node.session(contract, channel, f"contracts/{self.node.party}")
         session.accept(data, "contract.agree", (wire.Proposal,))
@@ -171,9 +172,13 @@ class BankNode:
         if isinstance(answer, wire.RunStatus):
             self._close(session, contract, answer, None)
             return
-        signed = open_contract(answer.contract)
-        if signed.hash != contract.hash:
-            raise PeerError(f"{session.peer} signed another contract than the one approved; nothing was started", "C05")
+        try:
+            self._check_signed(session, contract, answer.contract)
+        except PeerError as fault:
+            self.node.trace.refused(contract.run, session.peer, fault.rule, "contract.agree", None)
+            session.refuse(fault.rule, "contract.agree")
+            session.channel.close()
+            raise
         self.node.store.put_run(contract.run, "running", answer.contract)
         self.node.contract_event(contract.run, contract.hash, "signed")
         run = BankRun(self.node, contract, self.table, self.link)
@@ -182,6 +187,10 @@ class BankNode:
         status = self._await(session, "contract.close", (wire.RunStatus,))
         worker.join(JOIN_DEADLINE_S)
         self._close(session, contract, status, worker)
+
+    def _check_signed(self, session: Session, contract: RunContract, data: bytes) -> None:
+        if open_contract(data).hash != contract.hash:
+            raise PeerError(f"{session.peer} signed another contract than the one approved; nothing was started", "C05")
 
     def _await(self, session: Session, step: str, types: tuple[Any, ...]) -> Any:
         while not self._stop.is_set():

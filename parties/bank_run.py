@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lianxin.crypto import canonical, paillier
+from lianxin.crypto.blocks import share_processors
 from lianxin.crypto.signing import sign_record
 from lianxin.federation import apps, binning, evaluation, matching, regression, rounds, scorecard, streams
 from lianxin.federation.binning import BankKeys, Columns, Work
@@ -123,6 +124,7 @@ class BankRun:
         contract, drbg = self.contract, self.drbg.child("training-key")
 
         def make() -> None:
+            share_processors()
             key = paillier.generate_secret_key(
                 contract.key_bits, self.node.party, binning.LABEL_PURPOSE, contract.run, drbg
             )

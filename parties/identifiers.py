@@ -8,6 +8,7 @@ hides nothing. `92…` is a sole trader, whose data fall under the rules for nat
 
 import unicodedata
 from collections.abc import Iterable
+from operator import mul
 
 from lianxin.federation.errors import InputFault
 
@@ -15,6 +16,9 @@ ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 DEPARTMENTS = "123456789ANY"
 _CODE_WEIGHTS = (1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28)
 _ORGANISATION_WEIGHTS = (3, 7, 9, 10, 5, 8, 4, 2)
+_LETTERS = frozenset(ALPHABET)
+_VALUES = {character: value for value, character in enumerate(ALPHABET)}
+_ORGANISATION_VALUES = {character: int(character, 36) for character in ALPHABET}
 _LENGTH = 18
 _USCC_SHARE = 0.9
 
@@ -27,9 +31,9 @@ def check_uscc(code: str) -> None:
     """Raise IdentifierFault unless `code`, already normalised, is a well-formed code with both checks right."""
     if len(code) != _LENGTH:
         raise IdentifierFault(f"a unified social credit code has {_LENGTH} characters, this one {len(code)}")
-    for place, character in enumerate(code, start=1):
-        if character not in ALPHABET:
-            raise IdentifierFault(f"character {place} is not in the alphabet of GB 32100-2015")
+    if not _LETTERS.issuperset(code):
+        place = next(number for number, character in enumerate(code, start=1) if character not in _LETTERS)
+        raise IdentifierFault(f"character {place} is not in the alphabet of GB 32100-2015")
     if code[0] not in DEPARTMENTS:
         raise IdentifierFault("character 1 names no register department of GB 32100-2015")
     if not code[2:8].isdecimal():
@@ -63,12 +67,12 @@ def uscc_from(department: str, entity_type: str, region: str, org8: str) -> str:
 
 
 def _code_check(stem: str) -> str:
-    total = sum(ALPHABET.index(character) * weight for character, weight in zip(stem, _CODE_WEIGHTS, strict=True))
+    total = sum(map(mul, map(_VALUES.__getitem__, stem), _CODE_WEIGHTS))
     return ALPHABET[-total % 31]
 
 
 def _organisation_check(org8: str) -> str:
-    total = sum(int(character, 36) * weight for character, weight in zip(org8, _ORGANISATION_WEIGHTS, strict=True))
+    total = sum(map(mul, map(_ORGANISATION_VALUES.__getitem__, org8), _ORGANISATION_WEIGHTS))
     return "0123456789X"[-total % 11]
 
 

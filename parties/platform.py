@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lianxin.crypto import canonical
+from lianxin.crypto.blocks import share_processors
 from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.transcript import TranscriptDigest
 from lianxin.federation import apps, wire
@@ -86,6 +87,7 @@ class PlatformNode:
             active.done.wait()
             return
         try:
+            share_processors()
             active.work.serve(channel)
         except LianxinError as failure:
             active.failures.append(failure)
@@ -187,11 +189,18 @@ class PlatformNode:
             except PeerRefused as refusal:
                 self.node.contract_event(contract.run, contract.hash, "refused", refusal.rule)
                 del sessions[bank]
+                self._hang_up(sessions, set(sessions) - set(approvals))
                 raise ContractRefused(f"{bank} refused the contract of run {contract.run} (rule {refusal.rule}); "
                                       "ask its operator what to change and launch a new run") from refusal  # fmt: skip
             approvals[bank] = answer.approval
             self.node.say(f"approved {bank}")
         return join_signatures(contract, (self.node.party, self.node.identity.signing_key), approvals)
+
+    def _hang_up(self, sessions: dict[str, Session], banks: set[str]) -> None:
+        """Leave the lobby of banks whose answer comes too late to be read; they dial again."""
+        for bank in banks:
+            sessions.pop(bank).channel.close()
+            self.lobby.pop(bank, None)
 
     def _drive(self, contract: RunContract, active: ActiveRun) -> None:
         maker = threading.Thread(target=active.work.prepare_key, daemon=True)

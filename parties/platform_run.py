@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lianxin.crypto import canonical, paillier
+from lianxin.crypto.blocks import share_processors
 from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.signing import verify_by
 from lianxin.federation import apps, binning, matching, rounds, scorecard, streams
@@ -53,6 +54,8 @@ class PlatformRun:
         self.node, self.contract, self.table = node, contract, table
         self.drbg = node.run_drbg(contract.run)
         self.row_of = {firm: row for row, firm in enumerate(table.identifiers)}
+        secret = read_subject_key(node.config.identity / SUBJECT_KEY_FILE)
+        self._subjects = {firm: subject_key(secret, firm) for firm in table.identifiers}
         self.identifiers = contract.fields_of(node.party, "identifier")
         self.features, self.refused = self._usable_features()
         self.star = PlatformStar(contract, self.features)
@@ -76,8 +79,9 @@ class PlatformRun:
     def _usable_features(self) -> tuple[list[str], list[tuple[str, str]]]:
         """Return the features that may be asked of the gate, and those left out with their rule.
 
-        A field that class or contract refuse is left to the gate to refuse. A field on persons that hardly any firm's
-        consent covers would cost all other firms their place: it is left out as a whole, by the rule of that shortfall.
+        A field that class or contract refuse is left to the gate to refuse. A field on persons that fewer than half of
+        the consenting firms' consents cover would cost all other firms their place: it is left out as a whole, by the
+        rule of that shortfall.
         """
         asked = self.contract.fields_of(self.node.party, "feature")
         missing = [name for name in asked if name not in self.table.columns]
@@ -95,17 +99,19 @@ class PlatformRun:
         return [name for name in asked if name not in {n for n, _ in refused}], refused
 
     def _coverage_rule(self, name: str) -> str:
-        secret = read_subject_key(self.node.config.identity / SUBJECT_KEY_FILE)
         registry, now = self.node.register.registry(), self.node.clock.now()
         covered, rules = 0, []
+        scopes = {(recipient, key) for key, recipient, purpose in registry.by_scope if purpose == self.contract.purpose}
         for bank in self.contract.banks:
             request = self._request(bank, "matching.query", "COMPUTE_ONLY", [name])
             field_rule = decision.decide_field(name, request, dict(self.contract.record), self.node.catalogue, now)
             if not field_rule.allow:
                 return field_rule.rule
-            for firm in self.table.identifiers:
+            for firm, key in self._subjects.items():
+                if (bank, key) not in scopes:
+                    continue
                 decided = decision.decide_firm(
-                    subject_key(secret, firm), (name,), request, registry, now, self.node.catalogue, subject_type_of(firm)
+                    key, (name,), request, registry, now, self.node.catalogue, subject_type_of(firm)
                 )
                 covered += decided.allow
                 if not decided.allow:
@@ -131,8 +137,8 @@ class PlatformRun:
 
     def prepare_key(self) -> None:
         """Make the platform's mask key of this run; conversations that need it wait for it."""
-        drbg = self.drbg.child("mask-key")
-        contract = self.contract
+        share_processors()
+        drbg, contract = self.drbg.child("mask-key"), self.contract
         self.mask_key = paillier.generate_secret_key(
             contract.key_bits, self.node.party, binning.MASK_PURPOSE, contract.run, drbg
         )

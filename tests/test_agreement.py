@@ -35,7 +35,7 @@ from lianxin.simulations.layout import APPROVER, PROPOSER, RUN, START, Layout
 from lianxin.simulations.runner import reference_plan
 from lianxin.simulations.tables import Inputs
 
-SOON_S = 20.0
+SOON_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,8 @@ class Nodes:
         """Return (event, rule, operator) of a party's contract leaves that are not about its seed."""
         node = self.platform.node if party == "platform" else self.banks[party].node
         leaves = [canonical.decode(leaf) for leaf in node.store.leaves()]
-        return [(x["event"], x["rule"], x["operator"]) for x in leaves if x["kind"] == "contract" and "seed" not in x["event"]]
+        agreed = [leaf for leaf in leaves if leaf["kind"] == "contract" and leaf["event"] != "seed-committed"]
+        return [(leaf["event"], leaf["rule"], leaf["operator"]) for leaf in agreed]
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def test_a_bank_whose_policy_does_not_allow_the_terms_refuses_and_the_run_ends(l
         failure = nodes.failure()
         assert isinstance(failure, ContractRefused) and failure.exit_code == 3
         assert "bank-2 refused the contract of run run-1 (rule P02)" in str(failure) and "\n" not in str(failure)
-        assert nodes.events("bank-2")[-1] == ("refused", "P02", APPROVER)
+        assert nodes.events("bank-2")[1:] == [("refused", "P02", APPROVER)]
         assert [event for event, _, _ in nodes.events("platform")] == ["proposed", "refused", "failed"]
         assert [event for event, _, _ in nodes.events("bank-1")] == ["proposed", "approved", "failed"]
 
@@ -155,7 +156,7 @@ def test_an_operator_refuses_by_the_control_socket_and_is_named_in_the_ledger(la
         assert by_person(layout, "refuse", "operator-zhao") == 0
         leading.join(SOON_S)
         assert isinstance(nodes.outcome[0], ContractRefused) and "rule C07" in str(nodes.outcome[0])
-        assert nodes.events("bank-1")[-1] == ("refused", "C07", "operator-zhao")
+        assert ("refused", "C07", "operator-zhao") in nodes.events("bank-1")
 
 
 def test_a_waiting_proposal_is_shown_with_who_learns_what(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,9 +166,9 @@ def test_a_waiting_proposal_is_shown_with_who_learns_what(layout: Layout, capsys
         wait_for_proposal(nodes)
         assert cli.run(["bank", "status", str(layout.home("bank-1") / "node.toml")]) == 0
         shown = capsys.readouterr().out
-        assert f"{RUN}: waits for approval" in shown and "bytes" in shown and "bank-1" in shown
         by_person(layout, "refuse", "operator-zhao")
         leading.join(SOON_S)
+    assert f"{RUN}: waits for approval. Its plan:" in shown and "learns" in shown and "MB" in shown, shown
 
 
 def test_who_proposed_a_run_may_not_approve_it_and_another_may(
@@ -191,7 +192,7 @@ def test_a_policy_in_the_proposers_own_name_refuses(layout: Layout) -> None:
     worlds.edit_toml(layout.home("bank-1") / "node.toml", lambda content: content["policy"].update(operator=PROPOSER))
     with running(layout) as nodes:
         assert "(rule R26)" in str(nodes.failure())
-        assert nodes.events("bank-1")[-1] == ("refused", "R26", PROPOSER)
+        assert ("refused", "R26", PROPOSER) in nodes.events("bank-1")
 
 
 def test_approving_a_run_that_does_not_wait_is_one_sentence(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,10 +224,7 @@ def test_terms_below_the_floor_or_unknown_to_the_bank_end_the_run_at_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     drafted = platform.draft_contract
-    monkeypatch.setattr(
-        platform, "draft_contract", lambda *a: RunContract({**drafted(*a).record, **change})
-    )
-    monkeypatch.setattr(PlatformNode, "_planner", lambda _self, _contract: {}, raising=False)
+    monkeypatch.setattr(platform, "draft_contract", lambda *a: RunContract({**drafted(*a).record, **change}))
     with running(layout) as nodes:
         nodes.platform._planner = lambda _contract: {}
         failure = nodes.failure()

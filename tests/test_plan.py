@@ -104,7 +104,7 @@ ROWS, BINS = 150, 5
 def training(bank_key, platform_key):
     """Everything that one bank and the platform say from training rows to points, at the contract's largest sizes."""
     contract = contract_of(
-        fields=features("platform-a", 30) + features("bank-1", 2), max_rows=ROWS, max_queries=ROWS, max_bins=BINS,
+        banks=2, fields=features("platform-a", 30) + features("bank-1", 2), max_rows=ROWS, max_queries=ROWS, max_bins=BINS,
         chunk_bytes=64 * 1024,
     )  # fmt: skip
     layouts, rng, root = scorecard.plan_layouts(contract), np.random.default_rng(3), Drbg(b"r" * 32)

@@ -1,7 +1,7 @@
 """Whole runs in memory: one seed gives one transcript, the figures hold, consents decide row by row, round by round."""
 
 import hmac
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import worlds
 from worlds import World
 
 from lianxin.crypto import canonical
-from lianxin.parties import boundary, consent
+from lianxin.parties import decision
 from lianxin.parties.auditor import verify_run
 from lianxin.parties.records import read_table
 from lianxin.simulations.results import gather
@@ -63,7 +63,7 @@ def _agreeing(world: World, provider: str, recipient: str, modes: set[str]) -> s
     """Return the firms of `provider`'s table with a signed consent for `recipient`, found without the gate's code."""
     home = world.layout.home(provider)
     secret = bytes.fromhex((home / "identity" / "subject.key").read_text().strip())
-    records = [canonical.decode(line)["record"] for line in (home / "consents.jsonl").read_bytes().splitlines()]
+    records = [canonical.decode_fragment(line)["record"] for line in (home / "consents.jsonl").read_bytes().splitlines()]
     given = {r["subject_key"] for r in records if r["recipient"] == recipient and r["mode"] in modes}
     tables = {party.party: party.path for party in (world.layout.inputs.platform, *world.layout.inputs.banks)}
     firms = read_table(tables[provider]).text(worlds.ID)
@@ -122,7 +122,7 @@ def revoked_is_gone_from_round_three(world: World) -> None:
     """Check that the one firm that withdrew after round 2 is behind the release of round 2 and not of round 3."""
     home = world.layout.home(world.platform)
     (line,) = (home / "revocations.jsonl").read_bytes().splitlines()
-    consent_id = canonical.decode(line)["record"]["consent_id"]
+    consent_id = canonical.decode_fragment(line)["record"]["consent_id"]
     by_round = {leaf["round"]: leaf for leaf in releases(world, world.platform, ROUND, "bank-1")}
     assert by_round[3]["rows"] == by_round[2]["rows"] - 1 == by_round[1]["rows"] - 1
     behind = {number: consents_behind(world, world.platform, leaf) for number, leaf in by_round.items()}
@@ -144,19 +144,16 @@ def test_a_firm_that_withdraws_after_round_two_is_gone_from_round_three(finished
 def test_a_gate_that_ignores_withdrawals_keeps_the_firm_in_round_three_and_the_auditor_sees_it(
     province: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first: dict[int, Any] = {}
-    held = consent.ConsentRegister.held
+    decide = decision.decide_firm
 
-    @contextmanager
-    def as_at_the_start(register: consent.ConsentRegister) -> Any:
-        with held(register) as registry:
-            yield first.setdefault(id(register), registry)
+    def blind_to_withdrawals(key: str, needed: Any, request: Any, registry: Any, *rest: Any) -> Any:
+        return decide(key, needed, request, replace(registry, ended={}), *rest)
 
-    monkeypatch.setattr(consent.ConsentRegister, "held", as_at_the_start)
-    assert boundary.ConsentRegister is consent.ConsentRegister
+    monkeypatch.setattr(decision, "decide_firm", blind_to_withdrawals)
     careless = worlds.run(worlds.lay(tmp_path / "run", province))
     with pytest.raises(AssertionError):
         revoked_is_gone_from_round_three(careless)
     assert len(set(live_rows(careless, "bank-1"))) == 1
+    monkeypatch.undo()
     failed = {check.name for check in verify_run(careless.layout.folder).failures}
-    assert "releases" in failed
+    assert failed == {"consents"}

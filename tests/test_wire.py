@@ -36,7 +36,7 @@ def refused(rule: str) -> Any:
 
 def made_up(name: str, *fields: tuple[str, str | None]) -> type[Message]:
     """Return a message type made at runtime; each field is a text with a form, or with None for none."""
-    file = descriptor_pb2.FileDescriptorProto(name=f"made_up_{name}_{len(fields)}.proto", package="made.up", syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(name=f"made_up_{name}.proto", package="made.up", syntax="proto3")
     message = file.message_type.add(name=name)
     for number, (field, form) in enumerate(fields, start=1):
         kind = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
@@ -131,6 +131,18 @@ def test_a_named_value_crosses_only_in_the_form_that_the_contract_declares(case:
     for place, entry in entries.items():
         with refused("G05"):
             wire.guard(wire.LearningMessage(**{place: [entry]}), "learning.exchange", DECLARED, with_right=True)
+
+
+def test_a_name_that_is_not_declared_does_not_cross_beside_an_empty_value() -> None:
+    control = wire.form_number("CONTROL")
+    for entry in ({"metrics": [wire.NamedNumber(name="91630102", value=0)]},
+                  {"config": [wire.NamedText(name="91630102", declared_form=control)]},
+                  {"arrays": [wire.NamedArray(name="91630102")]}):  # fmt: skip
+        with refused("G05"):
+            wire.guard(wire.LearningMessage(**entry), "learning.exchange", DECLARED, with_right=True)
+    zero = wire.LearningMessage(metrics=[wire.NamedNumber(name="attempt", declared_form=control, value=0)])
+    forms = {crossing.name: crossing.form for crossing in wire.guard(zero, "learning.exchange", DECLARED, with_right=False)}
+    assert forms["NamedNumber.value"] == "CONTROL"
 
 
 def test_a_sealed_message_opens_to_the_same_header_message_and_hash() -> None:
