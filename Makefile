@@ -25,6 +25,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	touch $(VENV)/.core $(VENV)/.test $@
 
 demo: $(VENV)/.core
+	rm -rf build/demo
 	$(BIN)/lianxin simulate province --nodes processes --out build/demo
 
 test: $(VENV)/.test
@@ -41,7 +42,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/pytest tests/benchmarks/bench_*.py --timeout 1800 -s
+	$(BIN)/python tests/benchmarks/bench_units.py
 
 protos: $(VENV)/.dev
 	$(BIN)/python tests/generate_protos.py

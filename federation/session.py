@@ -243,7 +243,7 @@ def converse(role: Role[T], session: Session, deadline_s: float) -> T:
         except StopIteration as end:
             return end.value
         except CryptoError as error:
-            raise _blame(session, str(error), "P01") from error
+            raise _blame(session, str(error), "N01") from error
         except PeerError as fault:
             raise _blame(session, str(fault), fault.rule) from fault
         if isinstance(wish, Send):

@@ -52,7 +52,8 @@ def test_a_strategy_that_sends_nothing_sees_nothing_cross(
     finished: World, province: Inputs, tmp_path: Path
 ) -> None:
     assert run_with(Silent, tmp_path, province) == {"contracts"}
-    assert crossings(finished.layout.folder, finished.layout.parties) == {"contracts", "matching", "vertical", "learning"}
+    driven = crossings(finished.layout.folder, finished.layout.parties)
+    assert driven == {"contracts", "matching", "vertical", "learning"}
 
 
 def test_a_strategy_that_stops_after_matching_sees_no_label_counted(province: Inputs, tmp_path: Path) -> None:
@@ -169,7 +170,8 @@ def test_a_form_that_the_sender_made_up_is_refused_by_the_receiver(road: Road) -
 def test_a_reply_to_another_instruction_is_an_error_with_its_rule(road: Road) -> None:
     driver = road.grid()
     driver._waiting["train/1/bank-1"] = instruction(driver)
-    forged = encode_message(Message(content=RecordDict(), metadata=instruction(driver, 2).metadata), FORMS, "train/2/bank-1")
+    other = Message(content=RecordDict(), metadata=instruction(driver, 2).metadata)
+    forged = encode_message(other, FORMS, "train/2/bank-1")
     road.answer = lambda: road.ends.bank.session.send(forged, grid.STEP)  # type: ignore[method-assign]
     (reply,) = driver.pull_messages(["train/1/bank-1"])
     assert reply.has_error() and reply.error.reason == "L03" and driver.get_node_ids() == []

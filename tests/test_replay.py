@@ -68,7 +68,7 @@ def test_the_message_and_the_field_that_differ_are_named(folder: Path, same_agai
     message.kind = "query.watch"
     envelope.payload = message.SerializeToString(deterministic=True)
     path.write_bytes(envelope.SerializeToString(deterministic=True))
-    with pytest.raises(EvidenceRejected, match=r"LearningMessage of bank-1 in step learning\.exchange.*fields \['kind'\]"):
+    with pytest.raises(EvidenceRejected, match=r"LearningMessage of bank-1 in step learning.*fields \['kind'\]"):
         replay_run(folder)
 
 
@@ -76,7 +76,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a header entry": (lambda p: p.write_bytes(_with_epoch(p.read_bytes())), r"header \['epoch'\]"),
     "a signature": (lambda p: p.write_bytes(_with_signature(p.read_bytes())), "differs"),
     "a message taken out": (lambda p: p.unlink(), "is not in the recording"),
-    "a message put in": (lambda p: p.with_name("bank-1-999999.envelope").write_bytes(p.read_bytes()), "is not in the replay"),
+    "a message put in": (lambda p: p.with_name("x-9.envelope").write_bytes(p.read_bytes()), "is not in the replay"),
     "bytes that are no envelope": (lambda p: p.write_bytes(b"\xff"), "the recorded bytes are no envelope"),
 }  # fmt: skip
 
@@ -111,7 +111,7 @@ def test_a_table_that_changed_or_went_away_stops_the_replay_before_it_begins(fol
     table.write_bytes(Path(scenario["inputs"]["tables"]["bank-1"]["path"]).read_bytes() + b"\0")
     scenario["inputs"]["tables"]["bank-1"]["path"] = str(table)
     (folder / "scenario.json").write_text(json.dumps(scenario))
-    with pytest.raises(InputFault, match="bank-1 at .* has changed since the run"):
+    with pytest.raises(InputFault, match=r"bank-1 at .* has changed since the run"):
         replay_run(folder)
     table.unlink()
     with pytest.raises(InputFault, match="bank-1 is no longer at"):

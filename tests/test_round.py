@@ -63,7 +63,8 @@ def _agreeing(world: World, provider: str, recipient: str, modes: set[str]) -> s
     """Return the firms of `provider`'s table with a signed consent for `recipient`, found without the gate's code."""
     home = world.layout.home(provider)
     secret = bytes.fromhex((home / "identity" / "subject.key").read_text().strip())
-    records = [canonical.decode_fragment(line)["record"] for line in (home / "consents.jsonl").read_bytes().splitlines()]
+    lines = (home / "consents.jsonl").read_bytes().splitlines()
+    records = [canonical.decode_fragment(line)["record"] for line in lines]
     given = {r["subject_key"] for r in records if r["recipient"] == recipient and r["mode"] in modes}
     tables = {party.party: party.path for party in (world.layout.inputs.platform, *world.layout.inputs.banks)}
     firms = read_table(tables[provider]).text(worlds.ID)
