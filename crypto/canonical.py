@@ -10,6 +10,7 @@ duplicate keys, `\\u0041`, `-0`, `1.0`) are refused, so no two byte strings stan
 
 import hashlib
 import json
+import sys
 import unicodedata
 from typing import Any, NoReturn
 
@@ -125,10 +126,17 @@ def _check_depth(depth: int) -> None:
 
 
 def _object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
+    value = {sys.intern(key): _shared(item) for key, item in pairs}
     if len(value) != len(pairs):
         raise EncodingRejected("an object names one key twice")
     return value
+
+
+def _shared(item: Any) -> Any:
+    """Return short texts as one shared object: a registry holds the same names and times many thousand times."""
+    if type(item) is str and len(item) <= 64:
+        return sys.intern(item)
+    return [_shared(one) for one in item] if type(item) is list else item
 
 
 def _parse_integer(digits: str) -> int:

@@ -112,7 +112,7 @@ class PartyGrid(Grid):
 
         return Run.create_empty(1)
 
-    def create_message(  # noqa: D102 - Flower's signature
+    def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
         """Return an instruction whose id is a function of (kind, round, bank), so that a rerun gives the same bytes."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lianxin.crypto import pairwise_masks, paillier
+from lianxin.crypto import paillier, pairwise_masks
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation import regression
 from lianxin.federation.binning import Columns, intercept

@@ -9,10 +9,11 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
 
 SUBJECT_KEY_FILE = "subject.key"
+IMPORT_BATCH = 10_000
 Event = Callable[[str], None]
 
 
@@ -183,14 +185,18 @@ def _import_consents(node: Node) -> None:
     data = node.config.data
     if node.register.epoch or data.consents is None or data.firm_keys is None:
         return
-    keys = [canonical.decode_fragment(line) for line in _lines(data.firm_keys)]
+    keys = map(canonical.decode_fragment, _lines(data.firm_keys))
     node.register.register_firm_keys({entry["subject_key"]: entry["key"] for entry in keys})
-    node.register.import_records([decode_signed(line) for line in _lines(data.consents)])
+    lines = _lines(data.consents)
+    while batch := [decode_signed(line) for line in islice(lines, IMPORT_BATCH)]:
+        node.register.import_records(batch)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield a file's lines one at a time, without their ends."""
     try:
-        return path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            yield from (line.rstrip(b"\n") for line in file)
     except OSError:
         raise InputFault(f"{path} cannot be read; check the path in [data]") from None
 

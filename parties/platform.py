@@ -165,7 +165,7 @@ class PlatformNode:
 
     def _cause(self, active: ActiveRun | None, failure: LianxinError) -> LianxinError:
         """Return what a person should read: the first failure inside a conversation says more than its echo."""
-        own = [f for f in (active.failures if active else []) if not type(f) is PeerError or f.rule != "S05"]
+        own = [f for f in (active.failures if active else []) if type(f) is not PeerError or f.rule != "S05"]
         return own[0] if own and isinstance(failure, RunStopped) else failure
 
     def _lobby_sessions(self, contract: RunContract) -> dict[str, Session]:

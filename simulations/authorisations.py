@@ -5,7 +5,7 @@ most cover compute and score, a few compute only, and some firms give none.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,26 +57,25 @@ class FirmKeys:
 
 def issue(
     asked: Authorisation, firms: Sequence[str], secret: bytes, catalogue: Catalogue, keys: FirmKeys, seed: bytes, now: str
-) -> list[dict[str, Any]]:
-    """Return the signed consents of `firms`, in their order; `secret` is the provider's subject secret."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (firm, signed consent) of the `firms` that give one, in order; `secret` is the provider's subject secret."""
     drbg = Drbg(derive_seed(seed, "consents", asked.provider, asked.recipient))
     enterprise = tuple(f for f in asked.fields if f not in catalogue or catalogue[f].class_ not in PERSONAL)
-    signed = []
+    scope = hashlib.sha256(f"{asked.provider}/{asked.recipient}".encode()).hexdigest()[:16]
     for number, firm in enumerate(firms):
         is_given, is_compute = drbg.below(_PERMILLE) < asked.permille(firm), drbg.below(_PERMILLE) < asked.compute_only_permille
         if not is_given:
             continue
         kind, key = subject_type_of(firm), keys.of(firm)
         record = make_consent(
-            consent_id=f"c-{asked.provider[:20]}-{asked.recipient[:20]}-{number:06d}", created_at=now,
+            consent_id=f"c-{scope}-{number:06d}", created_at=now,
             subject_key=subject_key(secret, firm), subject_type=kind, signer_key=key.public_hex,
             provider=asked.provider, recipient=asked.recipient, purpose="P4",
             fields=enterprise if kind == "ENT" else asked.fields, mode="COMPUTE_ONLY" if is_compute else "SCORE_ONLY",
             not_before=now, expires_at=after(now, 180), catalogue_version=catalogue.digest[:16], notice_id="notice-p4-zh-1",
             notice_hash=hashlib.sha256(_NOTICE.encode()).hexdigest(), **_person() if kind != "ENT" else {},
         )  # fmt: skip
-        signed.append(sign_record(record, [(record["subject_key"], key)]))
-    return signed
+        yield firm, sign_record(record, [(record["subject_key"], key)])
 
 
 def _person() -> dict[str, Any]:
@@ -97,5 +96,7 @@ def revoke(signed: dict[str, Any], keys: FirmKeys, firm: str, now: str) -> dict[
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write records a line each, canonical."""
-    path.write_bytes(b"".join(canonical.encode(record) + b"\n" for record in records))
+    """Write records a line each, canonical, one at a time."""
+    with path.open("wb") as file:
+        for record in records:
+            file.write(canonical.encode(record) + b"\n")

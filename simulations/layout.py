@@ -8,7 +8,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from lianxin.federation.errors import InputFault
 from lianxin.federation.matching import padded
 from lianxin.parties.catalogue import generated_catalogue, load_catalogue, load_draft
 from lianxin.parties.clock import SystemClock
-from lianxin.parties.consent import subject_key
 from lianxin.parties.decision import Catalogue
 from lianxin.parties.identity import make_network
 from lianxin.parties.node import SUBJECT_KEY_FILE, simulated_seed, write_subject_key
@@ -155,46 +154,54 @@ def _write_party(
     secret = derive_seed(seed, "subject-secret", party.party)
     write_subject_key(home / "identity" / SUBJECT_KEY_FILE, secret)
     is_platform = party is inputs.platform
-    recipients = [b.party for b in inputs.banks] if is_platform else [inputs.platform.party]
-    consents, asked_for = [], firms[party.party]
-    for recipient in recipients:
-        insiders = frozenset(firms[recipient]) if is_platform else frozenset(asked_for)
-        outsiders = min(terms.consent_permille, terms.outsider_permille)
-        asked = Authorisation(
-            party.party, recipient, _fields(layout, party), insiders, terms.consent_permille, outsiders,
-            terms.compute_only_permille,
-        )  # fmt: skip
-        consents += issue(asked, asked_for, secret, layout.catalogue, keys, seed, START)
-    revocations = _revocations(layout, party, consents, keys, secret, firms)
-    everyone = [{"subject_key": r["subject_key"], "key": r["signer_key"]} for r in (c["record"] for c in consents)]
-    write_records(home / "consents.jsonl", consents)
-    write_records(home / "firm_keys.jsonl", {entry["subject_key"]: entry for entry in everyone}.values())
+    book = _Book(layout, party, keys, secret)
+    write_records(home / "consents.jsonl", book.consents(firms, seed))
+    pairs = ({"subject_key": subject, "key": key} for subject, key in book.firm_keys.items())
+    write_records(home / "firm_keys.jsonl", pairs)
     config = _node_config(layout, party, is_platform, address)
-    if revocations:
-        write_records(home / "revocations.jsonl", revocations)
+    if book.revocations:
+        write_records(home / "revocations.jsonl", book.revocations)
         config["simulation"]["revocations"] = [[terms.revoke_after_round, "revocations.jsonl"]]
     (home / "node.toml").write_text(tomli_w.dumps(config))
 
 
-def _revocations(
-    layout: Layout, party: PartyInput, consents: Sequence[dict[str, Any]], keys: FirmKeys, secret: bytes,
-    firms: Mapping[str, Sequence[str]],
-) -> list[dict[str, Any]]:  # fmt: skip
-    if party is not layout.inputs.platform or not layout.terms.revoked_firms:
-        return []
-    bank = layout.inputs.banks[0]
-    loans = load_loan_table(
-        read_table(bank.path), layout.inputs.id_column, layout.inputs.label_column, layout.inputs.split_column,
-        layout.inputs.loan_id_column,
-    )  # fmt: skip
-    trained = {f for f, split in zip(loans.identifiers, loans.split, strict=True) if split == "train"}
-    by_subject = {c["record"]["subject_key"]: c for c in consents if c["record"]["recipient"] == bank.party}
-    found = []
-    for firm in firms[party.party]:
-        given = by_subject.get(subject_key(secret, firm)) if firm in trained else None
-        if given is not None and len(found) < layout.terms.revoked_firms:
-            found.append(revoke(given, keys, firm, START))
-    return found
+class _Book:
+    """The consents that one party's firms sign, made one at a time; what is remembered is each firm's key."""
+
+    def __init__(self, layout: Layout, party: PartyInput, keys: FirmKeys, secret: bytes) -> None:
+        self.layout, self.party, self.keys, self.secret = layout, party, keys, secret
+        self.is_platform = party is layout.inputs.platform
+        self.firm_keys: dict[str, str] = {}
+        self.revocations: list[dict[str, Any]] = []
+
+    def consents(self, firms: Mapping[str, Sequence[str]], seed: bytes) -> Iterator[dict[str, Any]]:
+        """Yield every signed consent of this party as provider; some are revoked on the side."""
+        inputs, terms, own = self.layout.inputs, self.layout.terms, firms[self.party.party]
+        outsiders = min(terms.consent_permille, terms.outsider_permille)
+        trained = self._trained()
+        for recipient in [b.party for b in inputs.banks] if self.is_platform else [inputs.platform.party]:
+            insiders = frozenset(firms[recipient] if self.is_platform else own)
+            asked = Authorisation(
+                self.party.party, recipient, _fields(self.layout, self.party), insiders, terms.consent_permille,
+                outsiders, terms.compute_only_permille,
+            )  # fmt: skip
+            for firm, signed in issue(asked, own, self.secret, self.layout.catalogue, self.keys, seed, START):
+                record = signed["record"]
+                self.firm_keys[record["subject_key"]] = record["signer_key"]
+                if firm in trained and recipient == inputs.banks[0].party and len(self.revocations) < terms.revoked_firms:
+                    self.revocations.append(revoke(signed, self.keys, firm, START))
+                yield signed
+
+    def _trained(self) -> set[str]:
+        """Return the first bank's firms with training loans, where this is the platform and some firm will revoke."""
+        if not self.is_platform or not self.layout.terms.revoked_firms:
+            return set()
+        inputs = self.layout.inputs
+        loans = load_loan_table(
+            read_table(inputs.banks[0].path), inputs.id_column, inputs.label_column, inputs.split_column,
+            inputs.loan_id_column,
+        )  # fmt: skip
+        return {firm for firm, split in zip(loans.identifiers, loans.split, strict=True) if split == "train"}
 
 
 def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: str) -> dict[str, Any]:
