@@ -56,7 +56,7 @@ def encode_message(message: Message, forms: Mapping[str, str], reply_to: str = "
         entry.shape.extend(values.shape)
         entry.data = values.astype(values.dtype.newbyteorder("<")).tobytes()
     for name, number in sorted(content.metric_records.get(METRICS, MetricRecord()).items()):
-        out.metrics.add(name=name, declared_form=_form(forms, name), value=int(number))
+        out.metrics.add(name=name, declared_form=_form(forms, name), value=int(number))  # type: ignore[arg-type]
     for name, text in sorted(content.config_records.get(CONFIG, ConfigRecord()).items()):
         out.config.add(name=name, declared_form=_form(forms, name), value=str(text))
     return out
@@ -118,7 +118,7 @@ class PartyGrid(Grid):
         """Return an instruction whose id is a function of (kind, round, bank), so that a rerun gives the same bytes."""
         message_id = f"{message_type}/{group_id}/{self.banks[dst_node_id]}"
         metadata = Metadata(1, message_id, 0, dst_node_id, "", group_id, 0.0, ttl or _TTL_S, message_type)
-        return Message(content=content, metadata=metadata)
+        return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
 
     def get_node_ids(self) -> Sequence[int]:
         """Return the ids of the banks that are still there."""
@@ -184,8 +184,8 @@ def _answer(asked: Message, content: RecordDict | None = None, error: Error | No
         meta.run_id, "", meta.dst_node_id, meta.src_node_id, meta.message_id, meta.group_id, 0.0, _TTL_S, meta.message_type
     )
     if error is not None:
-        return Message(error=error, metadata=metadata)
-    return Message(content=content, metadata=metadata)
+        return Message(error=error, metadata=metadata)  # type: ignore[call-overload]
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
 
 
 def answer_instructions(
@@ -200,7 +200,7 @@ def answer_instructions(
     while not is_over():
         incoming: Any = session.receive(STEP, (wire.LearningMessage,), deadline_s)
         metadata = Metadata(1, incoming.message_id, 0, 1, "", str(incoming.round), 0.0, _TTL_S, incoming.kind)
-        asked = Message(content=decode_content(incoming), metadata=metadata)
+        asked = Message(content=decode_content(incoming), metadata=metadata)  # type: ignore[call-overload]
         try:
             reply = app(asked, context)
         except LianxinError as failure:

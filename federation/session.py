@@ -225,10 +225,10 @@ def rule_id(said: object) -> str:
     return said if isinstance(said, str) and _RULE.fullmatch(said) else "W00"
 
 
-def open_refusal(message: Message, node_key: str) -> Mapping[str, Any]:
+def open_refusal(message: Any, node_key: str) -> Mapping[str, Any]:
     """Return the record of a signed refusal. Raises PeerError if it is not signed by `node_key`."""
     try:
-        envelope = canonical.decode(message.refusal)  # type: ignore[attr-defined]
+        envelope = canonical.decode(message.refusal)
         return verify_by({"record": envelope["record"], "signatures": envelope["signatures"]}, node_key)
     except (CryptoError, KeyError) as error:
         raise PeerError("a refusal came that its sender did not sign", "S02") from error

@@ -24,6 +24,49 @@ from lianxin.crypto.signing import verify as verify_signature
 from lianxin.federation.errors import GuardRefused
 from lianxin.federation.steps import STEPS
 from lianxin.proto import contract_pb2, crossing_pb2, envelope_pb2, learning_pb2, matching_pb2, vertical_pb2
+from lianxin.proto.contract_pb2 import Approval, Proposal, Refusal, RunClosed, RunStatus, SignedContract
+from lianxin.proto.learning_pb2 import LearningMessage, NamedArray, NamedNumber, NamedText
+from lianxin.proto.matching_pb2 import (
+    BankBlindedElements,
+    BankMatches,
+    BankOpening,
+    BankQueries,
+    PlatformAnswers,
+    PlatformEvaluatedElements,
+    PlatformMatchesNoted,
+    PlatformOpening,
+    PlatformTags,
+)
+from lianxin.proto.vertical_pb2 import (
+    EncryptedLabels,
+    HistogramNoted,
+    LabelHistogram,
+    LiveRows,
+    MaskedGradient,
+    MaskedResiduals,
+    MaskSet,
+    MaskSums,
+    MaskTotals,
+    PointsNoted,
+    RangeChoice,
+    ResidualShares,
+    RoundNoted,
+    ScorePoints,
+    ScoreRange,
+    TrainingKey,
+    TrainingRows,
+    TrainingRowsNoted,
+)
+
+__all__ = [
+    "MESSAGES", "Approval", "BankBlindedElements", "BankMatches", "BankOpening", "BankQueries", "Crossing",
+    "EncryptedLabels", "HistogramNoted", "LabelHistogram", "LearningMessage", "LiveRows", "MaskSet", "MaskSums",
+    "MaskTotals", "MaskedGradient", "MaskedResiduals", "NamedArray", "NamedNumber", "NamedText", "Opened", "PlatformAnswers", "PlatformEvaluatedElements",
+    "PlatformMatchesNoted", "PlatformOpening", "PlatformTags", "PointsNoted", "Proposal", "RangeChoice", "Refusal",
+    "ResidualShares", "RoundNoted", "RunClosed", "RunStatus", "ScorePoints", "ScoreRange", "SignedContract",
+    "TrainingKey", "TrainingRows", "TrainingRowsNoted", "form_number", "form_of", "guard", "seal", "unseal",
+    "verify_envelope",
+]  # fmt: skip
 
 MESSAGE_LIMIT_BYTES = 1024 * 1024 + 64 * 1024
 FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
@@ -32,26 +75,6 @@ _MODULES = (contract_pb2, matching_pb2, vertical_pb2, learning_pb2)
 MESSAGES: Mapping[str, type[Message]] = {
     name: getattr(module, name) for module in _MODULES for name in module.DESCRIPTOR.message_types_by_name
 }
-
-Approval, Proposal, Refusal = contract_pb2.Approval, contract_pb2.Proposal, contract_pb2.Refusal
-RunClosed, RunStatus, SignedContract = contract_pb2.RunClosed, contract_pb2.RunStatus, contract_pb2.SignedContract
-BankOpening, PlatformOpening = matching_pb2.BankOpening, matching_pb2.PlatformOpening
-BankQueries, PlatformAnswers = matching_pb2.BankQueries, matching_pb2.PlatformAnswers
-BankBlindedElements = matching_pb2.BankBlindedElements
-PlatformEvaluatedElements = matching_pb2.PlatformEvaluatedElements
-PlatformTags, BankMatches = matching_pb2.PlatformTags, matching_pb2.BankMatches
-PlatformMatchesNoted = matching_pb2.PlatformMatchesNoted
-TrainingRows, TrainingRowsNoted = vertical_pb2.TrainingRows, vertical_pb2.TrainingRowsNoted
-TrainingKey, LiveRows = vertical_pb2.TrainingKey, vertical_pb2.LiveRows
-EncryptedLabels, LabelHistogram = vertical_pb2.EncryptedLabels, vertical_pb2.LabelHistogram
-HistogramNoted = vertical_pb2.HistogramNoted
-MaskSet, MaskSums, MaskTotals = vertical_pb2.MaskSet, vertical_pb2.MaskSums, vertical_pb2.MaskTotals
-ScoreRange, RangeChoice = vertical_pb2.ScoreRange, vertical_pb2.RangeChoice
-ResidualShares, MaskedGradient = vertical_pb2.ResidualShares, vertical_pb2.MaskedGradient
-MaskedResiduals, RoundNoted = vertical_pb2.MaskedResiduals, vertical_pb2.RoundNoted
-ScorePoints, PointsNoted = vertical_pb2.ScorePoints, vertical_pb2.PointsNoted
-LearningMessage = learning_pb2.LearningMessage
-NamedArray, NamedNumber, NamedText = learning_pb2.NamedArray, learning_pb2.NamedNumber, learning_pb2.NamedText
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,7 @@ def _walk(message: Message, declared: Mapping[str, str]) -> Iterator[Crossing]:
             raise GuardRefused(f"{message.DESCRIPTOR.name}.{field.name} carries no form; add one to its proto", "G01")
     populated = {field.name: value for field, value in message.ListFields()}
     for field in message.DESCRIPTOR.fields:
-        if field.name not in populated and form_of(field) != "DECLARED":  # a named value's name crosses with an empty one
+        if field.name not in populated and form_of(field) != "DECLARED":  # an empty named value still has its name
             continue
         yield Crossing(f"{message.DESCRIPTOR.name}.{field.name}", _form_here(message, field, declared))
         if field.message_type is not None:

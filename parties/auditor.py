@@ -12,6 +12,7 @@ was encrypted. The checks by name are `files`, `contract`, `parties`, `receipts`
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import CryptoError
@@ -117,7 +118,7 @@ def _checked(name: str, subject: str, findings: Iterable[Finding], passed: str) 
 
 
 def _signed_contract(evidence: Evidence) -> Record | None:
-    record = evidence.contract.get("record")
+    record: Any = evidence.contract.get("record")
     if not fits(record, CONTRACT):
         return None
     keys = {entry["party"]: entry["node_key"] for entry in record["parties"]}

@@ -7,6 +7,7 @@ that ended as failed or refused may leave its last messages unreceived; the verd
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import CryptoError
@@ -31,7 +32,7 @@ def envelope_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 
 
 def _envelope_fault(run: Run, own: Evidence, leaf: Record, envelope: Record) -> str:
-    header = envelope.get("header")
+    header: Any = envelope.get("header")
     if not fits(header, HEADER) or header.get("type") != "envelope":
         return "the envelope's header is malformed"
     data = canonical.encode(header)
@@ -82,7 +83,9 @@ def term_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 
 def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the envelopes that carry values without an earlier release of this party to their recipient."""
-    releases = {own.release_id(index): (index, leaf) for index, leaf in own.of_kind("release", run.id)}
+    releases: dict[str, tuple[int, Record]] = {}
+    for index, leaf in own.of_kind("release", run.id):
+        releases.setdefault(own.release_id(index), (index, leaf))  # two equal leaves have one id, the first is the right
     for index, leaf in own.crossings(run.id):
         if leaf["direction"] != "out":
             continue

@@ -54,8 +54,9 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the heads that this party saw of others and that are no prefix of their ledgers now."""
     for n, signed in enumerate(own.records["witnessed"]):
         record = signed.get("record")
-        party = record.get("party") if isinstance(record, dict) else None
-        head = _verified_head(signed, party, run) if isinstance(party, str) else None
+        named = record.get("party") if isinstance(record, dict) else None
+        party = named if isinstance(named, str) else ""
+        head = _verified_head(signed, party, run) if party else None
         if head is None:
             yield Finding(f"{own.party}, witnessed head {n}: no party of the run signed it", f"ask {own.party}")
         elif party in run.evidence and not _is_prefix(head, run.evidence[party]):

@@ -233,7 +233,7 @@ class _Worker(threading.Thread):
         self.node, self.contract, self.work, self.link = node, contract, run, link
         self.failure: LianxinError | None = None
 
-    def run(self) -> None:  # type: ignore[override]
+    def run(self) -> None:
         name = f"learning/{self.node.party}"
         try:
             channel = self.link.open(name, self.contract.run)

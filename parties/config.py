@@ -118,10 +118,9 @@ def load_node(path: Path) -> NodeConfig:
     if config.role == "bank" and not (config.platform_address and config.data.label):
         raise InputFault(f"{path}: a bank needs platform_address and data.label")
     base = path.resolve().parent
-    data = {
-        name: base / value if isinstance(value, Path) else value for name, value in vars(config.data).items()
-    }
-    places = {"identity": base / config.identity, "state": base / config.state, "data": DataSection(**data)}
+    paths = {name: base / value for name, value in vars(config.data).items() if isinstance(value, Path)}
+    data = config.data.model_copy(update=paths)
+    places: dict[str, Any] = {"identity": base / config.identity, "state": base / config.state, "data": data}
     if config.simulation is not None:
         due = [(after, base / path) for after, path in config.simulation.revocations]
         places["simulation"] = config.simulation.model_copy(update={"revocations": due})

@@ -140,7 +140,10 @@ class PlatformNode:
                 session.send(wire.SignedContract(contract=signed), "contract.agree")
             self.node.store.put_run(run, "running", signed)
             self.node.contract_event(run, contract.hash, "signed", operator=operator)
-            self._drive(contract, active)
+            try:
+                self._drive(contract, active)
+            finally:
+                active.done.set()  # lets go of the learning streams, on which a bank would still wait
             self._end(contract, sessions, "finished", "")
         except Exception as fault:
             failure = self._sentence(run, fault)
@@ -182,7 +185,7 @@ class PlatformNode:
         plan = canonical.encode(self._planner(contract))
         for session in sessions.values():
             session.send(wire.Proposal(contract=proposal, plan=plan), "contract.agree")
-        approvals = {}
+        approvals: dict[str, bytes] = {}
         for bank, session in sorted(sessions.items()):
             try:
                 answer: Any = session.receive("contract.agree", (wire.Approval,), APPROVAL_DEADLINE_S)

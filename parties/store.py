@@ -147,21 +147,23 @@ class Store:
     ) -> None:
         """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
 
-        `registry` continues the registry at its next epoch. Raises InputFault when a position, an envelope's sequence
-        number or a release is taken: something else wrote to this store.
+        `registry` continues the registry at its next epoch. A release's id is its leaf's hash, so that a statistic that
+        is released twice within a second has one id and one list. Raises InputFault when a position or an envelope's
+        sequence number is taken: something else wrote to this store.
         """
         rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
-        lists = [{"release": name, "consents": json.dumps(ids)} for name, ids in (release_consents or {}).items()]
+        lists = {name: json.dumps(list(ids)) for name, ids in (release_consents or {}).items()}
         try:
             with self._write() as connection:
                 _insert(connection, _leaves, rows)
                 _insert(connection, _envelopes, [vars(row) for row in envelopes])
-                _insert(connection, _release_consents, lists)
+                for name, ids in lists.items():
+                    _put(connection, _release_consents, {"release": name}, {"consents": ids})
                 _insert(connection, _registry, _registry_rows(connection, registry))
         except sa.exc.IntegrityError:
             raise InputFault(
-                f"ledger position {first}, or an envelope or release that its leaf names, is already written; stop the "
-                "other process that uses this store"
+                f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
+                "process that uses this store"
             ) from None
 
     def add_checkpoint(self, size: int, data: bytes) -> None:
@@ -322,7 +324,7 @@ class Store:
 class _Locked(AbstractContextManager[sa.Connection]):
     """One write transaction under the store's lock; commits on a clean exit and rolls back otherwise."""
 
-    def __init__(self, lock: threading.RLock, engine: sa.Engine) -> None:  # type: ignore[valid-type]
+    def __init__(self, lock: threading.RLock, engine: sa.Engine) -> None:
         self._lock, self._transaction = lock, engine.begin()
 
     def __enter__(self) -> sa.Connection:

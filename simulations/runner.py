@@ -23,7 +23,7 @@ from lianxin.parties.control import ask
 from lianxin.parties.node import make_executor, open_node
 from lianxin.simulations.layout import RUN, Layout
 
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = 900.0  # a platform checks every consent it is given before it answers
 POLL_S = 0.1
 STOP_DEADLINE_S = 10.0
 Watch = Callable[[str], None]

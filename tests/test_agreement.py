@@ -169,7 +169,8 @@ def test_a_waiting_proposal_is_shown_with_who_learns_what(layout: Layout, capsys
         shown = capsys.readouterr().out
         by_person(layout, "refuse", "operator-zhao")
         leading.join(SOON_S)
-    assert f"{RUN}: waits for approval. Its plan:" in shown and "At matching.query, platform: nothing" in shown and "MB" in shown
+    assert f"{RUN}: waits for approval. Its plan:" in shown
+    assert "At matching.query, platform: nothing" in shown and "MB" in shown
 
 
 def test_who_proposed_a_run_may_not_approve_it_and_another_may(

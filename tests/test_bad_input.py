@@ -157,7 +157,9 @@ def test_a_column_without_a_class_in_the_given_catalogue_is_refused(command: Com
     catalogue = command.folder / "catalogue.csv"
     lines = (finished.layout.folder / "catalogue.csv").read_text().splitlines()
     catalogue.write_text("\n".join(line for line in lines if ",loan_rate," not in line) + "\n")
-    command.refused("column loan_rate has no class in the catalogue (R13)", catalogue=str(catalogue))
+    code, said = command.run(catalogue=str(catalogue))
+    assert_one_sentence(code, said, "column loan_rate has no class in the catalogue (R13)")
+    assert code == 2 and not list(command.out.rglob("*"))
 
 
 # ---- runs that end by rule
