@@ -102,7 +102,9 @@ class StarStrategy(Strategy):
         self.steps.counted(self._ask(grid, "query.count", 0, {}, keys, floor=len(self._banks)))
         for round_number in range(1, self.contract.rounds + 1):
             self._round(grid, round_number)
-        replies = grid.send_and_receive(self.configure_evaluate(self.contract.rounds + 1, ArrayRecord(), ConfigRecord(), grid))
+        replies = grid.send_and_receive(
+            self.configure_evaluate(self.contract.rounds + 1, ArrayRecord(), ConfigRecord(), grid)
+        )
         self.aggregate_evaluate(self.contract.rounds + 1, replies)
         return Result()
 
@@ -145,7 +147,9 @@ class StarStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return one `evaluate` message a bank that is still there."""
-        return _messages(grid, sorted(grid.get_node_ids()), "evaluate", server_round, {"restart": self._numbers["restart"]}, {})
+        return _messages(
+            grid, sorted(grid.get_node_ids()), "evaluate", server_round, {"restart": self._numbers["restart"]}, {}
+        )
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep what the banks let be known of their held-out rows."""

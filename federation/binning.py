@@ -165,7 +165,9 @@ def bank_masks_role(work: Work, keys: BankKeys, own: Columns) -> Role[list[list[
         if not part or received + len(part) > rows:
             raise PeerError("the masks cover another number of rows than were declared", "B01")
         more = encrypted_histogram(public, part, codes, own.bins, work.executor)
-        sums = [[paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)]
+        sums = [
+            [paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)
+        ]
         received, chunk = received + len(part), chunk + 1
     hidden = [work.drbg.child("hiding", inputs.digest(), j).below(int(public.n)) for j in range(len(own.bins))]
     randomiser = paillier.randomiser_for(public, work.drbg.child_seed("mask-randomiser"), len(own.bins))
@@ -242,7 +244,9 @@ def platform_count_role(work: Work, public: paillier.PublicKey, columns: Columns
         digest.update(message.ciphertexts)
         codes = [column[received : received + len(part)] for column in columns.codes]
         more = encrypted_histogram(public, part, codes, columns.bins, work.executor)
-        sums = [[paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)]
+        sums = [
+            [paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)
+        ]
         received, chunk = received + len(part), chunk + 1
     yield from _send_histogram(work, public, sums, digest.digest())
     yield Receive("binning.count", (wire.HistogramNoted,))
@@ -284,7 +288,9 @@ def platform_masks_role(work: Work, secret_key: paillier.SecretKey, bank_n: int,
     opened = decryptor.decrypt_many(sums, drbg, work.executor)
     modulus = 1 << work.layouts.width_bits
     totals = [
-        rounded(slot % modulus, work.layouts) for v in opened for slot in packing.read_slots(int(v), layout, layout.slots)
+        rounded(slot % modulus, work.layouts)
+        for v in opened
+        for slot in packing.read_slots(int(v), layout, layout.slots)
     ]
     yield Send(wire.MaskTotals(totals=encode_totals(totals, work.layouts)), "binning.masks", work.rights)
 
@@ -311,4 +317,3 @@ def _digest(values: Sequence[int]) -> bytes:
 def intercept(rows: int) -> tuple[list[int], int, tuple[int, ...]]:
     """Return (codes, bins, weights) of the constant column: one bin of weight 1 at 2^12."""
     return [0] * rows, 1, (1 << WOE_BITS,)
-

@@ -94,7 +94,9 @@ def _array(entry: Any) -> Array:
 class PartyGrid(Grid):
     """Flower's Grid over one learning conversation a bank. Node ids are 1..K in the order of party ids."""
 
-    def __init__(self, sessions: Mapping[str, Session], deadline_s: float, watch: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, sessions: Mapping[str, Session], deadline_s: float, watch: Callable[[str], None] | None = None
+    ) -> None:
         self.banks = dict(enumerate(sorted(sessions), start=1))
         self._sessions = dict(sessions)
         self._deadline_s = deadline_s
@@ -181,7 +183,15 @@ class LocalGrid(PartyGrid):
 def _answer(asked: Message, content: RecordDict | None = None, error: Error | None = None) -> Message:
     meta = asked.metadata
     metadata = Metadata(
-        meta.run_id, "", meta.dst_node_id, meta.src_node_id, meta.message_id, meta.group_id, 0.0, _TTL_S, meta.message_type
+        meta.run_id,
+        "",
+        meta.dst_node_id,
+        meta.src_node_id,
+        meta.message_id,
+        meta.group_id,
+        0.0,
+        _TTL_S,
+        meta.message_type,
     )
     if error is not None:
         return Message(error=error, metadata=metadata)  # type: ignore[call-overload]
@@ -189,7 +199,11 @@ def _answer(asked: Message, content: RecordDict | None = None, error: Error | No
 
 
 def answer_instructions(
-    app: ClientApp, session: Session, rights: Callable[[], Sequence[Provenance]], deadline_s: float, is_over: Callable[[], bool]
+    app: ClientApp,
+    session: Session,
+    rights: Callable[[], Sequence[Provenance]],
+    deadline_s: float,
+    is_over: Callable[[], bool],
 ) -> None:
     """Run a bank's side: take each instruction, call the installed ClientApp, send its reply, until the run is over.
 

@@ -66,9 +66,7 @@ def proof_session(contract: RunContract, owner: str, purpose: str) -> bytes:
     return hashlib.sha512(f"{contract.hash}/{owner}/{purpose}".encode()).digest()
 
 
-def received_key(
-    contract: RunContract, owner: str, purpose: str, modulus: bytes, proof: bytes
-) -> paillier.PublicKey:
+def received_key(contract: RunContract, owner: str, purpose: str, modulus: bytes, proof: bytes) -> paillier.PublicKey:
     """Return the peer's public key after its admission check. Raises KeyRejected or ProofRejected."""
     public = paillier.PublicKey(int.from_bytes(modulus, "big"), owner, purpose, contract.run)
     modulus_proof.check_public_key(public, proof, proof_session(contract, owner, purpose), bits=contract.key_bits)
@@ -254,12 +252,16 @@ def platform_role(side: Side) -> Role[list[str]]:
     the bank asks more than its quota, RunStopped below the contract's minimum."""
     opening = yield Receive("matching.open", (wire.BankOpening,))
     if opening.padded_queries > side.contract.max_queries:
-        raise PeerError(f"{side.bank} asks {opening.padded_queries} queries, its quota is {side.contract.max_queries}", "M01")
+        raise PeerError(
+            f"{side.bank} asks {opening.padded_queries} queries, its quota is {side.contract.max_queries}", "M01"
+        )
     nonce = side.drbg.child("nonce", opening.nonce).bytes(NONCE_BYTES)
     size = padded(len(side.firms))
     yield Send(wire.PlatformOpening(nonce=nonce, padded_rows=size, input_root=input_root(side)), "matching.open")
     sid = _session(side.contract, nonce, opening.nonce)
-    evaluator = _EcdhEvaluator(side, sid) if side.contract.matching == "ecdh" else _PaillierEvaluator(side, sid, opening)
+    evaluator = (
+        _EcdhEvaluator(side, sid) if side.contract.matching == "ecdh" else _PaillierEvaluator(side, sid, opening)
+    )
     tags = evaluator.own_tags(sid)
     tags += [side.drbg.child("padding", sid, i).bytes(psi_paillier.TAG_BYTES) for i in range(size - len(tags))]
     order = list(range(size))
@@ -345,6 +347,8 @@ class _EcdhEvaluator:
         return psi_ecdh.evaluator_tags(self.oprf_key, bound, self.side.executor)
 
     def answer(self, chunk: int, query: "wire.BankBlindedElements") -> tuple[int, "wire.PlatformEvaluatedElements"]:
-        evaluated = psi_ecdh.evaluate_blinded(self.oprf_key, psi_ecdh.decode_elements(query.elements), self.side.executor)
+        evaluated = psi_ecdh.evaluate_blinded(
+            self.oprf_key, psi_ecdh.decode_elements(query.elements), self.side.executor
+        )
         data = psi_ecdh.encode_elements(evaluated)
         return len(evaluated), wire.PlatformEvaluatedElements(chunk=chunk, elements=data)

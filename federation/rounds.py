@@ -225,7 +225,9 @@ def _platform_residuals(
         residuals = _residuals(turn, message, chosen, fixed, squares)
         codes = [[column[i] for i in chosen] for column in turn.features.codes]
         more = encrypted_histogram(public, residuals, codes, turn.features.bins, work.executor)
-        sums = [[paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)]
+        sums = [
+            [paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)
+        ]
         packs = _masked_packs(turn, chunk, dict(zip(chosen, residuals, strict=True)), randomiser, message)
         data = paillier.encode_ciphertexts(public, packs)
         yield Send(wire.MaskedResiduals(chunk=chunk, ciphertexts=data), "round.residuals", work.rights)

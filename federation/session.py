@@ -117,7 +117,9 @@ class Session:
         for crossing in crossings:
             fitting = FITTING_MODES.get(crossing.form, ROW_MODES)
             if crossing.form not in wire.FREE_FORMS and not modes & fitting:
-                raise GuardRefused(f"{crossing.name} is {crossing.form} and no release in a fitting mode is behind it", "G04")
+                raise GuardRefused(
+                    f"{crossing.name} is {crossing.form} and no release in a fitting mode is behind it", "G04"
+                )
         for right in rights:
             if right.recipient != self.peer or right.provider != self.party:
                 raise GuardRefused("a release stands behind the message, but for another recipient", "G04")
@@ -150,7 +152,9 @@ class Session:
             crossings = wire.guard(opened.message, step, self.contract.record["forms"], with_right=True)
         except (GuardRefused, PeerError) as refusal:
             self._refuse(refusal, step, opened)
-            raise refusal if isinstance(refusal, PeerError) else PeerError(self._says(str(refusal)), refusal.rule) from None
+            raise (
+                refusal if isinstance(refusal, PeerError) else PeerError(self._says(str(refusal)), refusal.rule)
+            ) from None
         self.trace.crossed("in", self.peer, opened, crossings, (), data)
         self._received, self._last_received = self._received + 1, opened.message_hash
         return opened.message
@@ -198,9 +202,7 @@ class Session:
             self.trace.crossed("in", self.peer, opened, [], (), b"")
             self._received, self._last_received = self._received + 1, opened.message_hash
             return
-        self.trace.refused(
-            self.contract.run, self.peer, refusal.rule, step, opened.message_hash if opened else None
-        )
+        self.trace.refused(self.contract.run, self.peer, refusal.rule, step, opened.message_hash if opened else None)
         self.refuse(refusal.rule, step)
 
     def refuse(self, rule: str, step: str) -> None:

@@ -34,9 +34,7 @@ COUNT_BITS = 64
 def woe_integers(goods: Sequence[int], bads: Sequence[int]) -> tuple[int, ...]:
     """Return the weights of evidence of a feature's bins at 2^12."""
     good, bad = sum(goods), sum(bads)
-    return tuple(
-        round(regression.woe(g, b, good, bad) * 2**WOE_BITS) for g, b in zip(goods, bads, strict=True)
-    )
+    return tuple(round(regression.woe(g, b, good, bad) * 2**WOE_BITS) for g, b in zip(goods, bads, strict=True))
 
 
 def design_of(columns: Columns) -> Floats:
@@ -189,7 +187,9 @@ class BankStar:
         self.contract, self.bank = contract, bank
         self.layouts: Layouts = plan_layouts(contract)
         self.labels = list(labels)
-        self.woe = [woe_integers(*_counts(codes, labels, n)) for codes, n in zip(columns.codes, columns.bins, strict=True)]
+        self.woe = [
+            woe_integers(*_counts(codes, labels, n)) for codes, n in zip(columns.codes, columns.bins, strict=True)
+        ]
         codes, size, weight = intercept(len(self.labels))
         self.own = Columns((*columns.codes, codes), (*columns.bins, size), (*self.woe, weight))
         self.base_rate = sum(self.labels) / len(self.labels)
@@ -269,4 +269,3 @@ def _pair(one: str, other: str) -> tuple[str, str]:
 def round_label(round_number: int, attempt: int, banks: Sequence[str]) -> str:
     """Return the label of a round's masks: another attempt or another set of banks never meets the same mask."""
     return json.dumps([round_number, attempt, sorted(banks)])
-

@@ -85,7 +85,7 @@ def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the envelopes that carry values without an earlier release of this party to their recipient."""
     releases: dict[str, tuple[int, Record]] = {}
     for index, leaf in own.of_kind("release", run.id):
-        releases.setdefault(own.release_id(index), (index, leaf))  # two equal leaves have one id, the first is the right
+        releases.setdefault(own.release_id(index), (index, leaf))  # equal leaves have one id
     for index, leaf in own.crossings(run.id):
         if leaf["direction"] != "out":
             continue

@@ -97,7 +97,9 @@ class BankNode:
             except Exception as fault:
                 logging.getLogger("lianxin").exception("a fault at a message in the lobby")
                 self.node.trace.refused("", channel.peer, "W00", "contract.agree", None)
-                self.node.say(f"refused: a message of {channel.peer} that this program could not read ({type(fault).__name__})")
+                self.node.say(
+                    f"refused: a message of {channel.peer} that this program could not read ({type(fault).__name__})"
+                )
 
     def _answer(self, channel: Channel, data: bytes) -> None:
         try:
@@ -162,7 +164,12 @@ class BankNode:
     def _refuse(self, session: Session, contract: RunContract, verdict: Verdict, operator: str) -> None:
         self.node.contract_event(contract.run, contract.hash, "refused", verdict.rule, operator)
         session.refuse(verdict.rule, "contract.agree")
-        self.ended[contract.run] = {"run": contract.run, "state": "refused", "rule": verdict.rule, "error": verdict.reason}
+        self.ended[contract.run] = {
+            "run": contract.run,
+            "state": "refused",
+            "rule": verdict.rule,
+            "error": verdict.reason,
+        }
         self.node.say(f"refused {contract.run}: {verdict.reason}")
 
     # ---- a run
@@ -206,7 +213,12 @@ class BankNode:
     def _close(self, session: Session, contract: RunContract, status: Any, worker: "_Worker | None") -> None:
         state = status.state if status.state in ("finished", "failed", "refused") else "failed"
         failure, rule = worker.failure if worker else None, rule_id(status.rule) if status.rule else ""
-        record = {"run": contract.run, "state": state, "rule": rule, "error": str(failure) if failure and state != "finished" else ""}
+        record = {
+            "run": contract.run,
+            "state": state,
+            "rule": rule,
+            "error": str(failure) if failure and state != "finished" else "",
+        }
         if self.node.store.run(contract.run) is not None:
             self.node.store.set_run_state(contract.run, state, rule)
         self.node.contract_event(contract.run, contract.hash, state, rule)
@@ -242,7 +254,11 @@ class _Worker(threading.Thread):
             patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
             try:
                 answer_instructions(
-                    apps.make_client_app(self.work), session, lambda: self.work.rights, patience, lambda: self.work.finished
+                    apps.make_client_app(self.work),
+                    session,
+                    lambda: self.work.rights,
+                    patience,
+                    lambda: self.work.finished,
                 )
                 channel.finish()
             finally:

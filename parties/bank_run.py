@@ -26,16 +26,14 @@ from lianxin.federation.star import COUNT_BITS, BankStar, MaskAgreement, design_
 from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.node import Node
-from lianxin.parties.platform_run import Reply, read_agreement
 from lianxin.parties.records import LoanTable
+from lianxin.parties.replies import Reply, read_agreement
 
 
 class BankRun:
     """A bank's side of one run; its steps are called by the bank's ClientApp."""
 
-    def __init__(
-        self, node: Node, contract: RunContract, table: LoanTable, link: Link
-    ) -> None:
+    def __init__(self, node: Node, contract: RunContract, table: LoanTable, link: Link) -> None:
         self.node, self.contract, self.table, self.link = node, contract, table, link
         self.drbg = node.run_drbg(contract.run)
         self.identifiers = contract.fields_of(node.party, "identifier")
@@ -163,7 +161,9 @@ class BankRun:
         star = self._fit_own(released)
         self._maker.join(self.contract.step_deadline_s)
         if self.keys is None:
-            raise RunStopped(f"the training key was not ready within {self.contract.step_deadline_s} s; raise step_deadline_s")
+            raise RunStopped(
+                f"the training key was not ready within {self.contract.step_deadline_s} s; raise step_deadline_s"
+            )
         work, labels = self._work(), star.labels
         counts, star.corrections = self._count_and_masks(work, labels, star)
         self.star = star
@@ -201,9 +201,7 @@ class BankRun:
 
     def _fit_own(self, released: Released) -> BankStar:
         names = [name for name in self.features if name in released.columns]
-        specs = {
-            n: coding.fit_bins(released.columns[n], self.contract.max_bins, self.contract.min_rows) for n in names
-        }
+        specs = {n: coding.fit_bins(released.columns[n], self.contract.max_bins, self.contract.min_rows) for n in names}
         self.specs = {name: spec for name, spec in specs.items() if spec.count > 1}
         codes = tuple(spec.encode(released.columns[name]) for name, spec in self.specs.items())
         columns = Columns(codes, tuple(spec.count for spec in self.specs.values()))
@@ -266,7 +264,9 @@ class BankRun:
         except ValueError:
             banks = []
         known = isinstance(banks, list) and all(isinstance(bank, str) for bank in banks)
-        known = known and self.node.party in banks and set(banks) <= set(self._banks_left) and banks == sorted(set(banks))
+        known = (
+            known and self.node.party in banks and set(banks) <= set(self._banks_left) and banks == sorted(set(banks))
+        )
         floor = max(min(2, len(self.contract.banks)), self.contract.min_banks)
         if not known or len(banks) < floor:
             raise PeerError("a round names no proper set of this contract's banks", "L04")
@@ -308,7 +308,9 @@ class BankRun:
             values = np.array([points[place[self.table.identifiers[row]]] for row in rows], dtype=float)
             return np.column_stack([scorecard.log_odds(values, pdo), self._own_design(rows)])
 
-        joint = regression.fit_logistic(joined(refit), np.array([self.table.labels[r] for r in refit]), self.contract.ridge)
+        joint = regression.fit_logistic(
+            joined(refit), np.array([self.table.labels[r] for r in refit]), self.contract.ridge
+        )
         return {
             "labels": [self.table.labels[row] for row in test],
             "joint": regression.predict(joint, joined(test)).tolist() if test else [],

@@ -70,7 +70,9 @@ def _init(path: Path, settings: Mapping[str, Any]) -> None:
     typer.echo(f"wrote {path}; start it with `lianxin {settings['role']} serve {path}`")
 
 
-def _data(table: Path, id_column: str, catalogue: Path | None, consents: Path | None, firm_keys: Path | None) -> dict[str, str]:
+def _data(
+    table: Path, id_column: str, catalogue: Path | None, consents: Path | None, firm_keys: Path | None
+) -> dict[str, str]:
     given = {"table": table, "catalogue": catalogue, "consents": consents, "firm_keys": firm_keys}
     return {"id": id_column} | {name: str(path.resolve()) for name, path in given.items() if path is not None}
 
@@ -200,7 +202,9 @@ def _lead(served: "PlatformNode", terms: Any, operator: str) -> None:
     try:
         served.launch(terms, operator or None)
     except LianxinError as failure:
-        served.ended.setdefault(terms.run, {"run": terms.run, "state": "failed", "error": str(failure), "exit_code": failure.exit_code})
+        served.ended.setdefault(
+            terms.run, {"run": terms.run, "state": "failed", "error": str(failure), "exit_code": failure.exit_code}
+        )
         served.node.say(f"failed {terms.run}: {failure}")
 
 

@@ -90,7 +90,9 @@ def sba(
     terms = _terms(seed, matching, key_bits, rounds, workers, consent_permille=share)
     folder = _folder(out)
     inputs = map_sba(data, folder / "tables", banks)
-    _run(folder, inputs, terms, choose_catalogue(inputs, catalogue, False), nodes, as_json, dict(inputs.refused_columns))
+    _run(
+        folder, inputs, terms, choose_catalogue(inputs, catalogue, False), nodes, as_json, dict(inputs.refused_columns)
+    )
 
 
 @simulate.command("files")
@@ -123,7 +125,9 @@ def files(
     _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})
 
 
-def _run(folder: Path, inputs: Any, terms: Any, catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str]) -> None:
+def _run(
+    folder: Path, inputs: Any, terms: Any, catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str]
+) -> None:
     from lianxin.simulations import layout as layouts
     from lianxin.simulations import runner
 
@@ -179,7 +183,8 @@ def _conclude(layout: Any, ran: Any, refused: dict[str, str], as_json: bool, con
     outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
     summary = story.summary_of(layout, ran, outcome)
     summary["refusals"] += [
-        {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason} for name, reason in refused.items()
+        {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason}
+        for name, reason in refused.items()
     ]
     report = layout.folder / "report.html"
     write_report(report, summary)

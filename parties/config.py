@@ -112,7 +112,7 @@ def load_node(path: Path) -> NodeConfig:
     """Return the checked node configuration, its paths made absolute. Raises InputFault naming the file and key."""
     config = _parse(NodeConfig, path)
     if config.profile == "production" and config.simulation is not None:
-        raise InputFault(f"{path}: [simulation] is for trials; remove it or set profile = \"trial\"")
+        raise InputFault(f'{path}: [simulation] is for trials; remove it or set profile = "trial"')
     if config.role == "platform" and not config.listen:
         raise InputFault(f"{path}: listen is missing; give the platform an address such as 0.0.0.0:7443")
     if config.role == "bank" and not (config.platform_address and config.data.label):

@@ -93,10 +93,14 @@ def ask(state: Path, request: Mapping[str, Any], deadline_s: float = 30.0) -> di
                 stream.flush()
                 line = stream.readline(_LIMIT_BYTES)
     except (OSError, TimeoutError):
-        raise InputFault(f"no node answers in {state}; start it with `lianxin platform serve` or `lianxin bank serve`") from None
+        raise InputFault(
+            f"no node answers in {state}; start it with `lianxin platform serve` or `lianxin bank serve`"
+        ) from None
     finally:
         os.close(handle)
-    answer: dict[str, Any] = json.loads(line) if line else {"ok": False, "error": "the node closed the connection; see its log"}
+    answer: dict[str, Any] = (
+        json.loads(line) if line else {"ok": False, "error": "the node closed the connection; see its log"}
+    )
     if not answer["ok"]:
         fault = LianxinError(answer["error"])
         fault.exit_code = answer.get("exit_code", 1)

@@ -92,7 +92,9 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def contract_event(self, run: str, contract_hash: str, event: str, rule: str = "", operator: str | None = None) -> None:
+    def contract_event(
+        self, run: str, contract_hash: str, event: str, rule: str = "", operator: str | None = None
+    ) -> None:
         """Append a contract leaf."""
         leaf = {"kind": "contract", "run": run, "contract_hash": contract_hash, "event": event, "rule": rule}
         self.ledger.append(leaf, operator)
@@ -149,7 +151,9 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     """Return the node of `config`, its consents imported at the first start. Raises InputFault for what is missing."""
     identity = load_identity(config.identity)
     if identity.role != config.role:
-        raise InputFault(f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s")
+        raise InputFault(
+            f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s"
+        )
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock: Clock = SimulatedClock(config.simulation.clock) if config.simulation else SystemClock()
     store = Store(config.state / "store.sqlite")
@@ -158,7 +162,11 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     catalogue = _catalogue(config)
     store.put_setting(CATALOGUE_SETTING, catalogue.to_csv_bytes())
     secret = read_subject_key(config.identity / SUBJECT_KEY_FILE)
-    salt = derive_seed(simulated_seed(config.simulation.seed), identity.party, "salt") if config.simulation else system_seed()
+    salt = (
+        derive_seed(simulated_seed(config.simulation.seed), identity.party, "salt")
+        if config.simulation
+        else system_seed()
+    )
     boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt))
     node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger))
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))

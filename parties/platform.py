@@ -53,7 +53,11 @@ class PlatformNode:
     """The platform's running node. `handle` is what a network calls for each conversation that a bank opens."""
 
     def __init__(
-        self, node: Node, planner: Planner, grid: type[PartyGrid] = PartyGrid, strategy: StrategyFactory = apps.StarStrategy
+        self,
+        node: Node,
+        planner: Planner,
+        grid: type[PartyGrid] = PartyGrid,
+        strategy: StrategyFactory = apps.StarStrategy,
     ) -> None:
         self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
         data = node.config.data
@@ -94,7 +98,9 @@ class PlatformNode:
             raise
         except Exception as fault:
             logging.getLogger("lianxin").exception("a fault in %s", channel.conversation)
-            sentence = f"a fault of this program ({type(fault).__name__}) ended {channel.conversation}; report it with the log"
+            sentence = (
+                f"a fault of this program ({type(fault).__name__}) ended {channel.conversation}; report it with the log"
+            )
             active.failures.append(RunStopped(sentence))
             raise
 
@@ -176,7 +182,9 @@ class PlatformNode:
             self._arrival.wait_for(lambda: set(contract.banks) <= set(self.lobby), CONNECT_DEADLINE_S)
             absent = sorted(set(contract.banks) - set(self.lobby))
             if absent:
-                raise RunStopped(f"{', '.join(absent)} did not connect within {CONNECT_DEADLINE_S:.0f} s; start the bank's node")
+                raise RunStopped(
+                    f"{', '.join(absent)} did not connect within {CONNECT_DEADLINE_S:.0f} s; start the bank's node"
+                )
             channels = {bank: self.lobby[bank] for bank in contract.banks}
         return {bank: self.node.session(contract, ch, f"contracts/{bank}") for bank, ch in channels.items()}
 

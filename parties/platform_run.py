@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lianxin.crypto import canonical, paillier
+from lianxin.crypto import paillier
 from lianxin.crypto.blocks import share_processors
 from lianxin.crypto.errors import CryptoError
-from lianxin.crypto.signing import verify_by
 from lianxin.federation import apps, binning, matching, rounds, scorecard, streams
 from lianxin.federation.binning import Columns, Work
 from lianxin.federation.channel import Channel
@@ -25,17 +24,13 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GateRefused, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Session, converse
-from lianxin.federation.star import BankTable, MaskAgreement, PlatformStar
-from lianxin.parties import coding, decision
-from lianxin.parties.consent import subject_key
+from lianxin.federation.star import BankTable, PlatformStar
+from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
-from lianxin.parties.identifiers import subject_type_of
-from lianxin.parties.node import SUBJECT_KEY_FILE, Node, read_subject_key
+from lianxin.parties.field_selection import usable_features
+from lianxin.parties.node import Node
 from lianxin.parties.records import FirmTable
-
-Reply = tuple[apps.Arrays, apps.Numbers, apps.Texts]
-PERSONAL = ("PI", "SPI")
-LEAST_COVERAGE = 0.5
+from lianxin.parties.replies import Reply, arrays_named, counts_of, read_agreement
 
 
 @dataclass
@@ -54,10 +49,8 @@ class PlatformRun:
         self.node, self.contract, self.table = node, contract, table
         self.drbg = node.run_drbg(contract.run)
         self.row_of = {firm: row for row, firm in enumerate(table.identifiers)}
-        secret = read_subject_key(node.config.identity / SUBJECT_KEY_FILE)
-        self._subjects = {firm: subject_key(secret, firm) for firm in table.identifiers}
         self.identifiers = contract.fields_of(node.party, "identifier")
-        self.features, self.refused = self._usable_features()
+        self.features, self.refused = usable_features(node, contract, table)
         self.star = PlatformStar(contract, self.features)
         self.specs: dict[str, coding.BinSpec] = {}
         self.shared: dict[str, Shared] = {}
@@ -75,49 +68,6 @@ class PlatformRun:
         self._turns = {bank: threading.Lock() for bank in contract.banks}
 
     # ---- fields and releases
-
-    def _usable_features(self) -> tuple[list[str], list[tuple[str, str]]]:
-        """Return the features that may be asked of the gate, and those left out with their rule.
-
-        A field that class or contract refuse is left to the gate to refuse. A field on persons that fewer than half of
-        the consenting firms' consents cover would cost all other firms their place: it is left out as a whole, by the
-        rule of that shortfall.
-        """
-        asked = self.contract.fields_of(self.node.party, "feature")
-        missing = [name for name in asked if name not in self.table.columns]
-        if missing:
-            raise RunStopped(f"the contract asks for field {missing[0]}, which {self.node.party} does not hold; change the run")
-        refused = []
-        for name in asked:
-            if name in self.node.catalogue and self.node.catalogue[name].class_ in PERSONAL:
-                rule = self._coverage_rule(name)
-                if rule:
-                    refused.append((name, rule))
-        for _, rule in refused:
-            leaf = {"kind": "refusal", "run": self.contract.run, "peer": "", "rule": rule, "step": "field-selection"}
-            self.node.ledger.append(leaf)
-        return [name for name in asked if name not in {n for n, _ in refused}], refused
-
-    def _coverage_rule(self, name: str) -> str:
-        registry, now = self.node.register.registry(), self.node.clock.now()
-        covered, rules = 0, []
-        scopes = {(recipient, key) for key, recipient, purpose in registry.by_scope if purpose == self.contract.purpose}
-        for bank in self.contract.banks:
-            request = self._request(bank, "matching.query", "COMPUTE_ONLY", [name])
-            field_rule = decision.decide_field(name, request, dict(self.contract.record), self.node.catalogue, now)
-            if not field_rule.allow:
-                return field_rule.rule
-            for firm, key in self._subjects.items():
-                if (bank, key) not in scopes:
-                    continue
-                decided = decision.decide_firm(
-                    key, (name,), request, registry, now, self.node.catalogue, subject_type_of(firm)
-                )
-                covered += decided.allow
-                if not decided.allow:
-                    rules.append(decided.rule)
-        total = covered + len(rules)
-        return max(sorted(set(rules)), key=rules.count) if covered < LEAST_COVERAGE * total and rules else ""
 
     def _request(self, bank: str, step: str, mode: str, fields: Sequence[str]) -> ReleaseRequest:
         return ReleaseRequest(self.node.party, bank, self.contract.purpose, mode, step, tuple(fields))
@@ -239,7 +189,10 @@ class PlatformRun:
         shared, deadline = self._shared(bank), self.contract.step_deadline_s
         if not self._key_ready.wait(deadline) or self.mask_key is None or shared.right is None:
             raise RunStopped(f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s")
-        table, work = self._table(bank), self._work(bank, shared.right, self._aggregate(bank, "binning.count", len(shared.rows)))
+        table, work = (
+            self._table(bank),
+            self._work(bank, shared.right, self._aggregate(bank, "binning.count", len(shared.rows))),
+        )
         table.public = converse(binning.platform_keys_role(work, self.mask_key), session, deadline)
         converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
         rows = len(shared.rows)
@@ -398,34 +351,3 @@ class PlatformRun:
             "refused": [{"field": name, "rule": rule} for name, rule in self.refused],
             "gradient_norms_milli": [round(v * 1000) for v in self.star.gradient_norms],
         }  # fmt: skip
-
-
-def counts_of(arrays: apps.Arrays) -> list[int]:
-    """Return a reply's masked counts. Raises PeerError (L04) unless they are a list of whole numbers mod 2^64."""
-    values = arrays_named(arrays, "masked_counts")
-    if values.ndim != 1 or values.dtype != np.uint64:
-        raise PeerError("a reply's masked counts are no list of 64-bit whole numbers", "L04")
-    return [int(v) for v in values]
-
-
-def arrays_named(arrays: apps.Arrays, name: str) -> np.ndarray:
-    """Return a named array of a reply. Raises PeerError (L04) when it is not there."""
-    if name not in arrays:
-        raise PeerError(f"a reply came without its '{name}'", "L04")
-    return arrays[name]
-
-
-def read_agreement(text: str, bank: str, contract: RunContract) -> dict[str, Any]:
-    """Return a bank's signed agreement key after checking who signed it, for which run. Raises PeerError (A01)."""
-    try:
-        signed = canonical.decode_fragment(text.encode())
-        record = verify_by(signed, contract.node_keys[bank])
-        fits = (record["type"], record["run"], record["contract"], record["party"]) == (
-            "agreement-key", contract.run, contract.hash, bank,
-        )  # fmt: skip
-        MaskAgreement.check_key(bytes.fromhex(record["key"]))
-    except (CryptoError, KeyError, ValueError, TypeError):
-        fits = False
-    if not fits:
-        raise PeerError(f"{bank}'s agreement key is not signed by it for this run", "A01")
-    return signed

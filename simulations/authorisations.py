@@ -56,14 +56,23 @@ class FirmKeys:
 
 
 def issue(
-    asked: Authorisation, firms: Sequence[str], secret: bytes, catalogue: Catalogue, keys: FirmKeys, seed: bytes, now: str
+    asked: Authorisation,
+    firms: Sequence[str],
+    secret: bytes,
+    catalogue: Catalogue,
+    keys: FirmKeys,
+    seed: bytes,
+    now: str,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (firm, signed consent) of the `firms` that give one, in order; `secret` is the provider's subject secret."""
     drbg = Drbg(derive_seed(seed, "consents", asked.provider, asked.recipient))
     enterprise = tuple(f for f in asked.fields if f not in catalogue or catalogue[f].class_ not in PERSONAL)
     scope = hashlib.sha256(f"{asked.provider}/{asked.recipient}".encode()).hexdigest()[:16]
     for number, firm in enumerate(firms):
-        is_given, is_compute = drbg.below(_PERMILLE) < asked.permille(firm), drbg.below(_PERMILLE) < asked.compute_only_permille
+        is_given, is_compute = (
+            drbg.below(_PERMILLE) < asked.permille(firm),
+            drbg.below(_PERMILLE) < asked.compute_only_permille,
+        )
         if not is_given:
             continue
         kind, key = subject_type_of(firm), keys.of(firm)

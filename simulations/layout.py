@@ -1,8 +1,8 @@
 """From checked tables to a folder in which nodes can be started: keys, consents, node files and the run's terms.
 
-    RUN_DIR/scenario.json            what was asked, from which seed, with the digests of the tables
-    RUN_DIR/run.toml                 the terms that the operator launches
-    RUN_DIR/parties/<id>/node.toml   the node's configuration, beside identity/, state/ and its consents
+RUN_DIR/scenario.json            what was asked, from which seed, with the digests of the tables
+RUN_DIR/run.toml                 the terms that the operator launches
+RUN_DIR/parties/<id>/node.toml   the node's configuration, beside identity/, state/ and its consents
 """
 
 import hashlib
@@ -92,7 +92,9 @@ def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool) -> Catal
     return generated_catalogue(columns)
 
 
-def lay_out(folder: Path, inputs: Inputs, terms: Terms, catalogue: Catalogue, address: str = "127.0.0.1:7443") -> Layout:
+def lay_out(
+    folder: Path, inputs: Inputs, terms: Terms, catalogue: Catalogue, address: str = "127.0.0.1:7443"
+) -> Layout:
     """Write the folder of a simulation. Raises InputFault before anything is written."""
     seed = simulated_seed(terms.seed)
     layout = Layout(folder, inputs, terms, catalogue)
@@ -102,7 +104,9 @@ def lay_out(folder: Path, inputs: Inputs, terms: Terms, catalogue: Catalogue, ad
     seeds = {party: derive_seed(seed, "node-key", party) for party in layout.parties}
     banks = [bank.party for bank in inputs.banks]
     clock = SystemClock()  # certificates are outside the transcript
-    make_network(folder / "network", inputs.platform.party, banks, seeds, clock, NETWORK_DAYS, {inputs.platform.party: address})
+    make_network(
+        folder / "network", inputs.platform.party, banks, seeds, clock, NETWORK_DAYS, {inputs.platform.party: address}
+    )
     (folder / "catalogue.csv").write_bytes(catalogue.to_csv_bytes())
     keys = FirmKeys(seed)
     for party in [inputs.platform, *inputs.banks]:
@@ -115,7 +119,9 @@ def lay_out(folder: Path, inputs: Inputs, terms: Terms, catalogue: Catalogue, ad
 
 def describe_inputs(inputs: Inputs) -> dict[str, Any]:
     """Return the tables' paths, digests and roles, as JSON."""
-    tables = {p.party: {"path": str(p.path.resolve()), "sha256": _digest(p.path)} for p in [inputs.platform, *inputs.banks]}
+    tables = {
+        p.party: {"path": str(p.path.resolve()), "sha256": _digest(p.path)} for p in [inputs.platform, *inputs.banks]
+    }
     roles = {name: getattr(inputs, name) for name in ("id_column", "label_column", "split_column", "loan_id_column")}
     return {"platform": inputs.platform.party, "banks": [b.party for b in inputs.banks], "tables": tables, **roles}
 
@@ -142,7 +148,9 @@ def _firms_of(inputs: Inputs, party: PartyInput) -> list[str]:
 def _fields(layout: Layout, party: PartyInput) -> tuple[str, ...]:
     label = () if party is layout.inputs.platform else (layout.inputs.label_column,)
     names = (layout.inputs.id_column, *label, *party.features)
-    return tuple(n for n in names if layout.catalogue[n].class_ != "BAN" and layout.catalogue[n].default_release != "NEVER")
+    return tuple(
+        n for n in names if layout.catalogue[n].class_ != "BAN" and layout.catalogue[n].default_release != "NEVER"
+    )
 
 
 def _write_party(
@@ -188,7 +196,11 @@ class _Book:
             for firm, signed in issue(asked, own, self.secret, self.layout.catalogue, self.keys, seed, START):
                 record = signed["record"]
                 self.firm_keys[record["subject_key"]] = record["signer_key"]
-                if firm in trained and recipient == inputs.banks[0].party and len(self.revocations) < terms.revoked_firms:
+                if (
+                    firm in trained
+                    and recipient == inputs.banks[0].party
+                    and len(self.revocations) < terms.revoked_firms
+                ):
                     self.revocations.append(revoke(signed, self.keys, firm, START))
                 yield signed
 
@@ -211,9 +223,15 @@ def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: 
         "consents": "consents.jsonl", "firm_keys": "firm_keys.jsonl",
     }  # fmt: skip
     config: dict[str, Any] = {
-        "role": "platform" if is_platform else "bank", "profile": "trial", "operator": PROPOSER if is_platform else APPROVER,
-        "identity": "identity", "state": "state", "workers": 0, "data": data, "simulation": {"seed": layout.terms.seed, "clock": START},
-    }  # fmt: skip
+        "role": "platform" if is_platform else "bank",
+        "profile": "trial",
+        "operator": PROPOSER if is_platform else APPROVER,
+        "identity": "identity",
+        "state": "state",
+        "workers": 0,
+        "data": data,
+        "simulation": {"seed": layout.terms.seed, "clock": START},
+    }
     if is_platform:
         return config | {"listen": address}
     roles = {"label": inputs.label_column, "split": inputs.split_column, "loan_id": inputs.loan_id_column}
@@ -230,11 +248,22 @@ def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, 
         for bank in inputs.banks
     }
     return {
-        "run": RUN, "proposer": PROPOSER, "features": list(inputs.platform.features), "identifiers": [inputs.id_column],
-        "matching": terms.matching, "model": terms.model, "key_bits": terms.key_bits, "rounds": terms.rounds,
-        "on_loss": "rerun", "spare_attempts": max(0, min(3, 14 - terms.rounds)), "max_queries": padded(most), "max_rows": padded(rows), "min_banks": min(2, len(inputs.banks)),
-        **terms.minimums, "banks": banks,
-    }  # fmt: skip
+        "run": RUN,
+        "proposer": PROPOSER,
+        "features": list(inputs.platform.features),
+        "identifiers": [inputs.id_column],
+        "matching": terms.matching,
+        "model": terms.model,
+        "key_bits": terms.key_bits,
+        "rounds": terms.rounds,
+        "on_loss": "rerun",
+        "spare_attempts": max(0, min(3, 14 - terms.rounds)),
+        "max_queries": padded(most),
+        "max_rows": padded(rows),
+        "min_banks": min(2, len(inputs.banks)),
+        **terms.minimums,
+        "banks": banks,
+    }
 
 
 def round_share(rate: float) -> int:

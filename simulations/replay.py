@@ -49,7 +49,9 @@ def _scenario(run_dir: Path) -> Mapping[str, Any]:
     try:
         return json.loads((run_dir / "scenario.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputFault(f"{run_dir} holds no readable scenario.json; replay needs the folder of a simulated run") from None
+        raise InputFault(
+            f"{run_dir} holds no readable scenario.json; replay needs the folder of a simulated run"
+        ) from None
 
 
 def _inputs(described: Mapping[str, Any]) -> Inputs:
@@ -100,6 +102,10 @@ def _difference(old: bytes, new: bytes) -> str:
     except GuardRefused:
         return "the recorded bytes are no envelope"
     entries = [key for key in first.header if first.header[key] != second.header.get(key)]
-    fields = [f.name for f in first.message.DESCRIPTOR.fields if getattr(first.message, f.name) != getattr(second.message, f.name, None)]
+    fields = [
+        f.name
+        for f in first.message.DESCRIPTOR.fields
+        if getattr(first.message, f.name) != getattr(second.message, f.name, None)
+    ]
     where = f"{first.header['message_type']} of {first.header['sender']} in step {first.header['step']}"
     return f"{where}: header {entries or 'equal'}, fields {fields or 'equal'}"

@@ -82,7 +82,9 @@ def _read(path: Path) -> Any:
 def _figures(models: Mapping[str, Any], measure: Any) -> dict[str, float | None]:
     """Return one figure a model; None where a model or a class is absent."""
     return {
-        name: measure(models[name]["labels"], models[name]["scores"]) if name in models and models[name]["labels"] else None
+        name: measure(models[name]["labels"], models[name]["scores"])
+        if name in models and models[name]["labels"]
+        else None
         for name in MODELS
     }
 
@@ -127,7 +129,9 @@ def _pooled(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[s
     return pooled_reference(banks, layout.terms.minimums.get("ridge_thousandths", 1000) / 1000)
 
 
-def _coded(features: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> np.ndarray:
+def _coded(
+    features: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[Any]], rows: Sequence[int]
+) -> np.ndarray:
     coded = []
     for feature in features:
         spec = coding.BinSpec.from_record(feature["bins"])

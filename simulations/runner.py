@@ -147,7 +147,9 @@ class Processes:
             if role == "platform":
                 command += ["--record", str(self.layout.folder / "transcript")]
             log = (home / "node.log").open("wb")
-            self._children[party] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            self._children[party] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
             log.close()
         for party in self.layout.parties:
             self._wait_until_up(party)
@@ -176,7 +178,9 @@ class Processes:
 
     def launch(self) -> None:
         """Ask the platform to launch the folder's run."""
-        self.ask(self.layout.parties[0], {"do": "launch", "config": str(self.layout.folder / "run.toml"), "operator": ""})
+        self.ask(
+            self.layout.parties[0], {"do": "launch", "config": str(self.layout.folder / "run.toml"), "operator": ""}
+        )
 
     def wait(self, watch: Watch | None = None, deadline_s: float = 3600.0) -> Ran:
         """Follow the run to its end. Raises the sentence that ended it."""
@@ -225,7 +229,9 @@ class Processes:
         collect_evidence(self.layout)
 
 
-def run_as_processes(layout: Layout, watch: Watch | None = None, on_start: Callable[[dict[str, int]], None] | None = None) -> Ran:
+def run_as_processes(
+    layout: Layout, watch: Watch | None = None, on_start: Callable[[dict[str, int]], None] | None = None
+) -> Ran:
     """Run every node of `layout` as a process of its own and return how it went."""
     nodes = Processes(layout)
     try:
@@ -241,5 +247,3 @@ def run_as_processes(layout: Layout, watch: Watch | None = None, on_start: Calla
 def with_workers(layout: Layout, workers: int) -> Layout:
     """Return the layout with another number of worker processes; nothing else depends on it."""
     return replace(layout, terms=replace(layout.terms, workers=workers))
-
-

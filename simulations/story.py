@@ -24,8 +24,10 @@ RULES = {
     "R38": "consent or contract not in force", "R39": "trade secret without authorisation",
 }  # fmt: skip
 LIMITS = (
-    "The constructions marked [D] in docs/threat-model.md were composed for this project and have not yet been read by an outside cryptographer.",
-    "Protocols are secure against honest-but-curious parties; what a malicious one could still do is in the plan and is found by replay.",
+    "The constructions marked [D] in docs/threat-model.md were composed for this project and have not yet been read by an "
+    "outside cryptographer.",
+    "Protocols are secure against honest-but-curious parties; what a malicious one could still do is in the plan and is "
+    "found by replay.",
     "The platform learns which of its declared firms matched and, of each round, the sum of the banks' gradients.",
     "This is no legal advice.",
 )  # fmt: skip
@@ -38,19 +40,36 @@ def summary_of(layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, A
     plan = reference_plan(contract)
     summary: dict[str, Any] = {
         "title": "Joint scorecard: what it brings, and what left each node",
-        "notice": SIMULATED_CONSENTS, "run": f"{contract.run} (contract {contract.hash[:16]}…)", "purpose": "P4 joint model training",
-        "parties": [dict(p) for p in contract.record["parties"]], "started": START, "code_version": code_version(),
-        "matched": figures["matched"], "auc": figures["auc"], "ks": figures["ks"],
-        "gini": {lv: {m: None if v is None else 2 * v - 1 for m, v in row.items()} for lv, row in figures["auc"].items()},
+        "notice": SIMULATED_CONSENTS,
+        "run": f"{contract.run} (contract {contract.hash[:16]}…)",
+        "purpose": "P4 joint model training",
+        "parties": [dict(p) for p in contract.record["parties"]],
+        "started": START,
+        "code_version": code_version(),
+        "matched": figures["matched"],
+        "auc": figures["auc"],
+        "ks": figures["ks"],
+        "gini": {
+            lv: {m: None if v is None else 2 * v - 1 for m, v in row.items()} for lv, row in figures["auc"].items()
+        },
         "curves": {lv: {m: c for m, c in row.items() if c["labels"]} for lv, row in outcome.curves.items()},
-        "rounds": _rounds(layout, ran, outcome.platform_model), "woe": _woe(outcome.platform_model),
-        "left": _left(layout), "refusals": _refusals(layout, outcome.platform_model), "excluded": _excluded(layout),
+        "rounds": _rounds(layout, ran, outcome.platform_model),
+        "woe": _woe(outcome.platform_model),
+        "left": _left(layout),
+        "refusals": _refusals(layout, outcome.platform_model),
+        "excluded": _excluded(layout),
         "revoked": [note for _, note in ran.events if note.startswith("revoked")],
         "consents": _consents(layout),
-        "plan": {"learns": plan["learns"], "bytes": {"predicted": _plan_bytes(plan), "actual": sum(figures["bytes_sent"].values())}},
-        "seconds": figures["seconds"], "bytes_sent": figures["bytes_sent"],
-        "verification": outcome.verdict.to_record(), "transcript_sha256": figures["transcript_sha256"], "limits": list(LIMITS),
-    }  # fmt: skip
+        "plan": {
+            "learns": plan["learns"],
+            "bytes": {"predicted": _plan_bytes(plan), "actual": sum(figures["bytes_sent"].values())},
+        },
+        "seconds": figures["seconds"],
+        "bytes_sent": figures["bytes_sent"],
+        "verification": outcome.verdict.to_record(),
+        "transcript_sha256": figures["transcript_sha256"],
+        "limits": list(LIMITS),
+    }
     return {**summary, **(extra or {})}
 
 
@@ -119,7 +138,8 @@ def _refusals(layout: Layout, model: Mapping[str, Any]) -> list[dict[str, Any]]:
             if leaf["kind"] == "release":
                 found |= {(party, entry["field"], entry["rule"]) for entry in leaf["refused"]}
     return [
-        {"party": party, "field": field, "rule": rule, "reason": RULES.get(rule, "")} for party, field, rule in sorted(found)
+        {"party": party, "field": field, "rule": rule, "reason": RULES.get(rule, "")}
+        for party, field, rule in sorted(found)
     ]
 
 
@@ -141,4 +161,3 @@ def _consents(layout: Layout) -> dict[str, int]:
         path = layout.home(party) / "evidence" / "registry.jsonl"
         counts[party] = len(path.read_bytes().splitlines()) if path.exists() else 0
     return counts
-

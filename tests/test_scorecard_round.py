@@ -106,7 +106,7 @@ def test_a_row_revoked_at_either_side_is_gone_from_both_gradients(setting):
 
 
 def test_masks_of_one_attempt_do_not_serve_another(setting):
-    z_a, z_b, _, g_b, _, said = play_round(setting, 2)
+    z_a, z_b, _, g_b, _, _ = play_round(setting, 2)
     wrong = rounds.BankTurn(
         setting["bank"], 2, setting["keys"], setting["own"], setting["labels"], z_b, [True] * ROWS,
         [c[3] for c in setting["corrections"]],
@@ -120,7 +120,7 @@ def test_a_histogram_that_leaves_a_row_out_is_refused(setting, bank_key):
     short = binning.Columns(
         tuple(codes[:-1] for codes in setting["features"].codes), setting["features"].bins
     )
-    with pytest.raises(PeerError, match="do not add up|another number of rows"):
+    with pytest.raises(PeerError, match=r"do not add up|another number of rows"):
         play(
             binning.bank_count_role(setting["bank"], setting["keys"], setting["labels"]),
             binning.platform_count_role(setting["platform"], setting["public"], short),
