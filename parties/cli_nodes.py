@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
 import typer
-from rich.console import Console
 
 from lianxin.crypto.randomness import Drbg, system_seed
 from lianxin.federation.errors import InputFault, LianxinError
@@ -132,8 +131,7 @@ def _config(path: Path, role: str) -> "NodeConfig":
     return config
 
 
-def _until_stopped(closers: list[Callable[[], None]]) -> None:
-    stopped = threading.Event()
+def _until_stopped(stopped: threading.Event, closers: list[Callable[[], None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
@@ -181,7 +179,7 @@ def platform_serve(
     )
     control = ControlServer(settings.state, lambda request: _platform_answer(served, request))
     typer.echo(f"{node.party} listens on {address}")
-    _until_stopped([control.close, served.close, lambda: server.stop(0.0), node.close])
+    _until_stopped(threading.Event(), [control.close, served.close, lambda: server.stop(0.0), node.close])
 
 
 def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,19 +224,21 @@ def bank_serve(config: Config) -> None:
     served = BankNode(node, link)
     control = ControlServer(settings.state, lambda request: _bank_answer(served, request))
     failure: list[LianxinError] = []
-    threading.Thread(target=_hold, args=(served, failure), daemon=True).start()
+    stopped = threading.Event()
+    threading.Thread(target=_hold, args=(served, failure, stopped), daemon=True).start()
     typer.echo(f"{node.party} dials {settings.platform_address}")
-    _until_stopped([control.close, served.close, node.close])
+    _until_stopped(stopped, [control.close, served.close, node.close])
+    if failure:
+        raise failure[0]
 
 
-def _hold(served: "BankNode", failure: list[LianxinError]) -> None:
+def _hold(served: "BankNode", failure: list[LianxinError], stopped: threading.Event) -> None:
+    """Serve until the node is closed; a platform that turns this bank away ends the node with its sentence."""
     try:
         served.serve()
     except LianxinError as fault:
         failure.append(fault)
-        served.node.say(f"stopped: {fault}")
-        Console(stderr=True, soft_wrap=True).print(str(fault), style="red", markup=False)
-        signal.raise_signal(signal.SIGTERM)
+        stopped.set()
 
 
 def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,9 +90,12 @@ def sba(
     terms = _terms(seed, matching, key_bits, rounds, workers, consent_permille=share)
     folder = _folder(out)
     inputs = map_sba(data, folder / "tables", banks)
-    _run(
-        folder, inputs, terms, choose_catalogue(inputs, catalogue, False), nodes, as_json, dict(inputs.refused_columns)
-    )
+    notes = [
+        "The platform's row of a firm is the one of its first approval, so that no later loan reaches an earlier one.",
+        *(f"Column {name} was left out: {reason}." for name, reason in inputs.left_out_columns.items()),
+    ]
+    chosen = choose_catalogue(inputs, catalogue, False)
+    _run(folder, inputs, terms, chosen, nodes, as_json, dict(inputs.refused_columns), notes)
 
 
 @simulate.command("files")
@@ -126,8 +129,9 @@ def files(
 
 
 def _run(
-    folder: Path, inputs: Any, terms: Any, catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str]
-) -> None:
+    folder: Path, inputs: Any, terms: Any, catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str],
+    notes: Sequence[str] = (),
+) -> None:  # fmt: skip
     from lianxin.simulations import layout as layouts
     from lianxin.simulations import runner
 
@@ -135,14 +139,13 @@ def _run(
         raise InputFault("--nodes is memory or processes")
     console = Console(stderr=True)
     address = runner.free_address() if nodes == "processes" else "127.0.0.1:7443"
-    console.print("issuing keys and consents", style="dim")
-    layout = layouts.lay_out(folder, inputs, terms, catalogue, address)
-    with _progress(console, layout) as watch:
+    with _progress(console, len(inputs.banks), terms.rounds) as watch:
+        layout = layouts.lay_out(folder, inputs, terms, catalogue, address)
         if nodes == "memory":
             ran = runner.run_in_memory(layout, watch)
         else:
             ran = runner.run_as_processes(layout, watch, lambda pids: _show_pids(console, pids))
-    _conclude(layout, ran, refused, as_json, console)
+    _conclude(layout, ran, refused, notes, as_json, console)
 
 
 def _show_pids(console: Console, pids: dict[str, int]) -> None:
@@ -153,16 +156,15 @@ def _show_pids(console: Console, pids: dict[str, int]) -> None:
 class _progress:
     """A bar that moves with the platform's notes."""
 
-    def __init__(self, console: Console, layout: Any) -> None:
-        banks = len(layout.inputs.banks)
-        self._total = banks * (5 + layout.terms.rounds + 1)
+    def __init__(self, console: Console, banks: int, rounds: int) -> None:
+        self._total = banks * (5 + rounds + 1)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
         )
 
     def __enter__(self) -> Callable[[str], None]:
         self._bar.__enter__()
-        task = self._bar.add_task("starting", total=self._total)
+        task = self._bar.add_task("issuing keys and consents", total=self._total)
 
         def watch(note: str) -> None:
             words = note.split()
@@ -175,13 +177,16 @@ class _progress:
         self._bar.__exit__(*failure)
 
 
-def _conclude(layout: Any, ran: Any, refused: dict[str, str], as_json: bool, console: Console) -> None:
+def _conclude(
+    layout: Any, ran: Any, refused: dict[str, str], notes: Sequence[str], as_json: bool, console: Console
+) -> None:
     from lianxin.parties.report import summary_table, write_report
     from lianxin.simulations import results, story
 
     outcome = results.gather(layout, ran, results.verify_apart)
     outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
     summary = story.summary_of(layout, ran, outcome)
+    summary["limits"] = [*notes, *summary["limits"]]
     summary["refusals"] += [
         {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason}
         for name, reason in refused.items()
