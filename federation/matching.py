@@ -27,11 +27,10 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Receive, Role, Send
+from lianxin.federation.streams import ROW_BYTES, WINDOW, check_chunk
 
 PADDING = 64
-WINDOW = 4
 NONCE_BYTES = 32
-POSITION_BYTES = 4
 PURPOSE = "matching"
 
 
@@ -103,7 +102,7 @@ def bank_role(side: Side, secret_key: paillier.SecretKey | None) -> Role[list[st
     positions = yield from _compare(own_tags, padded_rows=answer.padded_rows)
     firms = [(place, side.firms[order[i]]) for i, place in positions if order[i] < len(side.firms)]
     firms.sort()
-    places = b"".join(place.to_bytes(POSITION_BYTES, "big") for place, _ in firms)
+    places = b"".join(place.to_bytes(ROW_BYTES, "big") for place, _ in firms)
     yield Send(wire.BankMatches(positions=places), "matching.share", side.rights)
     yield Receive("matching.share", (wire.PlatformMatchesNoted,))
     check_minimum(side.contract, side.bank, len(firms))
@@ -144,13 +143,8 @@ def _ask(side: Side, asker: "_PaillierAsker | _EcdhAsker", total: int) -> Role[l
 
 def _answered(asker: "_PaillierAsker | _EcdhAsker", chunk: int) -> Role[list[bytes]]:
     answer = yield Receive("matching.query", (asker.answer_type,))
-    _check_chunk(answer.chunk, chunk)
+    check_chunk(answer.chunk, chunk)
     return asker.tags(chunk, answer)
-
-
-def _check_chunk(got: int, expected: int) -> None:
-    if got != expected:
-        raise PeerError(f"a stream came with chunk {got} where {expected} was due", "S05")
 
 
 def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int, int]]]:
@@ -161,7 +155,7 @@ def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int
     place, chunk, last = 0, 0, False
     while not last:
         message = yield Receive("matching.compare", (wire.PlatformTags,))
-        _check_chunk(message.chunk, chunk)
+        check_chunk(message.chunk, chunk)
         for tag in psi_paillier.decode_tags(message.tags):
             if tag in query_of:
                 found.append((query_of[tag], place))
@@ -281,7 +275,7 @@ def _evaluate(side: Side, evaluator: "_PaillierEvaluator | _EcdhEvaluator", tota
     done, chunk = 0, 0
     while done < total:
         query = yield Receive("matching.query", (evaluator.query_type,))
-        _check_chunk(query.chunk, chunk)
+        check_chunk(query.chunk, chunk)
         answered, message = evaluator.answer(chunk, query)
         done, chunk = done + answered, chunk + 1
         if done > total or answered == 0:
@@ -299,11 +293,11 @@ def _publish(side: Side, tags: Sequence[bytes]) -> Role[None]:
 
 
 def _positions(data: bytes, size: int, quota: int) -> Iterator[int]:
-    if len(data) % POSITION_BYTES or len(data) // POSITION_BYTES > quota:
+    if len(data) % ROW_BYTES or len(data) // ROW_BYTES > quota:
         raise PeerError("the bank's matches are not a list of positions within its quota", "M02")
     last = -1
-    for start in range(0, len(data), POSITION_BYTES):
-        row = int.from_bytes(data[start : start + POSITION_BYTES], "big")
+    for start in range(0, len(data), ROW_BYTES):
+        row = int.from_bytes(data[start : start + ROW_BYTES], "big")
         if not last < row < size:
             raise PeerError("the bank's matched positions are not ascending within the declared rows", "M02")
         last = row

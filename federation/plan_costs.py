@@ -178,7 +178,7 @@ def _matching(sizes: Sizes) -> Iterator[_Part]:
         "matching.compare", False, rows, contract.chunk_bytes // tag,
         lambda chunk, n: wire.PlatformTags(chunk=chunk, tags=bytes(tag * n), last=True),
     )  # fmt: skip
-    yield _one("matching.share", True, wire.BankMatches(positions=bytes(matching.POSITION_BYTES * sizes.matched)))
+    yield _one("matching.share", True, wire.BankMatches(positions=bytes(ROW_BYTES * sizes.matched)))
     yield _one("matching.share", False, wire.PlatformMatchesNoted(matched=sizes.matched))
 
 
