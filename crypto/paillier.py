@@ -258,6 +258,11 @@ class Randomiser:
         return _draw_blocks(_evaluator_block, (int(self.public.n), self._seed), count, drbg, executor)
 
 
+def forget_evaluators() -> None:
+    """Let go of this process's evaluator tables (36 MB a key at 2048 bits); they are built again if they are needed."""
+    evaluator_residues.cache_clear()
+
+
 class TextbookRandomiser:
     """r^n for a fresh unit r: exact, without set-up, six times the price of a draw from tables."""
 

@@ -7,7 +7,9 @@ signature the bank takes up the run with the ClientApp of its installed package.
 
 import json
 import logging
+import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +31,7 @@ from lianxin.federation.grid import answer_instructions
 from lianxin.federation.session import Session, rule_id
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
 from lianxin.parties.bank_run import BankRun
+from lianxin.parties.config import OPERATOR
 from lianxin.parties.node import Node
 from lianxin.parties.records import load_loan_table, read_table
 
@@ -114,7 +117,7 @@ class BankNode:
         session = self.node.session(contract, channel, f"contracts/{self.node.party}")
         session.accept(data, "contract.agree", (wire.Proposal,))
         self.node.contract_event(contract.run, contract.hash, "proposed")
-        verdict, operator = self._judge(contract, proposal.plan)
+        verdict, operator = self._judge(channel, contract, proposal.plan)
         if verdict.rule:
             self._refuse(session, contract, verdict, operator)
             return
@@ -124,7 +127,7 @@ class BankNode:
         self.node.say(f"approved {contract.run}")
         self._take_part(session, contract)
 
-    def _judge(self, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
+    def _judge(self, channel: Channel, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
         columns = set(self.table.columns)
         verdict = check_proposal(contract, self.node.identity, columns, self.label, self.node.clock.now())
         operator = self.node.config.operator
@@ -135,15 +138,19 @@ class BankNode:
             if policy.operator == contract.proposer:
                 return Verdict("R26", "the proposer may not approve"), policy.operator
             return judge_by_policy(contract, policy, self.node.party), policy.operator
-        return self._wait_for_person(contract, plan)
+        return self._wait_for_person(channel, contract, plan)
 
-    def _wait_for_person(self, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
+    def _wait_for_person(self, channel: Channel, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
         pending = Pending(contract, canonical.decode(plan))
         self.pending[contract.run] = pending
         self.node.say(f"waiting for approval of {contract.run}")
         try:
-            if not pending.answered.wait(APPROVAL_DEADLINE_S):
-                return Verdict("C06", "nobody answered in time"), self.node.config.operator
+            until = time.monotonic() + APPROVAL_DEADLINE_S
+            while not pending.answered.wait(POLL_S):
+                if self._stop.is_set() or channel.is_gone():
+                    raise PeerGone(f"{channel.peer} gave up run {contract.run} before anybody here answered")
+                if time.monotonic() > until:
+                    return Verdict("C06", "nobody answered in time"), self.node.config.operator
             assert pending.verdict is not None
             return pending.verdict, pending.operator
         finally:
@@ -151,6 +158,8 @@ class BankNode:
 
     def decide(self, run: str, is_yes: bool, operator: str) -> None:
         """Answer a waiting proposal. Raises InputFault when none waits or the proposer would approve its own."""
+        if re.fullmatch(OPERATOR, operator) is None:
+            raise InputFault("an operator's name is 3 to 64 of a-z, 0-9, '.' and '-'; say who decides with --operator")
         pending = self.pending.get(run)
         if pending is None:
             waiting = ", ".join(sorted(self.pending)) or "none"

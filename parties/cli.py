@@ -31,7 +31,7 @@ app.add_typer(cli_nodes.bank, name="bank")
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
 app.command(name="replay")(cli_audit.replay)
-_FAULT = "fault"
+STOPPED = 130
 
 
 @app.callback()
@@ -54,18 +54,27 @@ def run(arguments: list[str]) -> int:
         outcome = typer.main.get_command(app).main(args=arguments, prog_name="lianxin", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.Exit as end:
+        if end.exit_code == STOPPED:
+            _tell("stopped by the operator; what was begun in --out stays there and can be removed")
         return end.exit_code
     except click.UsageError as fault:
         _tell(f"{fault.format_message().rstrip('.')}; see `lianxin --help`")
         return 2
     except click.Abort:
-        _tell("stopped by the operator")
-        return 130
+        _tell("stopped by the operator; what was begun in --out stays there and can be removed")
+        return STOPPED
     except (LianxinError, CryptoError) as fault:
         if debug:
             raise
         _tell(str(fault))
         return getattr(fault, "exit_code", 4)
+    except Exception as fault:
+        if debug:
+            raise
+        _tell(
+            f"a fault of this program ({type(fault).__name__}); run the command again with --debug and report what it shows"
+        )
+        return 1
 
 
 def _tell(sentence: str) -> None:

@@ -191,8 +191,11 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
         terms = load_run(Path(request["config"]))
         if served.node.store.run(terms.run) is not None:
             raise InputFault(f"run {terms.run} exists already; choose another run id")
+        served.check(terms)
+        served.ended.pop(terms.run, None)
+        start = len(served.node.events())
         threading.Thread(target=_lead, args=(served, terms, request["operator"]), daemon=True).start()
-        return {"run": terms.run}
+        return {"run": terms.run, "from": start}
     raise ValueError("unknown request")
 
 
@@ -243,7 +246,10 @@ def _hold(served: "BankNode", failure: list[LianxinError], stopped: threading.Ev
 
 def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, Any]:
     if request["do"] == "status":
-        waiting = {run: dict(pending.plan) for run, pending in served.pending.items()}
+        waiting = {
+            run: {"contract": dict(pending.contract.record), "plan": dict(pending.plan)}
+            for run, pending in served.pending.items()
+        }
         return _status(served.node, int(request["from"]), served.ended) | {"waiting": waiting}
     if request["do"] == "decide":
         served.decide(request["run"], bool(request["yes"]), request["operator"])
@@ -264,8 +270,8 @@ def platform_launch(
     Example: lianxin platform launch run.toml --node platform.toml
     """
     state = _config(config, "platform").state
-    name = ask(state, {"do": "launch", "config": str(run.resolve()), "operator": operator})["run"]
-    seen = 0
+    begun = ask(state, {"do": "launch", "config": str(run.resolve()), "operator": operator})
+    name, seen = begun["run"], begun["from"]
     while wait:
         answer = ask(state, {"do": "status", "from": seen})
         for _, note in answer["events"]:
@@ -286,6 +292,19 @@ def _report_end(ended: Mapping[str, Any], as_json: bool) -> None:
     typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
 
 
+def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
+    """Return a waiting proposal in a few lines: who, what for, which of this party's fields, until when."""
+    asked = [f"{entry['field']} ({entry['use']})" for entry in contract["fields"] if entry["provider"] == party]
+    sums = f"rows {contract['min_rows']}, bads {contract['min_bads']}, goods {contract['min_goods']}"
+    return [
+        f"{contract['run']} waits: proposed by {contract['proposer']} of {contract['platform']}",
+        f"  purpose {contract['purpose']}, {contract['matching']} matching, {contract['key_bits']}-bit keys",
+        f"  asks of {party}: {', '.join(asked)}",
+        f"  {contract['rounds']} rounds, until {contract['expires_at']}",
+        f"  least sizes: {sums}; when a bank is lost: {contract['on_loss']}",
+    ]
+
+
 def _show_status(config: "NodeConfig", as_json: bool) -> None:
     from lianxin.federation import plan
 
@@ -296,9 +315,11 @@ def _show_status(config: "NodeConfig", as_json: bool) -> None:
     for run, outcome in answer["ended"].items():
         typer.echo(f"{run}: {outcome['state']} {outcome.get('error', '')}".rstrip())
     for run, shown in answer.get("waiting", {}).items():
-        typer.echo(f"{run}: waits for approval. Its plan:")
-        for sentence in plan.describe_plan(shown):
+        for sentence in _terms_of(answer["party"], shown["contract"]):
+            typer.echo(sentence)
+        for sentence in plan.describe_plan(shown["plan"]):
             typer.echo(f"  {sentence}")
+        typer.echo(f"answer with `lianxin bank approve {run} --node FILE --operator YOU` or `lianxin bank refuse ...`")
     for _, note in answer["events"][-5:]:
         typer.echo(f"  {note}")
 

@@ -6,7 +6,7 @@ those keys are refused there.
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,10 +31,14 @@ class DataSection(_Section):
     firm_keys: Path | None = None
 
 
+OPERATOR = r"[a-z0-9][a-z0-9.-]{1,62}[a-z0-9]"
+Operator = Annotated[str, Field(pattern=rf"^{OPERATOR}$")]
+
+
 class PolicySection(_Section):
     """When a bank approves a proposal unattended: each key is a limit that the contract must keep."""
 
-    operator: str
+    operator: Operator
     purposes: list[str] = ["P4"]
     matching: list[str] = ["paillier", "ecdh"]
     max_rounds: int = 15
@@ -56,7 +60,7 @@ class NodeConfig(_Section):
 
     role: Literal["platform", "bank"]
     profile: Literal["production", "trial"] = "production"
-    operator: str
+    operator: Operator
     identity: Path
     state: Path
     listen: str | None = None
@@ -79,7 +83,7 @@ class RunConfig(_Section):
     """A run as the operator writes it; the contract is made from it."""
 
     run: str
-    proposer: str
+    proposer: Operator
     purpose: str = "P4"
     features: list[str]
     identifiers: list[str]
@@ -117,6 +121,8 @@ def load_node(path: Path) -> NodeConfig:
         raise InputFault(f"{path}: listen is missing; give the platform an address such as 0.0.0.0:7443")
     if config.role == "bank" and not (config.platform_address and config.data.label):
         raise InputFault(f"{path}: a bank needs platform_address and data.label")
+    if (config.data.consents is None) != (config.data.firm_keys is None):
+        raise InputFault(f"{path}: data.consents and data.firm_keys go together; give both or neither")
     base = path.resolve().parent
     paths = {name: base / value for name, value in vars(config.data).items() if isinstance(value, Path)}
     data = config.data.model_copy(update=paths)
@@ -146,5 +152,9 @@ def _parse(kind: type[Section], path: Path) -> Section:
 
 
 def _plain(error: Any) -> str:
-    kinds = {"missing": "is missing; add it", "extra_forbidden": "is no key that this file may have; remove it"}
+    kinds = {
+        "string_pattern_mismatch": "is 3 to 64 of a-z, 0-9, '.' and '-'; an operator is named in one spelling",
+        "missing": "is missing; add it",
+        "extra_forbidden": "is no key that this file may have; remove it",
+    }
     return kinds.get(error["type"], error["msg"].lower())

@@ -83,7 +83,7 @@ def ask(state: Path, request: Mapping[str, Any], deadline_s: float = 30.0) -> di
     try:
         handle = os.open(state, os.O_RDONLY)
     except OSError:
-        raise InputFault(f"{state} is no state folder; name the node's configuration") from None
+        raise InputFault(f"{state} is not there: the node was never started; start it with `serve`") from None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(deadline_s)

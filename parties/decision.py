@@ -43,6 +43,7 @@ _CHOICES = {
 _GATED: dict[str, type] = {"fields": list, "separate_consent": bool, "written": bool} | dict.fromkeys(
     ("provider", "recipient", "purpose", "mode", "subject_type", "signer_role", "not_before", "expires_at"), str
 )
+_KEPT = {*_GATED, "subject_key", "necessity_text", "impact_text", "power_of_attorney_digest", "max_uses"}
 
 
 class CatalogueRejected(CryptoError):
@@ -132,12 +133,12 @@ def _read_fields(reader: "csv.DictReader[str]") -> dict[str, Field]:
 def _check_row(row: Record, line: int) -> None:
     if None in row or None in row.values():
         raise CatalogueRejected(f"line {line} has another number of columns than the header")
+    subjects = row["subject_type"].split("|")
     if not FIELD_ID.fullmatch(row["field_name_en"]):
         raise CatalogueRejected(f"line {line}, column field_name_en: use 1 to 64 ASCII letters, digits, _ . or -")
     for column, choices in _CHOICES.items():
         if row[column] not in choices:
             raise CatalogueRejected(f"line {line}, column {column}: choose one of {', '.join(choices)}")
-    subjects = row["subject_type"].split("|")
     if len(set(subjects)) < len(subjects) or not set(subjects) <= set(SUBJECT_TYPES):
         raise CatalogueRejected(f"line {line}, column subject_type: join distinct ENT, IND, NP with |")
 
@@ -181,12 +182,17 @@ class ReleaseDecision:
 
 @dataclass(frozen=True)
 class Consent:
-    """A consent record with what the gate looks up often; `mode` is an index into `MODES`."""
+    """What the gate reads of a consent; `mode` is an index into `MODES`, `record` its terms without ids and notices."""
 
     id: str
     fields: frozenset[str]
     mode: int
     record: Record = field(repr=False)
+
+
+@lru_cache(maxsize=4096)  # thousands of firms sign the same list
+def _field_set(*fields: str) -> frozenset[str]:
+    return frozenset(fields)
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,8 @@ class Registry:
             raise ConsentRejected("this consent id is in the registry already; a new consent needs a new id")
         if "supersedes" in record:
             self._end({**record, "consent_id": record["supersedes"]}, "SUPERSEDED")
-        consent = Consent(record["consent_id"], frozenset(record["fields"]), MODES.index(record["mode"]), record)
+        kept = {name: record[name] for name in _KEPT & record.keys()}
+        consent = Consent(record["consent_id"], _field_set(*record["fields"]), MODES.index(record["mode"]), kept)
         scope = (record["subject_key"], record["recipient"], record["purpose"])
         self.consents[consent.id] = consent
         self.by_scope[scope] = (consent, *self.by_scope.get(scope, ()))
@@ -378,13 +385,6 @@ def _scope_rule(
         "R20": need.is_written and not record["written"],
     }
     return next((rule for rule, holds in refusals.items() if holds), "")
-
-
-def covering_consent(
-    registry: Registry, subject_key: str, fields: Sequence[str], request: ReleaseRequest, now: str, catalogue: Catalogue
-) -> str | None:
-    """Return the id of the newest live consent that covers all `fields` for this request, or None."""
-    return next(iter(decide_firm(subject_key, fields, request, registry, now, catalogue).consents), None)
 
 
 def decide(

@@ -5,8 +5,10 @@ bank build on it. In a trial every draw comes from the seed of the configuration
 hash of a run's seed is in the ledger before the run begins, so that the party can open it to an auditor later.
 """
 
+import fcntl
 import hashlib
 import os
+import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +18,10 @@ from importlib import metadata
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import IO, Any
 
 from lianxin.crypto import canonical
+from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed, system_seed
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
@@ -54,6 +58,7 @@ class Node:
     clock: Clock
     trace: LedgerTrace
     executor: Executor | None = None
+    lock: IO[bytes] | None = None
     _events: list[tuple[float, str]] = field(default_factory=list)
     bytes_sent: int = 0
 
@@ -135,6 +140,21 @@ class Node:
         if self.executor is not None:
             self.executor.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+        if self.lock is not None:
+            self.lock.close()
+
+
+def _lock(state: Path) -> IO[bytes]:
+    """Return the open lock of a state folder: one process a ledger. Raises InputFault when another node holds it."""
+    handle = (state / "lock").open("ab")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise InputFault(
+            f"a node already runs on {state}; stop it first, or give this one its own state folder"
+        ) from None
+    return handle
 
 
 def simulated_seed(seed: int) -> bytes:
@@ -156,6 +176,7 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
         )
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock: Clock = SimulatedClock(config.simulation.clock) if config.simulation else SystemClock()
+    lock = _lock(config.state)
     store = Store(config.state / "store.sqlite")
     ledger = Ledger(store, identity.party, identity.signing_key, clock, code_version(), config.operator)
     register = ConsentRegister(store, ledger)
@@ -170,7 +191,7 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt))
     node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger))
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
-    node.executor = make_executor(config.workers)
+    node.executor, node.lock = make_executor(config.workers), lock
     _import_consents(node)
     return node
 
@@ -182,7 +203,13 @@ def _count(node: Node, size: int, direction: str) -> None:
 
 def make_executor(workers: int) -> Executor | None:
     """Return a pool of `workers` processes that import nothing of the node, None for computing in the caller."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) if workers else None
+    if not workers:
+        return None
+    return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_leave_stopping_to_the_owner)
+
+
+def _leave_stopping_to_the_owner() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _catalogue(config: NodeConfig) -> Catalogue:
@@ -193,11 +220,30 @@ def _import_consents(node: Node) -> None:
     data = node.config.data
     if node.register.epoch or data.consents is None or data.firm_keys is None:
         return
-    keys = map(canonical.decode_fragment, _lines(data.firm_keys))
-    node.register.register_firm_keys({entry["subject_key"]: entry["key"] for entry in keys})
+    try:
+        keys = map(canonical.decode_fragment, _lines(data.firm_keys))
+        node.register.register_firm_keys({entry["subject_key"]: entry["key"] for entry in keys})
+    except (CryptoError, KeyError, TypeError) as fault:
+        raise InputFault(
+            f"{data.firm_keys} is no list of firm keys, one a line (docs/records.md): check the path"
+        ) from fault
     lines = _lines(data.consents)
-    while batch := [decode_signed(line) for line in islice(lines, IMPORT_BATCH)]:
-        node.register.import_records(batch)
+    try:
+        while batch := [decode_signed(line) for line in islice(lines, IMPORT_BATCH)]:
+            _check_providers(node, batch)
+            node.register.import_records(batch)
+    except (CryptoError, KeyError, TypeError) as fault:
+        raise InputFault(f"{data.consents}: {_plain(fault)}; no node starts on consents that do not hold") from fault
+
+
+def _plain(fault: Exception) -> str:
+    return str(fault).rstrip(".") if isinstance(fault, CryptoError) else "a line is no signed consent or revocation"
+
+
+def _check_providers(node: Node, batch: list[dict[str, Any]]) -> None:
+    foreign = sum(signed["record"].get("provider", node.party) != node.party for signed in batch)
+    if foreign:
+        raise InputFault(f"{foreign} consents in {node.config.data.consents} name another provider than {node.party}")
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from lianxin.crypto import canonical
@@ -118,10 +119,20 @@ class PlatformNode:
 
     # ---- runs
 
-    def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
-        """Lead a run to its end and return its summary. Raises the LianxinError that ended it, after telling the banks."""
+    def check(self, config: RunConfig) -> None:
+        """Raise InputFault, before anything is proposed, for terms that this platform cannot keep."""
         if self.node.store.run(config.run) is not None:
             raise InputFault(f"run {config.run} exists already; choose another run id")
+        for name in config.features:
+            if name not in self.table.columns:
+                near = get_close_matches(name, list(self.table.columns), n=1)
+                hint = f"; did you mean {near[0]}?" if near else "; take it out of the run's features"
+                raise InputFault(f"the run asks for field {name}, which {self.node.party} does not hold{hint}")
+        draft_contract(config, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
+
+    def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
+        """Lead a run to its end and return its summary. Raises the LianxinError that ended it, after telling the banks."""
+        self.check(config)
         if not self._leading.acquire(blocking=False):
             raise InputFault("another run is under way at this platform; wait until it has ended")
         try:

@@ -248,6 +248,7 @@ class PlatformRun:
     def matched(self, replies: Mapping[str, Reply]) -> apps.Texts:
         """Check the banks' signed agreement keys, fit the common bins, return the keys for all banks."""
         self._wait_for(replies)
+        paillier.forget_evaluators()  # the matching keys have served
         self.node.say("phase binning")
         signed = []
         for bank, (_, _, texts) in sorted(replies.items()):

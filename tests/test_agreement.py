@@ -169,7 +169,7 @@ def test_a_waiting_proposal_is_shown_with_who_learns_what(layout: Layout, capsys
         shown = capsys.readouterr().out
         by_person(layout, "refuse", "operator-zhao")
         leading.join(SOON_S)
-    assert f"{RUN}: waits for approval. Its plan:" in shown
+    assert f"{RUN} waits: proposed by operator-li" in shown and "asks of bank-1: uscc (identifier)" in shown
     assert "At matching.query, platform: nothing" in shown and "MB" in shown
 
 

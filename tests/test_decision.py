@@ -140,10 +140,9 @@ def test_a_request_with_a_right_is_allowed_by_it(right: str, why: str, case: dic
 
 def test_the_newest_live_consent_that_covers_is_the_one_used() -> None:
     registry = w.registry_of(*(w.consent_record(consent_id=f"consent-{i}") for i in (1, 2)))
-    found = decision.covering_consent(
-        registry, w.subject_of(w.FIRM), ("staff_count",), w.request_of(), w.NOW, w.CATALOGUE
-    )
-    assert found == "consent-2"
+    subject, request = w.subject_of(w.FIRM), w.request_of()
+    found = decision.decide_firm(subject, ("staff_count",), request, registry, w.NOW, w.CATALOGUE)
+    assert found.consents == ("consent-2",)
 
 
 def test_two_consents_that_cover_only_together_do_not_cover() -> None:

@@ -83,7 +83,7 @@ def test_a_forged_consent_is_not_imported_and_opens_nothing(
 ) -> None:
     unverified = Registry.from_records([forge()], 1, {}, verify=False)
     subject, request = w.subject_of(VICTIM), w.request_of(*FIELDS)
-    assert decision.covering_consent(unverified, subject, FIELDS, request, w.NOW, w.CATALOGUE) == "consent-1"
+    assert decision.decide_firm(subject, FIELDS, request, unverified, w.NOW, w.CATALOGUE).consents == ("consent-1",)
     with pytest.raises(error):
         provider.register.import_records([forge()])
     with pytest.raises(GateRefused):
