@@ -138,3 +138,10 @@ def approval_findings(run: Run, own: Evidence) -> Iterator[Finding]:
             f"{own.party}: no leaf shows that the contract was agreed before the first release",
             f"ask {own.party} which operator approved it, and when",
         )
+    for index, leaf in own.of_kind("contract", run.id):
+        proposer, operator = run.contract.get("proposer"), str(leaf.get("operator", "")).strip()
+        if leaf["event"] == "approved" and leaf["contract_hash"] == run.contract_hash and operator in ("", proposer):
+            yield Finding(
+                f"{own.party}, leaf {index}: the operator who approved is nobody or the proposer (R26)",
+                f"ask {own.party} who decided",
+            )

@@ -65,16 +65,25 @@ class BinSpec:
 
     def labels(self) -> list[str]:
         """Return a readable name for each bin. It holds edges and categories: for the owner's eyes only."""
-        names = self._interval_names() if self.kind == "numeric" else [*self.categories, "any other"]
-        named = [*names, "missing"]
-        return [" or ".join(n for n, g in zip(named, self.groups, strict=True) if g == b) for b in range(self.count)]
+        return [" or ".join(self._names_of(bin_)) for bin_ in range(self.count)]
 
-    def _interval_names(self) -> list[str]:
-        if not self.uppers:
-            return ["any number"]
-        edges = [f"{upper:.12g}" for upper in self.uppers]
-        inner = [f"above {low} up to {high}" for low, high in itertools.pairwise(edges)]
-        return [f"up to {edges[0]}", *inner, f"above {edges[-1]}"]
+    def _names_of(self, bin_: int) -> list[str]:
+        cells = [cell for cell, group in enumerate(self.groups) if group == bin_]
+        missing = ["missing"] if cells and cells[-1] == len(self.groups) - 1 else []
+        if self.kind != "numeric":
+            named = [*self.categories, "any other"]
+            return [*(named[cell] for cell in cells if cell < len(named)), *missing]
+        return [*self._ranges(cells[: len(cells) - len(missing)]), *missing]
+
+    def _ranges(self, cells: Sequence[int]) -> list[str]:
+        """Return one name for each run of neighbouring intervals."""
+        names = []
+        for _, run in itertools.groupby(enumerate(cells), lambda pair: pair[1] - pair[0]):
+            first, *_ = inner = [cell for _, cell in run]
+            low = f"above {self.uppers[first - 1]:.12g}" if first else ""
+            high = f"up to {self.uppers[inner[-1]]:.12g}" if inner[-1] < len(self.uppers) else ""
+            names.append(f"{low} {high}".strip() or "any number")
+        return names
 
     def merged(self, mapping: Mapping[int, int]) -> "BinSpec":
         """Return this specification with each bin b renamed to `mapping[b]` (see `separate_bins`)."""

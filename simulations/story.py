@@ -1,7 +1,6 @@
 """The report of a finished simulation, put together from its evidence, its figures and its plan."""
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,12 +98,10 @@ def _rounds(layout: Layout, ran: Ran, model: Mapping[str, Any]) -> list[dict[str
 def _woe(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     tables = []
     for feature in model["features"]:
-        names = coding.BinSpec.from_record(feature["bins"]).labels()
-        groups: dict[int, list[str]] = defaultdict(list)
-        for old, new in enumerate(feature["merged"]):
-            groups[new].append(names[old])
+        spec = coding.BinSpec.from_record(feature["bins"]).merged(dict(enumerate(feature["merged"])))
+        names = spec.labels()
         bins = [
-            {"label": " or ".join(groups[b]), "rows": feature["goods"][b] + feature["bads"][b], "woe": woe / 4096}
+            {"label": names[b], "rows": feature["goods"][b] + feature["bads"][b], "woe": woe / 4096}
             for b, woe in enumerate(feature["woe"])
         ]
         tables.append({"field": feature["field"], "iv": feature["iv_micro"] / 10**6, "bins": bins})

@@ -317,7 +317,7 @@ def test_launching_without_a_running_node_or_with_a_wrong_run_file_says_so(
     run = node.parents[2] / "run.toml"
     code, said = spoken(capsys, ["platform", "launch", str(run), "--node", str(platform)])
     assert_one_sentence(code, said)
-    assert code == 2 and ("no node answers" in said or "no state folder" in said)
+    assert code == 2 and ("no node answers" in said or "never started" in said)
 
 
 def test_an_interpreter_of_its_own_ends_with_the_same_code_and_one_line(good: Inputs, tmp_path: Path) -> None:

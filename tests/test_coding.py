@@ -226,7 +226,7 @@ def test_a_merged_specification_encodes_as_merged_codes() -> None:
     values = [0] * 100 + [1] * 100 + [None] * 100
     spec, mapping = fit_bins(values, 8, 50), {0: 0, 1: 0, 2: 1}
     assert spec.merged(mapping).encode(values) == merge_bins(spec.encode(values), mapping)
-    assert spec.merged(mapping).labels() == ["up to 0 or above 0", "missing"]
+    assert spec.merged(mapping).labels() == ["any number", "missing"]
 
 
 def test_a_bin_number_outside_its_feature_is_a_bug() -> None:
