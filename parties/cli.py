@@ -32,6 +32,7 @@ app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
 app.command(name="replay")(cli_audit.replay)
 STOPPED = 130
+STOPPED_SENTENCE = "stopped by the operator; what was begun in --out stays there and can be removed"
 
 
 @app.callback()
@@ -52,16 +53,17 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         outcome = typer.main.get_command(app).main(args=arguments, prog_name="lianxin", standalone_mode=False)
-        return outcome if isinstance(outcome, int) else 0
+        code = outcome if isinstance(outcome, int) else 0
+        if code == STOPPED:
+            _tell(STOPPED_SENTENCE)
+        return code
     except click.exceptions.Exit as end:
-        if end.exit_code == STOPPED:
-            _tell("stopped by the operator; what was begun in --out stays there and can be removed")
         return end.exit_code
     except click.UsageError as fault:
         _tell(f"{fault.format_message().rstrip('.')}; see `lianxin --help`")
         return 2
     except click.Abort:
-        _tell("stopped by the operator; what was begun in --out stays there and can be removed")
+        _tell(STOPPED_SENTENCE)
         return STOPPED
     except (LianxinError, CryptoError) as fault:
         if debug:
