@@ -14,7 +14,8 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Ledger:
             if len(encoded) == 1:
                 fields["record_hash"] = canonical.record_hash(signed_records[0]["record"])
             else:
-                fields["registry_root"] = registry_root([*self._store.registry_records(), *encoded])
+                fields["registry_root"] = registry_root(chain(self._store.iterate_registry(), encoded))
             return self._commit([self._leaf(fields, None)], registry=encoded)[0]
 
     def checkpoint(self) -> dict[str, Any]:
@@ -153,10 +154,10 @@ class Ledger:
             if self._last_checkpoint_size() != self._tree.size:
                 self.checkpoint()
             name = canonical.decode_fragment(contract)["record"]["run"]
-            files = {"contract.json": contract + b"\n", "catalogue.csv": catalogue, **self._line_files(name)}
-        return _write_folder(folder, "evidence", files)
+            files = {"contract.json": [contract, b"\n"], "catalogue.csv": [catalogue], **self._line_files(name)}
+            return _write_folder(folder, "evidence", files)
 
-    def _line_files(self, run: str) -> dict[str, bytes]:
+    def _line_files(self, run: str) -> dict[str, Iterable[bytes]]:
         store = self._store
         keys = ({"subject_key": subject, "key": key} for subject, key in store.firm_keys().items())
         lists = ({"release": name, "consents": ids} for name, ids in store.release_consents().items())
@@ -167,7 +168,7 @@ class Ledger:
             "ledger.jsonl": _lines(store.leaves()),
             "checkpoints.jsonl": _lines(store.checkpoints()),
             "witnessed.jsonl": _lines(store.witnessed()),
-            "registry.jsonl": _lines(store.registry_records()),
+            "registry.jsonl": _lines(store.iterate_registry()),
             "firm_keys.jsonl": _lines(map(canonical.encode, keys)),
             "release_consents.jsonl": _lines(map(canonical.encode, lists)),
             "envelopes.jsonl": _lines(map(canonical.encode, envelopes)),
@@ -302,17 +303,17 @@ def _envelope_row(index: int, direction: str, header: bytes, signature: bytes) -
     )
 
 
-def _lines(records: Iterable[bytes]) -> bytes:
-    return b"".join(record + b"\n" for record in records)
+def _lines(records: Iterable[bytes]) -> Iterator[bytes]:
+    return (record + b"\n" for record in records)
 
 
-def _write_folder(parent: Path, name: str, files: Mapping[str, bytes]) -> Path:
+def _write_folder(parent: Path, name: str, files: Mapping[str, Iterable[bytes]]) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     target, fresh = parent / name, Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
     try:
         for file_name, data in files.items():
             with (fresh / file_name).open("wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
         if target.exists():

@@ -40,7 +40,7 @@ from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
 
 SUBJECT_KEY_FILE = "subject.key"
-IMPORT_BATCH = 10_000
+IMPORT_BATCH = 5_000
 Event = Callable[[str], None]
 
 

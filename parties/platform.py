@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from lianxin.crypto import canonical
+from lianxin.crypto import canonical, paillier
 from lianxin.crypto.blocks import share_processors
 from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.transcript import TranscriptDigest
@@ -238,6 +238,7 @@ class PlatformNode:
         grid = self._grid(learning, float(contract.step_deadline_s), self.node.say)
         self.node.say("phase matching")
         apps.run_server_app(apps.make_server_app(self._strategy(contract, active.work)), grid)
+        paillier.forget_evaluators()
         self._write_model(contract, active)
 
     def _write_model(self, contract: RunContract, active: ActiveRun) -> None:

@@ -205,6 +205,13 @@ class Store:
             _insert(connection, _registry, rows)
         return rows[-1]["epoch"] if rows else self.registry_epoch()
 
+    def iterate_registry(self) -> Iterator[bytes]:
+        """Yield the registry's records in order, a page of them in memory."""
+        start = 1
+        while page := self._page(_registry.c.epoch, start):
+            yield from page
+            start += len(page)
+
     def registry_records(self, epoch: int | None = None) -> list[bytes]:
         """Return the registry's records in order: the first `epoch`, by default all."""
         query = sa.select(_registry.c.data).order_by(_registry.c.epoch)
