@@ -60,7 +60,6 @@ class PlatformRun:
         self.lost: set[str] = set()
         self.opened_rounds, self.restarts = 0, 0
         self.scored: dict[str, int] = {}
-        self.agreement_keys: dict[str, str] = {}
         self.metrics: dict[str, apps.Numbers] = {}
         self._raw: dict[str, dict[str, list[Any]]] = {}
         self._lock = threading.RLock()

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lianxin.federation import plan
@@ -242,8 +242,3 @@ def run_as_processes(
         return nodes.wait(watch)
     finally:
         nodes.stop()
-
-
-def with_workers(layout: Layout, workers: int) -> Layout:
-    """Return the layout with another number of worker processes; nothing else depends on it."""
-    return replace(layout, terms=replace(layout.terms, workers=workers))
