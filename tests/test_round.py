@@ -14,7 +14,6 @@ from lianxin.parties import decision
 from lianxin.parties.auditor import verify_run
 from lianxin.parties.records import read_table
 from lianxin.simulations.results import gather
-from lianxin.simulations.runner import with_workers
 from lianxin.simulations.tables import Inputs
 
 finished, province = worlds.finished, worlds.province
@@ -41,7 +40,8 @@ def test_the_same_seed_gives_the_same_transcript(finished: World, province: Inpu
 def test_the_number_of_workers_does_not_change_the_transcript(
     finished: World, province: Inputs, tmp_path: Path, workers: int
 ) -> None:
-    helped = worlds.run(with_workers(worlds.lay(tmp_path / "run", province), workers))
+    layout = worlds.lay(tmp_path / "run", province)
+    helped = worlds.run(replace(layout, terms=replace(layout.terms, workers=workers)))
     assert helped.ran.summary["transcript_sha256"] == finished.ran.summary["transcript_sha256"]
 
 
