@@ -13,6 +13,22 @@ class KeyRejected(CryptoError):
     """A public key failed its admission check."""
 
 
+class KeyFileRejected(CryptoError):
+    """Bytes are no saved key that this program wrote: damaged, altered, of another version or with absurd parameters."""
+
+
+class KeyFileLocked(KeyFileRejected):
+    """A saved key is protected by another passphrase or key file than the one at hand."""
+
+
+class KeyMisused(KeyFileRejected):
+    """A saved key is for another owner, purpose or run than it was asked for."""
+
+
+class ExtraMissing(CryptoError):
+    """An optional extra of this package, which the call needs, is not installed."""
+
+
 class ProofRejected(CryptoError):
     """A zero-knowledge proof does not verify."""
 
@@ -39,6 +55,10 @@ class EncodingRejected(CryptoError):
 
 class ProofOfInclusionRejected(CryptoError):
     """A Merkle inclusion or consistency proof does not verify."""
+
+
+class CommitmentRejected(CryptoError):
+    """A commitment does not open to what it was made over, or the root over several is another."""
 
 
 class GroupElementRejected(CryptoError):

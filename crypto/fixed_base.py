@@ -75,21 +75,26 @@ class SubsetProducts:
 
 
 class OwnerResidues:
-    """The owner's n-th residues, from p and q. Raises KeyRejected unless both are safe primes."""
+    """The owner's n-th residues, from p and q. Raises KeyRejected unless both are safe primes.
 
-    def __init__(self, p: int, q: int) -> None:
+    With `exponent_bits` the two exponents are that short: residues are then uniform only under the assumption that
+    short powers of γ cannot be told from full ones (the profile `short_exponents`).
+    """
+
+    def __init__(self, p: int, q: int, exponent_bits: int | None = None) -> None:
         n = mpz(p) * q
-        self._p_order, self._q_order = int(p) - 1, int(q) - 1
+        orders = (int(p) - 1, int(q) - 1)
+        self._p_bound, self._q_bound = orders if exponent_bits is None else (1 << exponent_bits,) * 2
         self._p_squared, self._q_squared = mpz(p) ** 2, mpz(q) ** 2
-        self._p_power = FixedBase(owner_base(p, n), self._p_squared, int(p).bit_length())
-        self._q_power = FixedBase(owner_base(q, n), self._q_squared, int(q).bit_length())
+        self._p_power = FixedBase(owner_base(p, n), self._p_squared, (self._p_bound - 1).bit_length())
+        self._q_power = FixedBase(owner_base(q, n), self._q_squared, (self._q_bound - 1).bit_length())
         self._p_to_q = gmpy2.invert(self._p_squared, self._q_squared)
         self._n_squared = n * n
 
     def draw(self, drbg: Drbg) -> mpz:
-        """Return a uniform n-th residue mod n²."""
-        at_p = self._p_power.power(drbg.below(self._p_order))
-        at_q = self._q_power.power(drbg.below(self._q_order))
+        """Return an n-th residue mod n², uniform for full exponents."""
+        at_p = self._p_power.power(drbg.below(self._p_bound))
+        at_q = self._q_power.power(drbg.below(self._q_bound))
         return at_p + self._p_squared * ((at_q - at_p) * self._p_to_q % self._q_squared)
 
     def encrypt(self, message: int, n: int, drbg: Drbg) -> mpz:
@@ -138,9 +143,9 @@ def draw_textbook_residue(n: int, drbg: Drbg) -> mpz:
 
 
 @lru_cache(maxsize=CACHED_KEYS)
-def owner_residues(p: int, q: int) -> OwnerResidues:
+def owner_residues(p: int, q: int, exponent_bits: int | None = None) -> OwnerResidues:
     """Return this process's tables for the owner's key (16 MB at 2048 bits), built at the first call."""
-    return OwnerResidues(p, q)
+    return OwnerResidues(p, q, exponent_bits)
 
 
 @lru_cache(maxsize=CACHED_KEYS)

@@ -5,80 +5,121 @@ of joint bins, and each feature's histogram is a marginal of its group's table. 
 multiplications. Every cell starts from 1 and marginals multiply every cell, so that the count of operations is a
 function of the sizes and tells nobody which bins are empty.
 
+A task is a block of rows times a bundle of groups. Blocks are large, because each pays its groups' marginals again;
+bundles of about equal work let several workers share one block, at the price of sending its rows to each.
+
 The results are products, hence not re-randomised: whoever sends one back multiplies it with a full randomiser first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from math import prod
 
+import gmpy2
+import numpy as np
 from gmpy2 import mpz
 
-from lianxin.crypto.blocks import run_blocks
+from lianxin.crypto.blocks import HEAVY_IN_FLIGHT, Residues, cut_evenly, decode_residues, encode_residues, run_blocks
+from lianxin.crypto.errors import CiphertextRejected
 from lianxin.crypto.paillier import PublicKey
 
+BLOCK_ROWS = 32768
 _LARGEST_GROUP = 12
+_GROUPS_A_BUNDLE = 6
+_JOINT_CODE = np.dtype("<u4")
+Group = tuple[int, ...]
 
 
 def encrypted_histogram(
     public: PublicKey,
-    ciphertexts: Sequence[int],
+    ciphertexts: Sequence[int] | bytes,
     codes: Sequence[Sequence[int]],
     bins: Sequence[int],
     executor: Executor | None = None,
-    block_rows: int = 16384,
+    block_rows: int = BLOCK_ROWS,
+    in_flight: int = HEAVY_IN_FLIGHT,
 ) -> list[list[int]]:
     """Return d lists: the product of the ciphertexts of each bin of each feature, an empty bin being 1.
 
-    `codes[j][i]` in [0, bins[j]) is row i's bin of feature j. With an executor the rows are worked on in blocks of
-    `block_rows`: joint codes save more in larger blocks, smaller ones occupy more workers. Raises ValueError for
-    codes that do not fit the rows or the bins.
+    `ciphertexts` are integers in [0, n²) or the bytes of `paillier.encode_ciphertexts`, which save a worker's task its
+    encoding. `codes[j][i]` in [0, bins[j]) is row i's bin of feature j. Rows are worked on in blocks of at most
+    `block_rows`; joint codes save more in larger ones. An executor gets at most `in_flight` tasks at once (by default
+    two for each processor of this machine). Raises ValueError for codes that do not fit the rows or the bins.
     """
-    _check_codes(len(ciphertexts), codes, bins)
-    size = block_rows if executor else max(1, len(ciphertexts))
-    blocks = (
-        (
-            [int(c) for c in ciphertexts[start : start + size]],
-            [[int(code) for code in feature[start : start + size]] for feature in codes],
-        )
-        for start in range(0, len(ciphertexts), size)
-    )
+    rows = Residues(ciphertexts, int(public.n_squared))
+    _check_lengths(len(rows), codes, bins)
+    plan = [
+        (block, bundle)
+        for block in cut_evenly(len(rows), block_rows)
+        for bundle in _bundles(block.stop - block.start, bins, executor is not None)
+    ]
+    tasks = _tasks(rows, codes, bins, plan, executor is not None)
+    parts = run_blocks(_bundle_block, (int(public.n),), tasks, executor, in_flight)
     totals = [[mpz(1)] * count for count in bins]
-    for part in run_blocks(_histogram_block, (int(public.n), tuple(bins)), blocks, executor):
-        totals = [_multiply_lists(total, more, public.n_squared) for total, more in zip(totals, part, strict=True)]
+    for (_, bundle), part in zip(plan, parts, strict=True):
+        cells = iter(decode_residues(part, rows.width))
+        for feature in (feature for group in bundle for feature in group):
+            totals[feature] = [total * next(cells) % public.n_squared for total in totals[feature]]
     return [[int(cell) for cell in total] for total in totals]
 
 
-def _check_codes(rows: int, codes: Sequence[Sequence[int]], bins: Sequence[int]) -> None:
-    if len(codes) != len(bins):
-        raise ValueError(f"{len(codes)} lists of codes for {len(bins)} features")
-    for feature, (column, count) in enumerate(zip(codes, bins, strict=True)):
-        if len(column) != rows:
-            raise ValueError(f"feature {feature} has {len(column)} codes for {rows} ciphertexts")
-        if rows and not (min(column) >= 0 and max(column) < count):
-            raise ValueError(f"feature {feature} has a code outside its {count} bins")
+def subtract_histogram(
+    public: PublicKey, parent: Sequence[Sequence[int]], child: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Return parent·child^-1 bin by bin: the histogram of the parent's rows that are not the child's.
+
+    A tree needs the histogram of its smaller child only (SecureBoost; LightGBM, NIPS 2017). One inversion serves all
+    bins (Montgomery, Mathematics of Computation 1987, section 10.3.1), three multiplications a bin. The result is not
+    re-randomised: it is a function of two histograms that its reader may know. Raises ValueError for shapes that
+    differ, CiphertextRejected where a bin of the child is no unit.
+    """
+    shapes = [[len(line) for line in histogram] for histogram in (parent, child)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"a parent with bins {shapes[0]} has no child with bins {shapes[1]}")
+    inverses = iter(_invert_all([mpz(cell) for line in child for cell in line], public.n_squared))
+    return [[int(cell * next(inverses) % public.n_squared) for cell in line] for line in parent]
 
 
-def plan_groups(rows: int, bins: Sequence[int]) -> list[tuple[int, ...]]:
+def _invert_all(values: Sequence[mpz], modulus: mpz) -> list[mpz]:
+    before = [mpz(1)]
+    for value in values:
+        before.append(before[-1] * value % modulus)
+    try:
+        inverse = gmpy2.invert(before[-1], modulus)
+    except ZeroDivisionError:
+        raise CiphertextRejected(
+            "a bin of the child is no unit modulo n²; check the ciphertexts that made it"
+        ) from None
+    inverses = []
+    for value, product in zip(reversed(values), reversed(before[:-1]), strict=True):
+        inverses.append(inverse * product % modulus)
+        inverse = inverse * value % modulus
+    return inverses[::-1]
+
+
+def plan_groups(rows: int, bins: Sequence[int]) -> list[Group]:
     """Return the features in groups that share one joint table, with the fewest multiplications for `rows` rows.
 
     Features are grouped with neighbours in order of bin count, which is where sharing is cheapest.
     """
     order = sorted(range(len(bins)), key=lambda feature: bins[feature])
-    best: list[tuple[int, list[tuple[int, ...]]]] = [(0, [])]
+    best: list[tuple[int, list[Group]]] = [(0, [])]
     for end in range(1, len(order) + 1):
         options = []
         for start in range(max(0, end - _LARGEST_GROUP), end):
             group = tuple(order[start:end])
-            cost = best[start][0] + rows + _marginal_cost([bins[feature] for feature in group])
-            options.append((cost, [*best[start][1], group]))
+            options.append((best[start][0] + _group_cost(rows, bins, group), [*best[start][1], group]))
         best.append(min(options, key=lambda option: option[0]))
     return best[-1][1]
 
 
 def count_multiplications(rows: int, bins: Sequence[int], groups: Sequence[Sequence[int]]) -> int:
     """Return how many multiplications mod n² a histogram of `rows` rows takes with these groups."""
-    return sum(rows + _marginal_cost([bins[feature] for feature in group]) for group in groups)
+    return sum(_group_cost(rows, bins, group) for group in groups)
+
+
+def _group_cost(rows: int, bins: Sequence[int], group: Sequence[int]) -> int:
+    return rows + _marginal_cost([bins[feature] for feature in group])
 
 
 def _marginal_cost(bins: Sequence[int]) -> int:
@@ -88,24 +129,66 @@ def _marginal_cost(bins: Sequence[int]) -> int:
     return 2 * prod(bins) + _marginal_cost(bins[:middle]) + _marginal_cost(bins[middle:])
 
 
-def _histogram_block(
-    n: int, bins: tuple[int, ...], ciphertexts: Sequence[int], codes: Sequence[Sequence[int]]
-) -> list[list[int]]:
-    modulus, rows = mpz(n) ** 2, [mpz(c) for c in ciphertexts]
-    result: list[list[int]] = [[] for _ in bins]
-    for group in plan_groups(len(rows), bins):
-        shape = [bins[feature] for feature in group]
-        cells = _accumulate(rows, _joint_codes([codes[feature] for feature in group], shape), prod(shape), modulus)
-        for feature, marginal in zip(group, _marginals(cells, shape, modulus), strict=True):
-            result[feature] = [int(cell) for cell in marginal]
-    return result
+def _bundles(rows: int, bins: Sequence[int], shared: bool) -> list[list[Group]]:
+    """Return the groups in bundles of about equal work: one, or at least two if workers are to share them.
+
+    Sending and decoding a row costs a worker about as much as one group's multiplication.
+    """
+    groups = plan_groups(rows, bins)
+    count = min(len(groups), max(2, len(groups) // _GROUPS_A_BUNDLE)) if shared else min(len(groups), 1)
+    bundles: list[tuple[int, list[Group]]] = [(0, []) for _ in range(count)]
+    for group in sorted(groups, key=lambda group: -_group_cost(rows, bins, group)):
+        lightest = min(range(count), key=lambda bundle: bundles[bundle][0])
+        work, members = bundles[lightest]
+        bundles[lightest] = (work + _group_cost(rows, bins, group), [*members, group])
+    return [members for _, members in bundles]
 
 
-def _joint_codes(codes: Sequence[Sequence[int]], shape: Sequence[int]) -> list[int]:
-    joint = list(codes[0])
-    for column, count in zip(codes[1:], shape[1:], strict=True):
-        joint = [high * count + low for high, low in zip(joint, column, strict=True)]
-    return joint
+def _tasks(
+    rows: Residues,
+    codes: Sequence[Sequence[int]],
+    bins: Sequence[int],
+    plan: Sequence[tuple[slice, list[Group]]],
+    encoded: bool,
+) -> Iterator[tuple]:
+    """Yield, for each entry of the plan: a block of rows, the shape of each group's table, each row's cell in it."""
+    last, part = slice(0, 0), rows.take(slice(0, 0), encoded)
+    for block, bundle in plan:
+        if block != last:
+            last, part = block, rows.take(block, encoded)
+        shapes = tuple(tuple(bins[feature] for feature in group) for group in bundle)
+        yield part, shapes, tuple(_joint_codes(codes, bins, group, block) for group in bundle)
+
+
+def _check_lengths(rows: int, codes: Sequence[Sequence[int]], bins: Sequence[int]) -> None:
+    if len(codes) != len(bins):
+        raise ValueError(f"{len(codes)} lists of codes for {len(bins)} features")
+    for feature, column in enumerate(codes):
+        if len(column) != rows:
+            raise ValueError(f"feature {feature} has {len(column)} codes for {rows} ciphertexts")
+
+
+def _joint_codes(codes: Sequence[Sequence[int]], bins: Sequence[int], group: Group, block: slice) -> bytes:
+    joint = np.zeros(block.stop - block.start, dtype=np.int64)
+    for feature in group:
+        column = np.asarray(codes[feature][block])
+        if column.dtype.kind not in "iub" or column.min() < 0 or column.max() >= bins[feature]:
+            raise ValueError(f"feature {feature} has a code outside its {bins[feature]} bins")
+        joint = joint * bins[feature] + column.astype(np.int64)
+    return joint.astype(_JOINT_CODE).tobytes()
+
+
+def _bundle_block(
+    n: int, ciphertexts: Sequence[int] | bytes, shapes: Sequence[Sequence[int]], joint: Sequence[bytes]
+) -> bytes:
+    """Return the marginals of each group, one feature after the other, as fixed-length bytes."""
+    modulus = mpz(n) ** 2
+    width = (modulus.bit_length() + 7) // 8
+    rows, result = decode_residues(ciphertexts, width), list[mpz]()
+    for shape, codes in zip(shapes, joint, strict=True):
+        cells = _accumulate(rows, np.frombuffer(codes, _JOINT_CODE).tolist(), prod(shape), modulus)
+        result += [cell for marginal in _marginals(cells, shape, modulus) for cell in marginal]
+    return encode_residues(result, width)
 
 
 def _accumulate(rows: Sequence[mpz], joint: Sequence[int], cells: int, modulus: mpz) -> list[mpz]:
@@ -126,9 +209,5 @@ def _marginals(cells: list[mpz], shape: Sequence[int], modulus: mpz) -> list[lis
         line = cells[row * columns : (row + 1) * columns]
         for cell in line:
             first[row] = first[row] * cell % modulus
-        second = _multiply_lists(second, line, modulus)
+        second = [a * b % modulus for a, b in zip(second, line, strict=True)]
     return _marginals(first, shape[:middle], modulus) + _marginals(second, shape[middle:], modulus)
-
-
-def _multiply_lists(left: Sequence[int], right: Sequence[int], modulus: mpz) -> list[mpz]:
-    return [mpz(a) * b % modulus for a, b in zip(left, right, strict=True)]

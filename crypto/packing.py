@@ -7,12 +7,19 @@ at the top. For the packed T = Σ t_k·2^{Wk} and a mask M uniform over all of Z
 
 except when T + M wraps around n, which the 64 free bits keep under 2^-63. The carries e_k are noise in the last place.
 A mask that covers only the slots leaves the top of a crafted plaintext readable; that attack is a test.
+
+That nothing overflows is proved and not hoped for: `prove_fits` takes the range of every value that a slot will hold,
+carries and rounding included, from interval arithmetic over the contract's bounds (`intervals`). Its slack is one bit:
+bits(bound) + 1 hold the bound itself and the spare bit takes the noise; at bits(bound) an extreme value is misread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, or_
 
 from lianxin.crypto.errors import PackingOverflow
+from lianxin.crypto.intervals import Interval, signed
 
 FREE_BITS = 64
 SIGN_AND_CARRY_BITS = 2
@@ -47,6 +54,46 @@ def plan_layout(bound: int, modulus_bits: int) -> SlotLayout:
     if width + FREE_BITS > modulus_bits:
         raise PackingOverflow(f"a slot of {width} bits does not fit {modulus_bits}; lower the bounds or the scale")
     return SlotLayout(width, (modulus_bits - FREE_BITS) // width, modulus_bits)
+
+
+@dataclass(frozen=True)
+class ProvedRange:
+    """One step of a proof: a value that needs so many bits, sign included where it has one, and has so many."""
+
+    name: str
+    bits_needed: int
+    bits_available: int
+
+
+def prove_within(name: str, reached: Interval, field: Interval) -> ProvedRange:
+    """Return the step that shows every value of `reached` to lie in `field`, which `signed` or `unsigned` gave.
+
+    Raises PackingOverflow with the name, the bits that are needed and those that are available.
+    """
+    is_magnitude = field.low >= 0
+    available = field.signed_bits - is_magnitude
+    needed = reached.signed_bits - (is_magnitude and reached.low >= 0)
+    if not field.includes(reached):
+        sign = " with a sign" if is_magnitude and reached.low < 0 else ""
+        raise PackingOverflow(
+            f"{name} may need {needed} bits{sign}, available are {available}; lower the rows or banks, or enlarge the key"
+        )
+    return ProvedRange(name, needed, available)
+
+
+def prove_fits(layout: SlotLayout, ranges: Mapping[str, Interval]) -> tuple[ProvedRange, ...]:
+    """Return the proof, a step a name in order and one for all slots together, that no slot of `layout` overflows.
+
+    Each range is what a slot of an unmasked plaintext may come to, read centred; every slot may hold any of them. Raises
+    PackingOverflow with the first name that does not fit, the bits that it needs and those that a slot has.
+    """
+    slot = signed(layout.width_bits)
+    steps = [prove_within(name, reached, slot) for name, reached in ranges.items()]
+    if not steps:
+        raise PackingOverflow("a proof names at least one range, got none")
+    widest = reduce(or_, ranges.values())
+    packed = reduce(add, (widest << layout.shift(index) for index in range(layout.slots)))
+    return (*steps, prove_within("all slots together", packed, signed(layout.modulus_bits - FREE_BITS)))
 
 
 def check_bounds(values: Sequence[int], bound: int) -> None:

@@ -57,10 +57,13 @@ def derive_oprf_key(seed: bytes, info: bytes) -> int:
     raise MatchingAborted("No OPRF key can be derived from this seed; draw another one.")
 
 
-def blind_queries(identifiers: Sequence[bytes], drbg: Drbg) -> tuple[list[int], list[bytes]]:
+def blind_queries(
+    identifiers: Sequence[bytes], drbg: Drbg, executor: Executor | None = None
+) -> tuple[list[int], list[bytes]]:
     """Step 1, bank: return the blinds r_i, to be kept, and the blinded elements B_i, to be sent, in the given order."""
     blinds = [drbg.between(1, group.ORDER) for _ in identifiers]
-    return blinds, [_blind_with(one, blind) for one, blind in zip(identifiers, blinds, strict=True)]
+    work = zip(cut_blocks(identifiers, _BLOCK_SIZE), cut_blocks(blinds, _BLOCK_SIZE), strict=True)
+    return blinds, list(chain.from_iterable(run_blocks(_blind_block, (), work, executor)))
 
 
 def evaluate_blinded(oprf_key: int, elements: Sequence[bytes], executor: Executor | None = None) -> list[bytes]:
@@ -69,16 +72,17 @@ def evaluate_blinded(oprf_key: int, elements: Sequence[bytes], executor: Executo
     return list(chain.from_iterable(run_blocks(_evaluate_block, (oprf_key,), work, executor)))
 
 
-def finalize(identifiers: Sequence[bytes], blinds: Sequence[int], evaluated: Sequence[bytes]) -> list[bytes]:
+def finalize(
+    identifiers: Sequence[bytes], blinds: Sequence[int], evaluated: Sequence[bytes], executor: Executor | None = None
+) -> list[bytes]:
     """Step 3, bank: return the 64-byte outputs F(x_i), of which `tag_of` keeps what is compared.
 
     Raises MatchingAborted where the numbers differ, GroupElementRejected at an answer that is no element.
     """
     if not len(identifiers) == len(blinds) == len(evaluated):
         raise MatchingAborted(f"{len(blinds)} queries were sent and {len(evaluated)} answers came; stop the session.")
-    inverses = group.batch_invert(blinds)
-    triples = zip(identifiers, inverses, evaluated, strict=True)
-    return [_output(one, group.multiply(inverse, answer)) for one, inverse, answer in triples]
+    blocks = (cut_blocks(items, _BLOCK_SIZE) for items in (identifiers, blinds, evaluated))
+    return list(chain.from_iterable(run_blocks(_finalize_block, (), zip(*blocks, strict=True), executor)))
 
 
 def evaluator_tags(oprf_key: int, identifiers: Sequence[bytes], executor: Executor | None = None) -> list[bytes]:
@@ -127,6 +131,15 @@ def _output(identifier: bytes, element: bytes) -> bytes:
 
 def _prefixed(data: bytes) -> bytes:
     return len(data).to_bytes(2, "big") + data
+
+
+def _blind_block(identifiers: Sequence[bytes], blinds: Sequence[int]) -> list[bytes]:
+    return [_blind_with(one, blind) for one, blind in zip(identifiers, blinds, strict=True)]
+
+
+def _finalize_block(identifiers: Sequence[bytes], blinds: Sequence[int], evaluated: Sequence[bytes]) -> list[bytes]:
+    triples = zip(identifiers, group.batch_invert(blinds), evaluated, strict=True)
+    return [_output(one, group.multiply(inverse, answer)) for one, inverse, answer in triples]
 
 
 def _evaluate_block(oprf_key: int, elements: Sequence[bytes]) -> list[bytes]:

@@ -20,13 +20,15 @@ from functools import cached_property
 from hashlib import sha256
 
 from lianxin.crypto import packing, paillier
-from lianxin.crypto.histogram import encrypted_histogram
+from lianxin.crypto.histogram_stream import HistogramStream
+from lianxin.crypto.keyed_ciphertexts import decode_keyed, encode_keyed
 from lianxin.crypto.multiexp import combine_bins
+from lianxin.crypto.pool import RandomiserPool
 from lianxin.crypto.randomness import Drbg
 from lianxin.federation import wire
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError
-from lianxin.federation.matching import announce_key, received_key
+from lianxin.federation.key_exchange import announce_key, received_key
 from lianxin.federation.model import Provenance
 from lianxin.federation.scorecard import WOE_BITS, Layouts, rounded
 from lianxin.federation.session import Receive, Role, Send
@@ -52,15 +54,15 @@ class Columns:
 
 @dataclass
 class BankKeys:
-    """The bank's training key of one run with the tables for it, and the platform's public mask key."""
+    """The bank's training key of one run with its pool of randomisers, and the platform's public mask key."""
 
     secret_key: paillier.SecretKey = field(repr=False)
+    pool: RandomiserPool = field(repr=False)
     platform: paillier.PublicKey | None = None
 
-    @cached_property
-    def encryptor(self) -> paillier.OwnerEncryptor:
-        """The owner's encryption path, its tables built at first use."""
-        return paillier.OwnerEncryptor(self.secret_key)
+    def encrypt_many(self, messages: Sequence[int]) -> list[int]:
+        """Return a fresh encryption of each message under randomisers of the pool, each used once."""
+        return paillier.encrypt_prepared(self.secret_key.public, messages, self.pool.take(len(messages)))
 
     @cached_property
     def decryptor(self) -> paillier.Decryptor:
@@ -109,10 +111,9 @@ def bank_count_role(work: Work, keys: BankKeys, labels: Sequence[int]) -> Role[l
     tags = [work.drbg.child("tags").child(i).bits(TAG_BITS) for i in range(len(labels))]
     values = [1 + (y << LABEL_SHIFT) + (t << TAG_SHIFT) for y, t in zip(labels, tags, strict=True)]
     size = work.chunk_rows(1)
-    drbg = work.drbg.child("labels", _digest(values))
     for chunk, start in enumerate(range(0, len(values), size)):
-        part = keys.encryptor.encrypt_many(values[start : start + size], drbg.child(chunk), work.executor)
-        data = paillier.encode_ciphertexts(keys.secret_key.public, part)
+        part = keys.encrypt_many(values[start : start + size])
+        data = encode_keyed(keys.secret_key.public, part)
         yield Send(wire.EncryptedLabels(chunk=chunk, ciphertexts=data), "binning.count", work.rights)
     totals = (len(values), sum(labels), sum(tags))
     counts: list[list[tuple[int, int]]] = []
@@ -130,7 +131,7 @@ def bank_count_role(work: Work, keys: BankKeys, labels: Sequence[int]) -> Role[l
 def _opened(
     work: Work, keys: BankKeys, answer: "wire.LabelHistogram", totals: tuple[int, int, int]
 ) -> Iterator[list[tuple[int, int]]]:
-    sums = paillier.decode_ciphertexts(keys.secret_key.public, answer.ciphertexts)
+    sums = decode_keyed(keys.secret_key.public, answer.ciphertexts)
     if len(sums) != sum(answer.bins):
         raise PeerError("the label histogram has another number of sums than bins", "B01")
     drbg = work.drbg.child("blinding", sha256(answer.ciphertexts).digest())
@@ -153,31 +154,27 @@ def bank_masks_role(work: Work, keys: BankKeys, own: Columns) -> Role[list[list[
     if keys.platform is None:
         raise PeerError("masks came before the platform's key", "S05")
     public, layout, inputs = keys.platform, work.layouts.masks, sha256()
-    rows, received = own.rows, 0
-    sums = [[1] * count for count in own.bins]
-    chunk = 0
+    rows, received, chunk = own.rows, 0, 0
+    sums = HistogramStream(public, own.bins, work.executor)
     while received < rows:
         message = yield Receive("binning.masks", (wire.MaskSet,))
         check_chunk(message.chunk, chunk)
-        part = paillier.decode_ciphertexts(public, message.ciphertexts)
+        part = decode_keyed(public, message.ciphertexts)
         inputs.update(message.ciphertexts)
         codes = [column[received : received + len(part)] for column in own.codes]
         if not part or received + len(part) > rows:
             raise PeerError("the masks cover another number of rows than were declared", "B01")
-        more = encrypted_histogram(public, part, codes, own.bins, work.executor)
-        sums = [
-            [paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)
-        ]
+        sums.add(part, codes)
         received, chunk = received + len(part), chunk + 1
     hidden = [work.drbg.child("hiding", inputs.digest(), j).below(int(public.n)) for j in range(len(own.bins))]
     randomiser = paillier.randomiser_for(public, work.drbg.child_seed("mask-randomiser"), len(own.bins))
     drbg = work.drbg.child("mask-sums", inputs.digest())
-    combined = [combine_bins(public, bins, weights) for bins, weights in zip(sums, own.woe, strict=True)]
+    combined = [combine_bins(public, bins, weights) for bins, weights in zip(sums.totals(), own.woe, strict=True)]
     covered = [
         paillier.add(public, paillier.add_plain(public, c, u), randomiser.draw(drbg))
         for c, u in zip(combined, hidden, strict=True)
     ]
-    yield Send(wire.MaskSums(ciphertexts=paillier.encode_ciphertexts(public, covered)), "binning.masks", work.rights)
+    yield Send(wire.MaskSums(ciphertexts=encode_keyed(public, covered)), "binning.masks", work.rights)
     answer = yield Receive("binning.masks", (wire.MaskTotals,))
     totals = decode_totals(answer.totals, work.layouts, len(own.bins) * layout.slots)
     modulus = 1 << work.layouts.width_bits
@@ -233,22 +230,19 @@ def platform_keys_role(work: Work, secret_key: paillier.SecretKey) -> Role[paill
 
 def platform_count_role(work: Work, public: paillier.PublicKey, columns: Columns) -> Role[None]:
     """Answer one encrypted histogram over the bank's label ciphertexts."""
-    sums = [[1] * count for count in columns.bins]
+    sums = HistogramStream(public, columns.bins, work.executor)
     received, chunk, digest = 0, 0, sha256()
     while received < columns.rows:
         message = yield Receive("binning.count", (wire.EncryptedLabels,))
         check_chunk(message.chunk, chunk)
-        part = paillier.decode_ciphertexts(public, message.ciphertexts)
+        part = decode_keyed(public, message.ciphertexts)
         if not part or received + len(part) > columns.rows:
             raise PeerError("the labels cover another number of rows than were declared", "B01")
         digest.update(message.ciphertexts)
         codes = [column[received : received + len(part)] for column in columns.codes]
-        more = encrypted_histogram(public, part, codes, columns.bins, work.executor)
-        sums = [
-            [paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)
-        ]
+        sums.add(part, codes)
         received, chunk = received + len(part), chunk + 1
-    yield from _send_histogram(work, public, sums, digest.digest())
+    yield from _send_histogram(work, public, sums.totals(), digest.digest())
     yield Receive("binning.count", (wire.HistogramNoted,))
 
 
@@ -264,7 +258,7 @@ def _send_histogram(work: Work, public: paillier.PublicKey, sums: list[list[int]
             shares = [(-sum(hidden)) % ring, *hidden]
             covered = [paillier.add_plain(public, c, t << TAG_SHIFT) for c, t in zip(bins, shares, strict=True)]
             cells += [paillier.add(public, cell, randomiser.draw(drbg)) for cell in covered]
-        data = paillier.encode_ciphertexts(public, cells)
+        data = encode_keyed(public, cells)
         message = wire.LabelHistogram(bins=[len(b) for b in part], ciphertexts=data, last=start + size >= len(sums))
         yield Send(message, "binning.count", work.rights)
 
@@ -272,16 +266,17 @@ def _send_histogram(work: Work, public: paillier.PublicKey, sums: list[list[int]
 def platform_masks_role(work: Work, secret_key: paillier.SecretKey, bank_n: int, rows: int) -> Role[None]:
     """Send the masks of every attempt, a ciphertext a row, and return the bank's masked sums of them."""
     layout, residual = work.layouts.masks, work.layouts.residual
-    encryptor, decryptor = paillier.OwnerEncryptor(secret_key), paillier.Decryptor(secret_key)
+    encryptor = paillier.OwnerEncryptor(secret_key, work.contract.exponents)
+    decryptor = paillier.Decryptor(secret_key)
     size = work.chunk_rows(1)
     for chunk, start in enumerate(range(0, rows, size)):
         end = min(start + size, rows)
         values = _mask_rows(work, bank_n, start, end, layout, residual)
         part = encryptor.encrypt_many(values, work.drbg.child("mask-set", int(bank_n), chunk), work.executor)
-        data = paillier.encode_ciphertexts(secret_key.public, part)
+        data = encode_keyed(secret_key.public, part)
         yield Send(wire.MaskSet(chunk=chunk, ciphertexts=data), "binning.masks", work.rights)
     message = yield Receive("binning.masks", (wire.MaskSums,))
-    sums = paillier.decode_ciphertexts(secret_key.public, message.ciphertexts)
+    sums = decode_keyed(secret_key.public, message.ciphertexts)
     if len(sums) > len(work.contract.fields_of(work.bank, "feature")) + 1:
         raise PeerError("the bank asks for more sums of masks than it has features", "B02")
     drbg = work.drbg.child("mask-blinding", sha256(message.ciphertexts).digest())
@@ -308,10 +303,6 @@ def _mask_rows(
             for k, slot in enumerate(slots):
                 values[first - start + k] += slot << (layout.width_bits * attempt)
     return values
-
-
-def _digest(values: Sequence[int]) -> bytes:
-    return sha256(b"".join(int(v).to_bytes(16, "big") for v in values)).digest()
 
 
 def intercept(rows: int) -> tuple[list[int], int, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lianxin.crypto import canonical
+from lianxin.crypto import canonical, paillier
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation.errors import PeerError
 
@@ -20,6 +20,8 @@ IDENTIFIER = re.compile(r"[a-z0-9-]{3,64}")
 MATCHING_PROTOCOLS = ("paillier", "ecdh")
 MODELS = ("scorecard",)
 ON_LOSS = ("rerun", "stop")
+PROFILES = ("full_exponents", "short_exponents")
+VERSION = 2
 _INTEGERS = {
     "key_bits": (MINIMUM_KEY_BITS, 8192),
     "rounds": (1, 15),
@@ -29,7 +31,7 @@ _INTEGERS = {
     "min_goods": (1, 10**6),
     "min_intersection": (50, 10**6),
     "min_banks": (1, 64),
-    "max_queries": (64, 250_000),
+    "max_queries": (64, 1_000_000),
     "max_rows": (64, 250_000),
     "max_bins": (2, 32),
     "ridge_thousandths": (1, 10**7),
@@ -37,7 +39,7 @@ _INTEGERS = {
     "points_to_double_odds": (1, 1000),
     "step_deadline_s": (1, 86400),
 }
-_TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss")
+_TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss", "profile")
 _TIMES = ("created_at", "expires_at")
 _KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", *_INTEGERS, *_TEXTS, *_TIMES}
 
@@ -74,6 +76,11 @@ class RunContract:
         return self.record["ridge_thousandths"] / 1000.0
 
     @property
+    def exponents(self) -> paillier.Exponents:
+        """How long a key owner's encryption exponents are: `full` unless every party signed `short_exponents`."""
+        return "short" if self.record["profile"] == "short_exponents" else "full"
+
+    @property
     def attempts(self) -> int:
         """How many attempts at rounds the run may make: the planned rounds and the spare ones."""
         return self.record["rounds"] + self.record["spare_attempts"]
@@ -85,7 +92,7 @@ class RunContract:
 
 def parse_contract(record: Mapping[str, Any]) -> RunContract:
     """Return the checked contract. Raises PeerError naming the key that is missing, unknown or out of range."""
-    if set(record) != _KEYS or record["type"] != "run-contract" or record["version"] != 1:
+    if set(record) != _KEYS or record["type"] != "run-contract" or record["version"] != VERSION:
         odd = sorted(set(record) ^ _KEYS)
         raise PeerError(f"the run contract has missing or unknown keys ({', '.join(odd)}); it is refused", "C01")
     for name, (low, high) in _INTEGERS.items():
@@ -97,6 +104,7 @@ def parse_contract(record: Mapping[str, Any]) -> RunContract:
     _require(record["model"] in MODELS, "model", f"must be one of {', '.join(MODELS)}")
     _require(record["alignment"] == "shared", "alignment", "must be 'shared'")
     _require(record["on_loss"] in ON_LOSS, "on_loss", f"must be one of {', '.join(ON_LOSS)}")
+    _require(record["profile"] in PROFILES, "profile", f"must be one of {', '.join(PROFILES)}")
     _require(record["created_at"] < record["expires_at"], "expires_at", "must be after created_at")
     _check_parties(record)
     return RunContract(record)

@@ -1,112 +1,68 @@
 """Matching: which firms a bank and the platform share (protocols.md, section 3), as two state machines a protocol.
 
 `paillier` (default), bank B with key and platform A, firms only with live consent at either side:
-1. B: opening (nonce, padded number of queries, modulus with its Π^mod proof, root over its rows). A: opening (nonce,
-   padded number of rows, root). sid = SHA-512(contract, run, epoch, nonces).
-2. B: Enc(h(x_i)) in secret random order, padded with uniform scalars, in chunks. A: (c'_i, A_i) chunk by chunk.
-3. A: tags of its own rows in fresh random order, padded with uniform tags. B: compares.
-4. B: the matched positions in A's list, sorted: row r of the shared table is the r-th of them. A notes the count.
+1. B: opening (nonce, padded number of queries, modulus with its Π^mod proof). A charges that number to B's quota, then
+   A: opening (nonce, padded number of rows, root over them). sid = SHA-512(contract, run, epoch, nonces).
+2. B: the root over all its queries, each with a commitment to the release and the firm behind it.
+3. B: Enc(h(x_i)) in secret random order, padded, in chunks with their commitments. A: (c'_i, A_i) chunk by chunk.
+4. A, once the queries have the root of step 2: tags of its own rows in fresh random order, padded with uniform tags.
+5. B compares. B: the matched positions in A's list, sorted: row r of the shared table is the r-th of them. A notes the
+   count.
 `ecdh` has group elements in place of ciphertexts (RFC 9497) and is some fifty times cheaper.
 
 Learns: B the intersection and A's padded size, A B's padded size and the matched rows (alignment "shared"). A malicious
-A may answer wrongly or declare rows it should not hold; a malicious B learns one F(x) a query. Below the contract's
-minimum the run stops after step 4; B has seen the intersection by then. At most `WINDOW` chunks are under way, so that
-memory is bounded on both sides whatever the sizes.
+A may answer wrongly or declare rows it should not hold; a malicious B learns one F(x) a query, chosen before it sees an
+answer. Below the contract's minimum the run stops after step 5; B has seen the intersection by then. At most `WINDOW`
+chunks are under way; A holds 16 bytes a row and 32 a query, B its queries, whatever the sizes.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import cached_property
 
-from lianxin.crypto import merkle, modulus_proof, paillier, psi_ecdh, psi_paillier
-from lianxin.crypto.randomness import Drbg
+from lianxin.crypto import paillier, psi_paillier
+from lianxin.crypto.errors import CommitmentRejected
 from lianxin.federation import wire
+from lianxin.federation.askers import Asker, EcdhAsker, PaillierAsker
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
-from lianxin.federation.model import Provenance, Released
+from lianxin.federation.evaluators import EcdhEvaluator, Evaluator, PaillierEvaluator
+from lianxin.federation.matching_side import PADDING, PURPOSE, Side, input_root, padded
 from lianxin.federation.session import Receive, Role, Send
 from lianxin.federation.streams import ROW_BYTES, WINDOW, check_chunk
 
-PADDING = 64
+__all__ = ["PADDING", "PURPOSE", "Side", "bank_role", "check_minimum", "input_root", "padded", "platform_role"]
+
 NONCE_BYTES = 32
-PURPOSE = "matching"
-
-
-@dataclass(frozen=True)
-class Side:
-    """What either role works with: the contract, its released rows, its randomness and where it computes."""
-
-    contract: RunContract
-    bank: str
-    rows: Released
-    drbg: Drbg = field(repr=False)
-    executor: Executor | None = None
-
-    @cached_property
-    def firms(self) -> tuple[str, ...]:
-        """The distinct firms of the released rows, in the order of their first row: the unit of matching."""
-        return tuple(dict.fromkeys(self.rows.firms))
-
-    @property
-    def rights(self) -> tuple[Provenance, ...]:
-        """The release behind every identifier-bearing message of this side."""
-        return (self.rows.provenance,)
-
-
-def padded(size: int) -> int:
-    """Return the declared size of a set of `size` rows: the next multiple of PADDING."""
-    return max(PADDING, -(-size // PADDING) * PADDING)
-
-
-def proof_session(contract: RunContract, owner: str, purpose: str) -> bytes:
-    """Return the context that binds a modulus proof to (contract, owner, purpose)."""
-    return hashlib.sha512(f"{contract.hash}/{owner}/{purpose}".encode()).digest()
-
-
-def received_key(contract: RunContract, owner: str, purpose: str, modulus: bytes, proof: bytes) -> paillier.PublicKey:
-    """Return the peer's public key after its admission check. Raises KeyRejected or ProofRejected."""
-    public = paillier.PublicKey(int.from_bytes(modulus, "big"), owner, purpose, contract.run)
-    modulus_proof.check_public_key(public, proof, proof_session(contract, owner, purpose), bits=contract.key_bits)
-    return public
-
-
-def announce_key(contract: RunContract, secret_key: paillier.SecretKey, drbg: Drbg) -> tuple[bytes, bytes]:
-    """Return (modulus, proof) as they cross."""
-    public = secret_key.public
-    session = proof_session(contract, public.owner, public.purpose)
-    modulus = int(public.n).to_bytes((int(public.n).bit_length() + 7) // 8, "big")
-    return modulus, modulus_proof.prove_modulus(secret_key, session, drbg.child("modulus-proof"))
-
-
-def input_root(side: Side) -> bytes:
-    """Return the Merkle root over salted commitments to this side's rows, which sampling can open later."""
-    salt = side.drbg.child_seed("input-root")
-    return merkle.root_of(hashlib.sha256(salt + firm.encode()).digest() for firm in side.firms)
 
 
 def bank_role(side: Side, secret_key: paillier.SecretKey | None) -> Role[list[str]]:
-    """Return the bank's machine; its result is the shared table's firms in row order. Raises RunStopped below the
-    contract's minimum and PeerError when the platform answers what was not asked."""
-    asker = _EcdhAsker(side) if secret_key is None else _PaillierAsker(side, secret_key)
+    """Return the bank's machine; its result is the shared table's firms in row order. Raises RunStopped for more firms
+    than the contract's queries or below its minimum, and PeerError when the platform answers what was not asked."""
+    total = padded(len(side.firms))
+    _check_quota(side, total)
+    asker: Asker = EcdhAsker(side) if secret_key is None else PaillierAsker(side, secret_key)
     nonce = side.drbg.child("nonce").bytes(NONCE_BYTES)
-    opening = wire.BankOpening(nonce=nonce, padded_queries=padded(len(side.firms)), input_root=input_root(side))
+    opening = wire.BankOpening(nonce=nonce, padded_queries=total)
     asker.open(opening)
     yield Send(opening, "matching.open")
     answer = yield Receive("matching.open", (wire.PlatformOpening,))
-    order = list(range(padded(len(side.firms))))
+    order = list(range(total))
     side.drbg.child("order").shuffle(order)
-    asker.begin(_session(side.contract, answer.nonce, nonce), order)
-    own_tags = yield from _ask(side, asker, len(order))
-    positions = yield from _compare(own_tags, padded_rows=answer.padded_rows)
-    firms = [(place, side.firms[order[i]]) for i, place in positions if order[i] < len(side.firms)]
-    firms.sort()
-    places = b"".join(place.to_bytes(ROW_BYTES, "big") for place, _ in firms)
-    yield Send(wire.BankMatches(positions=places), "matching.share", side.rights)
-    yield Receive("matching.share", (wire.PlatformMatchesNoted,))
+    root = asker.prepare(_session(side.contract, answer.nonce, nonce), order)
+    yield Send(wire.BankCommitment(query_root=root), "matching.commit")
+    own_tags = yield from _ask(side, asker, total)
+    found = yield from _compare(own_tags, padded_rows=answer.padded_rows)
+    firms = sorted((place, side.firms[order[i]]) for i, place in found if order[i] < len(side.firms))
+    yield from _share(side, [place for place, _ in firms])
     check_minimum(side.contract, side.bank, len(firms))
     return [firm for _, firm in firms]
+
+
+def _check_quota(side: Side, total: int) -> None:
+    if total > side.contract.max_queries:
+        raise RunStopped(
+            f"{side.bank} holds {total} firms with live consent, padded, and the contract allows "
+            f"{side.contract.max_queries} queries; nothing was asked: agree on a contract with a larger max_queries"
+        )
 
 
 def check_minimum(contract: RunContract, bank: str, matched: int) -> None:
@@ -123,28 +79,19 @@ def _session(contract: RunContract, nonce_platform: bytes, nonce_bank: bytes) ->
     return psi_paillier.session_id(bytes.fromhex(contract.hash), contract.run, 0, nonce_platform, nonce_bank)
 
 
-def _chunk(contract: RunContract, item_bytes: int) -> int:
-    return max(1, contract.chunk_bytes // item_bytes)
-
-
-def _ask(side: Side, asker: "_PaillierAsker | _EcdhAsker", total: int) -> Role[list[bytes]]:
+def _ask(side: Side, asker: Asker, total: int) -> Role[list[bytes]]:
     """Send all queries in chunks, at most WINDOW unanswered, and return the tags in query order."""
-    size = _chunk(side.contract, asker.item_bytes)
-    starts = list(range(0, total, size))
+    size = side.chunk_items(asker.item_bytes)
+    parts = [(start, min(start + size, total)) for start in range(0, total, size)]
     tags: list[bytes] = []
-    for sent, start in enumerate(starts):
-        if sent >= WINDOW:
-            tags += yield from _answered(asker, sent - WINDOW)
-        yield Send(asker.query(sent, start, min(start + size, total)), "matching.query", side.rights)
-    for chunk in range(max(0, len(starts) - WINDOW), len(starts)):
-        tags += yield from _answered(asker, chunk)
+    for chunk in range(len(parts) + WINDOW):
+        if 0 <= chunk - WINDOW < len(parts):
+            answer = yield Receive("matching.query", (asker.answer_type,))
+            check_chunk(answer.chunk, chunk - WINDOW)
+            tags += asker.tags(*parts[chunk - WINDOW], answer)
+        if chunk < len(parts):
+            yield Send(asker.query(chunk, *parts[chunk]), "matching.query", side.rights)
     return tags
-
-
-def _answered(asker: "_PaillierAsker | _EcdhAsker", chunk: int) -> Role[list[bytes]]:
-    answer = yield Receive("matching.query", (asker.answer_type,))
-    check_chunk(answer.chunk, chunk)
-    return asker.tags(chunk, answer)
 
 
 def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int, int]]]:
@@ -169,101 +116,40 @@ def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int
     return found
 
 
-def _digest(scalars: Sequence[int]) -> bytes:
-    return hashlib.sha256(b"".join(scalar.to_bytes(32, "big") for scalar in scalars)).digest()
-
-
-class _PaillierAsker:
-    answer_type = wire.PlatformAnswers
-
-    def __init__(self, side: Side, secret_key: paillier.SecretKey) -> None:
-        self.side, self.secret_key = side, secret_key
-        self.encryptor, self.decryptor = paillier.OwnerEncryptor(secret_key), paillier.Decryptor(secret_key)
-        self.item_bytes = secret_key.public.ciphertext_bytes + 32  # an answer carries a group element too
-        self.sent: dict[int, int] = {}
-
-    def open(self, opening: "wire.BankOpening") -> None:
-        opening.modulus, opening.modulus_proof = announce_key(self.side.contract, self.secret_key, self.side.drbg)
-
-    def begin(self, sid: bytes, order: Sequence[int]) -> None:
-        padding = self.side.drbg.child("padding")
-        firms = self.side.firms
-        own = [psi_paillier.identifier_scalar(sid, firm.encode()) for firm in firms]
-        own += [psi_paillier.draw_oprf_key(padding) for _ in range(len(order) - len(firms))]
-        self.sid, self.scalars = sid, [own[index] for index in order]
-
-    def query(self, chunk: int, start: int, end: int) -> "wire.BankQueries":
-        drbg = self.side.drbg.child("queries", self.sid, chunk, _digest(self.scalars[start:end]))
-        ciphertexts = psi_paillier.encrypt_queries(self.encryptor, self.scalars[start:end], drbg, self.side.executor)
-        self.sent[chunk] = end - start
-        data = paillier.encode_ciphertexts(self.secret_key.public, ciphertexts)
-        return wire.BankQueries(chunk=chunk, ciphertexts=data)
-
-    def tags(self, chunk: int, answer: "wire.PlatformAnswers") -> list[bytes]:
-        answers = psi_paillier.decode_answers(self.secret_key.public, answer.answers)
-        _check_count(len(answers), self.sent.pop(chunk))
-        drbg = self.side.drbg.child("blinding", self.sid, chunk)
-        return psi_paillier.finish_queries(self.sid, self.decryptor, answers, drbg, self.side.executor)
-
-
-class _EcdhAsker:
-    answer_type = wire.PlatformEvaluatedElements
-    item_bytes = 32
-
-    def __init__(self, side: Side) -> None:
-        self.side = side
-        self.sent: dict[int, tuple[list[bytes], list[int]]] = {}
-
-    def open(self, opening: "wire.BankOpening") -> None:
-        """Nothing to add: this protocol has no modulus."""
-
-    def begin(self, sid: bytes, order: Sequence[int]) -> None:
-        padding = self.side.drbg.child("padding")
-        own = [psi_ecdh.bound_identifier(sid, firm.encode()) for firm in self.side.firms]
-        own += [padding.bytes(32) for _ in range(len(order) - len(own))]
-        self.sid, self.identifiers = sid, [own[index] for index in order]
-
-    def query(self, chunk: int, start: int, end: int) -> "wire.BankBlindedElements":
-        asked = self.identifiers[start:end]
-        blinds, elements = psi_ecdh.blind_queries(asked, self.side.drbg.child("queries", self.sid, chunk))
-        self.sent[chunk] = (list(asked), blinds)
-        return wire.BankBlindedElements(chunk=chunk, elements=psi_ecdh.encode_elements(elements))
-
-    def tags(self, chunk: int, answer: "wire.PlatformEvaluatedElements") -> list[bytes]:
-        asked, blinds = self.sent.pop(chunk)
-        evaluated = psi_ecdh.decode_elements(answer.elements)
-        _check_count(len(evaluated), len(asked))
-        return [psi_ecdh.tag_of(output) for output in psi_ecdh.finalize(asked, blinds, evaluated)]
-
-
-def _check_count(got: int, expected: int) -> None:
-    if got != expected:
-        raise PeerError(f"a chunk came with {got} answers to {expected} queries", "M02")
+def _share(side: Side, places: Sequence[int]) -> Role[None]:
+    size = side.chunk_items(ROW_BYTES)
+    starts = list(range(0, max(1, len(places)), size))
+    for chunk, start in enumerate(starts):
+        part = b"".join(place.to_bytes(ROW_BYTES, "big") for place in places[start : start + size])
+        message = wire.BankMatches(chunk=chunk, positions=part, last=chunk == len(starts) - 1)
+        yield Send(message, "matching.share", side.rights)
+    yield Receive("matching.share", (wire.PlatformMatchesNoted,))
 
 
 def platform_role(side: Side) -> Role[list[str]]:
-    """Return the platform's machine; its result is the shared table's firms in row order. Raises PeerError (M01) when
-    the bank asks more than its quota, RunStopped below the contract's minimum."""
+    """Return the platform's machine; its result is the shared table's firms in row order. Raises PeerError (M01, M04) when
+    the bank asks more than the contract or its quota allows, RunStopped below the contract's minimum."""
     opening = yield Receive("matching.open", (wire.BankOpening,))
     if opening.padded_queries > side.contract.max_queries:
         raise PeerError(
             f"{side.bank} asks {opening.padded_queries} queries, its quota is {side.contract.max_queries}", "M01"
         )
+    side.charge(opening.padded_queries)
     nonce = side.drbg.child("nonce", opening.nonce).bytes(NONCE_BYTES)
     size = padded(len(side.firms))
     yield Send(wire.PlatformOpening(nonce=nonce, padded_rows=size, input_root=input_root(side)), "matching.open")
     sid = _session(side.contract, nonce, opening.nonce)
-    evaluator = (
-        _EcdhEvaluator(side, sid) if side.contract.matching == "ecdh" else _PaillierEvaluator(side, sid, opening)
-    )
-    tags = evaluator.own_tags(sid)
-    tags += [side.drbg.child("padding", sid, i).bytes(psi_paillier.TAG_BYTES) for i in range(size - len(tags))]
+    is_ecdh = side.contract.matching == "ecdh"
+    evaluator: Evaluator = EcdhEvaluator(side, sid) if is_ecdh else PaillierEvaluator(side, sid, opening)
+    tags = evaluator.own_tags()
+    tags += side.drbg.child("padding", sid).bytes(size * psi_paillier.TAG_BYTES - len(tags))
     order = list(range(size))
     side.drbg.child("order", sid).shuffle(order)
+    commitment = yield Receive("matching.commit", (wire.BankCommitment,))
     yield from _evaluate(side, evaluator, opening.padded_queries)
-    yield from _publish(side, [tags[index] for index in order])
-    matches = yield Receive("matching.share", (wire.BankMatches,))
-    rows = list(_positions(matches.positions, size, opening.padded_queries))
+    _verify_committed(side, evaluator, commitment.query_root)
+    yield from _publish(side, tags, order)
+    rows = yield from _matches(size, opening.padded_queries)
     yield Send(wire.PlatformMatchesNoted(matched=len(rows)), "matching.share")
     check_minimum(side.contract, side.bank, len(rows))
     if any(order[row] >= len(side.firms) for row in rows):
@@ -271,7 +157,7 @@ def platform_role(side: Side) -> Role[list[str]]:
     return [side.firms[order[row]] for row in rows]
 
 
-def _evaluate(side: Side, evaluator: "_PaillierEvaluator | _EcdhEvaluator", total: int) -> Role[None]:
+def _evaluate(side: Side, evaluator: Evaluator, total: int) -> Role[None]:
     done, chunk = 0, 0
     while done < total:
         query = yield Receive("matching.query", (evaluator.query_type,))
@@ -283,66 +169,44 @@ def _evaluate(side: Side, evaluator: "_PaillierEvaluator | _EcdhEvaluator", tota
         yield Send(message, "matching.query", side.rights)
 
 
-def _publish(side: Side, tags: Sequence[bytes]) -> Role[None]:
-    size = _chunk(side.contract, psi_paillier.TAG_BYTES)
-    starts = range(0, len(tags), size)
-    for chunk, start in enumerate(starts):
-        part = psi_paillier.encode_tags(tags[start : start + size])
-        message = wire.PlatformTags(chunk=chunk, tags=part, last=start + size >= len(tags))
+def _verify_committed(side: Side, evaluator: Evaluator, root: bytes) -> None:
+    try:
+        evaluator.verify_queries(root)
+    except CommitmentRejected as error:
+        raise PeerError(f"{side.bank} asked other queries than it had committed to; it gets no tags", "M05") from error
+
+
+def _publish(side: Side, tags: bytearray, order: Sequence[int]) -> Role[None]:
+    width = psi_paillier.TAG_BYTES
+    size = side.chunk_items(width)
+    for chunk, start in enumerate(range(0, len(order), size)):
+        part = b"".join(bytes(tags[width * i : width * (i + 1)]) for i in order[start : start + size])
+        message = wire.PlatformTags(chunk=chunk, tags=part, last=start + size >= len(order))
         yield Send(message, "matching.compare", side.rights)
 
 
-def _positions(data: bytes, size: int, quota: int) -> Iterator[int]:
-    if len(data) % ROW_BYTES or len(data) // ROW_BYTES > quota:
-        raise PeerError("the bank's matches are not a list of positions within its quota", "M02")
-    last = -1
+def _matches(size: int, quota: int) -> Role[list[int]]:
+    """Receive the bank's matched positions, ascending over all chunks."""
+    rows: list[int] = []
+    chunk, last = 0, False
+    while not last:
+        message = yield Receive("matching.share", (wire.BankMatches,))
+        check_chunk(message.chunk, chunk)
+        if not message.positions and not (chunk == 0 and message.last):
+            raise PeerError("the bank sent an empty chunk of matches", "M02")
+        rows += _positions(message.positions, rows[-1] if rows else -1, size)
+        chunk, last = chunk + 1, message.last
+        if len(rows) > quota:
+            raise PeerError("the bank claims more matches than it asked queries", "M02")
+    return rows
+
+
+def _positions(data: bytes, last: int, size: int) -> Iterator[int]:
+    if len(data) % ROW_BYTES:
+        raise PeerError("the bank's matches are not a list of positions", "M02")
     for start in range(0, len(data), ROW_BYTES):
         row = int.from_bytes(data[start : start + ROW_BYTES], "big")
         if not last < row < size:
             raise PeerError("the bank's matched positions are not ascending within the declared rows", "M02")
         last = row
         yield row
-
-
-class _PaillierEvaluator:
-    query_type = wire.BankQueries
-
-    def __init__(self, side: Side, sid: bytes, opening: "wire.BankOpening") -> None:
-        self.side = side
-        self.public = received_key(side.contract, side.bank, PURPOSE, opening.modulus, opening.modulus_proof)
-        self.drbg = side.drbg.child("evaluator", sid, opening.modulus)
-        self.oprf_key = psi_paillier.draw_oprf_key(self.drbg.child("oprf-key"))
-        self.expected = opening.padded_queries
-
-    def own_tags(self, sid: bytes) -> list[bytes]:
-        scalars = [psi_paillier.identifier_scalar(sid, firm.encode()) for firm in self.side.firms]
-        return psi_paillier.evaluator_tags(sid, self.oprf_key, scalars, self.side.executor)
-
-    def answer(self, chunk: int, query: "wire.BankQueries") -> tuple[int, "wire.PlatformAnswers"]:
-        ciphertexts = paillier.decode_ciphertexts(self.public, query.ciphertexts)
-        seed = self.drbg.child_seed("randomiser")
-        answers = psi_paillier.evaluate_queries(
-            self.public, self.oprf_key, ciphertexts, seed, self.drbg.child("answers", chunk), self.side.executor,
-            self.expected,
-        )  # fmt: skip
-        data = psi_paillier.encode_answers(self.public, answers)
-        return len(answers), wire.PlatformAnswers(chunk=chunk, answers=data)
-
-
-class _EcdhEvaluator:
-    query_type = wire.BankBlindedElements
-
-    def __init__(self, side: Side, sid: bytes) -> None:
-        self.side = side
-        self.oprf_key = psi_ecdh.draw_oprf_key(side.drbg.child("oprf-key", sid))
-
-    def own_tags(self, sid: bytes) -> list[bytes]:
-        bound = [psi_ecdh.bound_identifier(sid, firm.encode()) for firm in self.side.firms]
-        return psi_ecdh.evaluator_tags(self.oprf_key, bound, self.side.executor)
-
-    def answer(self, chunk: int, query: "wire.BankBlindedElements") -> tuple[int, "wire.PlatformEvaluatedElements"]:
-        evaluated = psi_ecdh.evaluate_blinded(
-            self.oprf_key, psi_ecdh.decode_elements(query.elements), self.side.executor
-        )
-        data = psi_ecdh.encode_elements(evaluated)
-        return len(evaluated), wire.PlatformEvaluatedElements(chunk=chunk, elements=data)

@@ -13,7 +13,9 @@ from typing import Any
 
 from lianxin.crypto import canonical, fixed_base, modulus_proof, paillier, psi_paillier
 from lianxin.crypto.group import ELEMENT_BYTES
-from lianxin.crypto.histogram import count_multiplications, plan_groups
+from lianxin.crypto.histogram import BLOCK_ROWS, count_multiplications, plan_groups
+from lianxin.crypto.keyed_ciphertexts import KEY_TAG_BYTES
+from lianxin.crypto.query_commitment import COMMITMENT_BYTES
 from lianxin.federation import matching, wire
 from lianxin.federation.contract import RunContract
 from lianxin.federation.plan_calibration import Calibration
@@ -66,6 +68,10 @@ class Sizes:
         """The length of one ciphertext."""
         return (2 * self.contract.key_bits + 7) // 8
 
+    def ciphertexts(self, count: int) -> bytes:
+        """Return as many bytes as that many ciphertexts behind their key's tag take."""
+        return bytes(KEY_TAG_BYTES + self.ciphertext * count)
+
     @property
     def matched(self) -> int:
         """How many firms can match."""
@@ -78,8 +84,9 @@ class Sizes:
 
     @property
     def query_chunk(self) -> int:
-        """How many matching queries go into a chunk: an answer carries a group element, and under Paillier more."""
-        size = ELEMENT_BYTES if self.is_ecdh else self.ciphertext + ELEMENT_BYTES
+        """How many matching queries go into a chunk: each carries a commitment."""
+        query = ELEMENT_BYTES if self.is_ecdh else self.ciphertext
+        size = query + COMMITMENT_BYTES
         return max(1, self.contract.chunk_bytes // size)
 
     @property
@@ -169,8 +176,9 @@ def _matching(sizes: Sizes) -> Iterator[_Part]:
     queries, rows = matching.padded(contract.max_queries), matching.padded(sizes.firms)
     root = nonce = bytes(32)
     key = {} if sizes.is_ecdh else _key_bytes(sizes)
-    yield _one("matching.open", True, wire.BankOpening(nonce=nonce, padded_queries=queries, input_root=root, **key))
+    yield _one("matching.open", True, wire.BankOpening(nonce=nonce, padded_queries=queries, **key))
     yield _one("matching.open", False, wire.PlatformOpening(nonce=nonce, padded_rows=rows, input_root=root))
+    yield _one("matching.commit", True, wire.BankCommitment(query_root=root))
     yield _stream("matching.query", True, queries, sizes.query_chunk, _question(sizes))
     yield _stream("matching.query", False, queries, sizes.query_chunk, _answer(sizes))
     tag = psi_paillier.TAG_BYTES
@@ -178,24 +186,31 @@ def _matching(sizes: Sizes) -> Iterator[_Part]:
         "matching.compare", False, rows, contract.chunk_bytes // tag,
         lambda chunk, n: wire.PlatformTags(chunk=chunk, tags=bytes(tag * n), last=True),
     )  # fmt: skip
-    yield _one("matching.share", True, wire.BankMatches(positions=bytes(ROW_BYTES * sizes.matched)))
+    yield _stream(
+        "matching.share", True, sizes.matched, contract.chunk_bytes // ROW_BYTES,
+        lambda chunk, n: wire.BankMatches(chunk=chunk, positions=bytes(ROW_BYTES * n), last=True),
+    )  # fmt: skip
     yield _one("matching.share", False, wire.PlatformMatchesNoted(matched=sizes.matched))
 
 
 def _question(sizes: Sizes) -> _Build:
     if sizes.is_ecdh:
-        return lambda chunk, n: wire.BankBlindedElements(chunk=chunk, elements=bytes(ELEMENT_BYTES * n))
-    return lambda chunk, n: wire.BankQueries(chunk=chunk, ciphertexts=bytes(sizes.ciphertext * n))
+        return lambda chunk, n: wire.BankBlindedElements(
+            chunk=chunk, elements=bytes(ELEMENT_BYTES * n), commitments=bytes(COMMITMENT_BYTES * n)
+        )
+    return lambda chunk, n: wire.BankQueries(
+        chunk=chunk, ciphertexts=sizes.ciphertexts(n), commitments=bytes(COMMITMENT_BYTES * n)
+    )
 
 
 def _answer(sizes: Sizes) -> _Build:
     if sizes.is_ecdh:
         return lambda chunk, n: wire.PlatformEvaluatedElements(chunk=chunk, elements=bytes(ELEMENT_BYTES * n))
-    return lambda chunk, n: wire.PlatformAnswers(chunk=chunk, answers=bytes((sizes.ciphertext + ELEMENT_BYTES) * n))
+    return lambda chunk, n: wire.PlatformAnswers(chunk=chunk, answers=sizes.ciphertexts(n) + bytes(ELEMENT_BYTES * n))
 
 
 def _binning(sizes: Sizes) -> Iterator[_Part]:
-    contract, rows, size = sizes.contract, sizes.contract.max_rows, sizes.ciphertext
+    contract, rows, of = sizes.contract, sizes.contract.max_rows, sizes.ciphertexts
     yield _stream(
         "binning.rows", True, rows, contract.chunk_bytes // ROW_BYTES,
         lambda chunk, n: wire.TrainingRows(chunk=chunk, rows=bytes(ROW_BYTES * n), last=True),
@@ -205,26 +220,26 @@ def _binning(sizes: Sizes) -> Iterator[_Part]:
     yield _one("binning.keys", False, wire.TrainingKey(**_key_bytes(sizes)))
     yield _stream(
         "binning.count", True, rows, sizes.chunk_rows(1),
-        lambda chunk, n: wire.EncryptedLabels(chunk=chunk, ciphertexts=bytes(size * n)),
+        lambda chunk, n: wire.EncryptedLabels(chunk=chunk, ciphertexts=of(n)),
     )  # fmt: skip
     yield _stream("binning.count", False, sizes.features, sizes.features_a_chunk, _sums(sizes))
     yield _one("binning.count", True, wire.HistogramNoted(sound=True))
     yield _stream(
         "binning.masks", False, rows, sizes.chunk_rows(1),
-        lambda chunk, n: wire.MaskSet(chunk=chunk, ciphertexts=bytes(size * n)),
+        lambda chunk, n: wire.MaskSet(chunk=chunk, ciphertexts=of(n)),
     )  # fmt: skip
-    yield _one("binning.masks", True, wire.MaskSums(ciphertexts=bytes(size * sizes.own)))
+    yield _one("binning.masks", True, wire.MaskSums(ciphertexts=of(sizes.own)))
     total = (sizes.layouts.width_bits + 7) // 8
     yield _one("binning.masks", False, wire.MaskTotals(totals=bytes(total * sizes.own * sizes.layouts.masks.slots)))
 
 
 def _sums(sizes: Sizes) -> _Build:
-    bins, size = sizes.contract.max_bins, sizes.ciphertext
-    return lambda _chunk, n: wire.LabelHistogram(bins=[bins] * n, ciphertexts=bytes(size * bins * n), last=True)
+    bins, of = sizes.contract.max_bins, sizes.ciphertexts
+    return lambda _chunk, n: wire.LabelHistogram(bins=[bins] * n, ciphertexts=of(bins * n), last=True)
 
 
 def _round(sizes: Sizes) -> Iterator[_Part]:
-    rows, size = sizes.contract.max_rows, sizes.ciphertext
+    rows, of = sizes.contract.max_rows, sizes.ciphertexts
     live, widest = bytes((rows + 7) // 8), {"mean_steps": -MEAN_STEPS, "spread_steps": SPREAD_STEPS}
     for from_bank in (True, False):
         yield _one("round.rows", from_bank, wire.LiveRows(bitmap=live))
@@ -233,13 +248,13 @@ def _round(sizes: Sizes) -> Iterator[_Part]:
     chunk_rows = sizes.chunk_rows(2)
     yield _stream(
         "round.residuals", True, rows, chunk_rows,
-        lambda chunk, n: wire.ResidualShares(chunk=chunk, constants=bytes(size * n), slopes=bytes(size * n)),
+        lambda chunk, n: wire.ResidualShares(chunk=chunk, constants=of(n), slopes=of(n)),
     )  # fmt: skip
     yield _stream(
         "round.residuals", False, rows, chunk_rows,
-        lambda chunk, n: wire.MaskedResiduals(chunk=chunk, ciphertexts=bytes(size * sizes.packs(n))),
+        lambda chunk, n: wire.MaskedResiduals(chunk=chunk, ciphertexts=of(sizes.packs(n))),
     )  # fmt: skip
-    yield _one("round.gradient", False, wire.MaskedGradient(ciphertexts=bytes(size * sizes.features)))
+    yield _one("round.gradient", False, wire.MaskedGradient(ciphertexts=of(sizes.features)))
     yield _one("round.gradient", True, wire.RoundNoted(rows=rows))
 
 
@@ -275,7 +290,7 @@ def bank_work(sizes: Sizes, rounds: int) -> Counter[str]:
     work = Counter(
         generate_key=1, prove_key=1, check_key=1, textbook=sizes.own,
         encrypt=rows + 2 * rows * rounds, decrypt=cells + (packs + sizes.features) * rounds,
-        multiply=_histogram_multiplications(rows, sizes.chunk_rows(1), own_bins) + _owner_tables(contract),
+        multiply=_histogram_multiplications(rows, own_bins) + _owner_tables(contract),
         power_bit=WEIGHT_BITS * sum(own_bins),
     )  # fmt: skip
     if sizes.is_ecdh:
@@ -288,12 +303,11 @@ def platform_work(sizes: Sizes, rounds: int) -> Counter[str]:
     """Return how many of each priced operation the platform does with one bank, its own key's generation left out."""
     contract, rows = sizes.contract, sizes.contract.max_rows
     bins = [contract.max_bins] * sizes.features
-    chunk, packs = sizes.chunk_rows(2), sizes.packs(rows)
-    once = _histogram_multiplications(rows, sizes.chunk_rows(1), bins)
-    each = _histogram_multiplications(rows, chunk, bins) + 3 * rows
+    packs = sizes.packs(rows)
+    histogram = _histogram_multiplications(rows, bins)
     work = Counter(
         prove_key=1, check_key=1, encrypt=rows, decrypt=sizes.own,
-        multiply=once + each * rounds, power_bit=(POWER_BITS * rows + WEIGHT_BITS * sum(bins)) * rounds,
+        multiply=histogram + (histogram + 3 * rows) * rounds, power_bit=(POWER_BITS * rows + WEIGHT_BITS * sum(bins)) * rounds,
     )  # fmt: skip
     expected = rounds * (rows // sizes.layouts.residual.slots + len(bins))
     work += _randomisers(contract, sum(bins), sum(bins))
@@ -324,10 +338,10 @@ def _owner_tables(contract: RunContract) -> int:
     return 2 * (contract.key_bits // 2 // fixed_base.WINDOW_BITS << fixed_base.WINDOW_BITS) // 3
 
 
-def _histogram_multiplications(rows: int, chunk: int, bins: Sequence[int]) -> int:
+def _histogram_multiplications(rows: int, bins: Sequence[int]) -> int:
     if not bins:
         return 0
-    parts = [chunk] * (rows // chunk) + [rows % chunk] * (rows % chunk > 0)
+    parts = [BLOCK_ROWS] * (rows // BLOCK_ROWS) + [rows % BLOCK_ROWS] * (rows % BLOCK_ROWS > 0)
     cost = {size: count_multiplications(size, bins, plan_groups(size, bins)) for size in set(parts)}
     return sum(cost[size] for size in parts) + len(parts) * sum(bins)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from lianxin.crypto import paillier
 from lianxin.federation.contract import RunContract
 from lianxin.federation.scorecard import GRID, SIGNIFICANT_BITS
 
@@ -105,7 +106,16 @@ def not_protected(contract: RunContract) -> list[str]:
         "Wrong or invented data of a party's own is trained on as it is.",
         "Sizes, times and the order of messages are seen by whoever watches the network.",
     ]
-    return [*sentences, *_collusion(terms)]
+    return [*sentences, *_assumption(contract), *_collusion(terms)]
+
+
+def _assumption(contract: RunContract) -> Iterator[str]:
+    if contract.exponents == "short":
+        bits = paillier.short_exponent_bits(contract.key_bits)
+        yield (
+            f"Profile short_exponents: key owners encrypt with exponents of {bits} bits, which hides plaintexts only if "
+            "short powers cannot be told from full ones; full_exponents needs no such assumption and takes twice the time."
+        )
 
 
 def _collusion(terms: Terms) -> Iterator[str]:
@@ -159,12 +169,17 @@ def _matching(terms: Terms) -> Iterator[Learns]:
         if contract.matching == "ecdh"
         else "nothing: encryptions under a key of the bank's, bound to this run"
     )
+    yield Learns(
+        platform, "nothing: one root that binds the bank to all its queries before it sees an answer",
+        "matching.commit", NOTHING,
+    )  # fmt: skip
     yield Learns(platform, hidden, "matching.query", "answers wrongly without being noticed; " + REPLAY)
     yield Learns(
         bank,
         "one pseudo-random value for each firm that it asks about",
         "matching.query",
-        f"asks about any firm, with or without consent: up to {contract.max_queries} in a matching session",
+        f"asks about any firm, with or without consent: up to {contract.max_queries} in a matching session, all chosen "
+        "before the first answer and charged to one quota over its runs",
     )
     yield Learns(
         bank,

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from lianxin.crypto import packing, paillier
-from lianxin.crypto.histogram import encrypted_histogram
+from lianxin.crypto.histogram_stream import HistogramStream
+from lianxin.crypto.keyed_ciphertexts import decode_keyed, encode_keyed
 from lianxin.crypto.multiexp import combine_bins
 from lianxin.federation import scorecard, wire
 from lianxin.federation.binning import BankKeys, Columns, Work, evaluator_randomiser, mask_of
@@ -134,20 +135,18 @@ def _bank_residuals(
 ) -> Role[None]:
     work, public, layout = turn.work, turn.keys.secret_key.public, turn.work.layouts.residual
     size, rows = work.chunk_rows(2), len(turn.labels)
-    inputs = sha256(b"".join(c.to_bytes(16, "big", signed=True) for c in constants)).digest()
-    drbg = work.drbg.child("residuals", turn.attempt, inputs, encode_bitmap(active))
 
     def make(chunk: int) -> Any:
         chosen = [i for i in range(chunk * size, min(rows, (chunk + 1) * size)) if active[i]]
         shifted = [[values[i] << layout.shift(i) for i in chosen] for values in (constants, slopes)]
-        encrypted = turn.keys.encryptor.encrypt_many(shifted[0] + shifted[1], drbg.child(chunk), work.executor)
+        encrypted = turn.keys.encrypt_many(shifted[0] + shifted[1])
         parts = [
-            paillier.encode_ciphertexts(public, part) for part in (encrypted[: len(chosen)], encrypted[len(chosen) :])
+            encode_keyed(public, part) for part in (encrypted[: len(chosen)], encrypted[len(chosen) :])
         ]
         return wire.ResidualShares(chunk=chunk, constants=parts[0], slopes=parts[1])
 
     def take(chunk: int, answer: Any) -> None:
-        packs = paillier.decode_ciphertexts(public, answer.ciphertexts)
+        packs = decode_keyed(public, answer.ciphertexts)
         first, end = chunk * size, min(rows, (chunk + 1) * size)
         if len(packs) != -(-(end - first) // layout.slots):
             raise PeerError("masked residuals came in another number of packs than rows need", "B03")
@@ -164,7 +163,7 @@ def _bank_residuals(
 
 def _slot_sums(turn: BankTurn, data: bytes) -> list[int]:
     layout = turn.work.layouts.residual
-    ciphertexts = paillier.decode_ciphertexts(turn.keys.secret_key.public, data)
+    ciphertexts = decode_keyed(turn.keys.secret_key.public, data)
     contract = turn.work.contract
     if not 1 <= len(ciphertexts) <= len(contract.fields_of(contract.platform, "feature")):
         raise PeerError("the platform asks for more gradient sums than it has features", "B03")
@@ -201,7 +200,7 @@ def platform_round_role(turn: PlatformTurn) -> Role[PlatformOutcome]:
     randomiser = evaluator_randomiser(work, turn.public, len(turn.features.bins))
     sums = yield from _platform_residuals(turn, active, polynomial, randomiser)
     masked, masks = _masked_gradient(turn, sums, randomiser)
-    data = paillier.encode_ciphertexts(turn.public, masked)
+    data = encode_keyed(turn.public, masked)
     yield Send(wire.MaskedGradient(ciphertexts=data), "round.gradient", work.rights)
     yield Receive("round.gradient", (wire.RoundNoted,))
     return PlatformOutcome(masks, active)
@@ -217,29 +216,26 @@ def _platform_residuals(
     work, public, rows = turn.work, turn.public, len(turn.live)
     size, fixed = work.chunk_rows(2), scorecard.fixed_scores(turn.scores)
     squares = scorecard.square_terms(polynomial, fixed)
-    sums = [[1] * count for count in turn.features.bins]
+    sums = HistogramStream(public, turn.features.bins, work.executor)
     for chunk in range(-(-rows // size)):
         message = yield Receive("round.residuals", (wire.ResidualShares,))
         check_chunk(message.chunk, chunk)
         chosen = [i for i in range(chunk * size, min(rows, (chunk + 1) * size)) if active[i]]
         residuals = _residuals(turn, message, chosen, fixed, squares)
         codes = [[column[i] for i in chosen] for column in turn.features.codes]
-        more = encrypted_histogram(public, residuals, codes, turn.features.bins, work.executor)
-        sums = [
-            [paillier.add(public, a, b) for a, b in zip(s, m, strict=True)] for s, m in zip(sums, more, strict=True)
-        ]
+        sums.add(residuals, codes)
         packs = _masked_packs(turn, chunk, dict(zip(chosen, residuals, strict=True)), randomiser, message)
-        data = paillier.encode_ciphertexts(public, packs)
+        data = encode_keyed(public, packs)
         yield Send(wire.MaskedResiduals(chunk=chunk, ciphertexts=data), "round.residuals", work.rights)
-    return sums
+    return sums.totals()
 
 
 def _residuals(
     turn: PlatformTurn, message: Any, chosen: Sequence[int], fixed: Sequence[int], squares: Sequence[int]
 ) -> list[int]:
     public, layout = turn.public, turn.work.layouts.residual
-    constants = paillier.decode_ciphertexts(public, message.constants)
-    slopes = paillier.decode_ciphertexts(public, message.slopes)
+    constants = decode_keyed(public, message.constants)
+    slopes = decode_keyed(public, message.slopes)
     if len(constants) != len(chosen) or len(slopes) != len(chosen):
         raise PeerError("residual shares came for another number of rows than are live", "B03")
     residuals = []

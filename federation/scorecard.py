@@ -7,17 +7,22 @@ bilinear in what each side knows:
 
 Scales: WOE at 2^12, z at 2^16, the slope bracket at 2^40, residuals at 2^56. |z_A|, |z_B| <= 16 by local clipping;
 a public shift s = 2^20 keeps the exponent z_A + s non-negative, and B folds -s·slope into its constant.
+
+Slots are as wide as interval arithmetic over the contract's bounds says: rows, banks, slots, the clipping of scores and
+weights, the scales, and the largest coefficients of the public table (a test walks all of it). `plan_layouts` gives a
+layout only together with the proof that no packed value overflows, from single residuals to the sum over all banks.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lianxin.crypto.packing import SlotLayout, centre, plan_layout
+from lianxin.crypto.intervals import Interval, around, exactly, signed, unsigned
+from lianxin.crypto.packing import FREE_BITS, ProvedRange, SlotLayout, centre, plan_layout, prove_fits, prove_within
 from lianxin.federation.contract import RunContract
 
 WOE_BITS = 12
@@ -28,12 +33,19 @@ GRADIENT_BITS = RESIDUAL_BITS + WOE_BITS
 SCORE_LIMIT = 16.0
 WOE_LIMIT = 6
 SHIFT = 1 << (SCORE_BITS + 4)
+EXPONENT_BITS = SCORE_BITS + 5
 GRID = 0.25
 SPREAD_STEPS = 32
 MEAN_STEPS = int(2 * SCORE_LIMIT / GRID)
 RESIDUAL_LIMIT = 64
 SIGNIFICANT_BITS = 24
 WEIGHT_GRID = 2.0**-24
+LABEL_SHIFT, TAG_SHIFT, TAG_BITS = 32, 64, 40
+COUNT_BITS = 64
+COEFFICIENT_BITS = 10
+COEFFICIENT_LIMITS = (1024, 295, 47)  # of |a0|, |a1|, |a2| over the public grid, at 2^10
+_MASK_WEIGHT_BITS = 15
+_DOUBLE_NOISE = 1 << 12  # of a bracket at 2^56: doubles below 32 are 2^-48 apart, and few operations round
 _FLOOR_WEIGHT = 0.01
 _POINTS = 161
 
@@ -43,11 +55,12 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Layouts:
     """The slots of a run. `residual` packs gradient terms under a bank's key, `masks` the masks of all attempts under
-    the platform's; `rounding_bits` low bits of every returned total are dropped."""
+    the platform's; `rounding_bits` low bits of every returned total are dropped. `proof` shows that nothing overflows."""
 
     residual: SlotLayout
     masks: SlotLayout
     rounding_bits: int
+    proof: tuple[ProvedRange, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def width_bits(self) -> int:
@@ -57,12 +70,95 @@ class Layouts:
 
 def plan_layouts(contract: RunContract) -> Layouts:
     """Return the layouts that the contract's sizes prove free of overflow. Raises PackingOverflow if none fits."""
-    rows = contract.max_rows * len(contract.banks)
-    bound = rows * (WOE_LIMIT << WOE_BITS) * (RESIDUAL_LIMIT << RESIDUAL_BITS)
-    residual = plan_layout(bound, contract.key_bits)
-    mask_width = residual.width_bits + (contract.max_rows << 15).bit_length() + 1
-    masks = SlotLayout(mask_width, min(contract.attempts, (contract.key_bits - 64) // mask_width), contract.key_bits)
-    return Layouts(residual, masks, max(0, bound.bit_length() - SIGNIFICANT_BITS))
+    gradient = gradient_range(contract.max_rows).total(len(contract.banks))
+    residual = plan_layout(gradient.magnitude, contract.key_bits)
+    mask_sums = mask_sum_range(contract.max_rows, residual.width_bits)
+    width = mask_sums.signed_bits
+    masks = SlotLayout(width, min(contract.attempts, (contract.key_bits - FREE_BITS) // width), contract.key_bits)
+    rounding_bits = max(0, gradient.magnitude.bit_length() - SIGNIFICANT_BITS)
+    return Layouts(residual, masks, rounding_bits, _prove(contract, residual, masks, mask_sums, rounding_bits))
+
+
+def _prove(
+    contract: RunContract, residual: SlotLayout, masks: SlotLayout, mask_sums: Interval, rounding_bits: int
+) -> tuple[ProvedRange, ...]:
+    row = residual_ranges()
+    totals = total_ranges(contract.max_rows, len(contract.banks), residual.slots, rounding_bits)
+    limit = signed((RESIDUAL_LIMIT << RESIDUAL_BITS).bit_length())
+    return (
+        prove_within("exponent, score and shift", exponent_range(), unsigned(EXPONENT_BITS)),
+        prove_within("residual under its limit", row["residual"], limit),
+        *prove_fits(residual, {**row, **totals}),
+        *prove_fits(masks, {"sum of masks": mask_sums}),
+        *_prove_counts(contract),
+    )
+
+
+def exponent_range() -> Interval:
+    """Return the range of z_A + s at 2^16, the exponent of one row: positive."""
+    return around(SHIFT - 1) + exactly(SHIFT)
+
+
+def residual_ranges() -> dict[str, Interval]:
+    """Return, by name in the order of a round's steps, the range of what is computed for one row.
+
+    The residual's range is that of bracket + slope·z_A + a2·z_A²: the shift cancels, and each coefficient counts alone.
+    """
+    z, fixed = around(int(SCORE_LIMIT)), around(SHIFT - 1)
+    a0, a1, a2 = map(around, COEFFICIENT_LIMITS)
+    slope = (a1 + (a2 * z).scale(2) << SLOPE_BITS - COEFFICIENT_BITS) + around(1)
+    label = unsigned(1) << RESIDUAL_BITS
+    bracket = (a0 + a1 * z + a2 * z.square() << RESIDUAL_BITS - COEFFICIENT_BITS) - label + around(_DOUBLE_NOISE)
+    factor = (a2 << RESIDUAL_BITS - 2 * SCORE_BITS - COEFFICIENT_BITS) + around(1)
+    square = factor * fixed.square()
+    return {
+        "slope": slope,
+        "constant less shifted slope": bracket - slope.scale(SHIFT),
+        "slope times exponent": slope * exponent_range(),
+        "square term": square,
+        "residual": bracket + slope * fixed + square,
+    }
+
+
+def gradient_range(rows: int) -> Interval:
+    """Return the range of Σ WOE·residual over at most `rows` rows of one bank, at 2^68, under the declared limits."""
+    term = around(WOE_LIMIT << WOE_BITS) * around(RESIDUAL_LIMIT << RESIDUAL_BITS)
+    return term.total_at_most(rows)
+
+
+def total_ranges(rows: int, banks: int, slots: int, rounding_bits: int) -> dict[str, Interval]:
+    """Return, by name, the range of every total mod 2^W as it is read: with the carry of each slot and the rounding."""
+    carry, rounding, weight = around(1), around((1 << rounding_bits) >> 1), around(WOE_LIMIT << WOE_BITS)
+    one = gradient_range(rows)
+    answered = one + carry.total(slots) + rounding
+    corrected = one + (weight * carry).total_at_most(rows) + carry + rounding
+    return {
+        "a bank's sum for the platform": answered,
+        "the platform's gradient": answered.total(banks),
+        "a bank's own gradient": corrected,
+    }
+
+
+def mask_sum_range(rows: int, width_bits: int) -> Interval:
+    """Return the range of Σ weight·mask over at most `rows` rows: weights within ±2^15, masks in [0, 2^W]."""
+    return (around(1 << _MASK_WEIGHT_BITS) * Interval(0, 1 << width_bits)).total_at_most(rows)
+
+
+def _prove_counts(contract: RunContract) -> tuple[ProvedRange, ...]:
+    """Prove the fields of the label counts (protocols.md, section 4): rows, bads, masked tags, and their sum over banks.
+
+    n has its top bit set, so that a plaintext of key_bits - 1 bits never wraps around it.
+    """
+    rows = unsigned(1).total_at_most(contract.max_rows)
+    hidden = unsigned(contract.key_bits - TAG_SHIFT - 2)
+    tags = unsigned(TAG_BITS).total_at_most(contract.max_rows) + hidden
+    plaintext = rows + (rows << LABEL_SHIFT) + (tags << TAG_SHIFT)
+    return (
+        prove_within("rows of a bin", rows, unsigned(LABEL_SHIFT)),
+        prove_within("bads of a bin", rows, unsigned(TAG_SHIFT - LABEL_SHIFT)),
+        prove_within("label counts under their mask", plaintext, unsigned(contract.key_bits - 1)),
+        prove_within("counts over all banks", rows.total(len(contract.banks)), unsigned(COUNT_BITS)),
+    )
 
 
 def grid_steps(mean: float, spread: float) -> tuple[int, int]:

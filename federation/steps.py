@@ -25,6 +25,7 @@ STEPS: Mapping[str, Step] = {
     "contract.close": _step("contracts", "RunStatus", "RunClosed"),
     "learning.exchange": _step("learning", "LearningMessage"),
     "matching.open": _step("matching", "BankOpening", "PlatformOpening"),
+    "matching.commit": _step("matching", "BankCommitment"),
     "matching.query": _step(
         "matching", "BankQueries", "PlatformAnswers", "BankBlindedElements", "PlatformEvaluatedElements"
     ),

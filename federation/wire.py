@@ -28,6 +28,7 @@ from lianxin.proto.contract_pb2 import Approval, Proposal, Refusal, RunClosed, R
 from lianxin.proto.learning_pb2 import LearningMessage, NamedArray, NamedNumber, NamedText
 from lianxin.proto.matching_pb2 import (
     BankBlindedElements,
+    BankCommitment,
     BankMatches,
     BankOpening,
     BankQueries,
@@ -62,6 +63,7 @@ __all__ = [
     "MESSAGES",
     "Approval",
     "BankBlindedElements",
+    "BankCommitment",
     "BankMatches",
     "BankOpening",
     "BankQueries",

@@ -11,7 +11,7 @@ from typing import Any
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError, PackingOverflow
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
-from lianxin.federation.contract import RunContract, parse_contract
+from lianxin.federation.contract import VERSION, RunContract, parse_contract
 from lianxin.federation.errors import InputFault, PeerError
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
@@ -25,7 +25,7 @@ FORMS = {
     "ks_joint": "AGGREGATE",
 }  # fmt: skip
 _FROM_RUN = (
-    "run", "proposer", "purpose", "matching", "model", "on_loss", "key_bits", "rounds", "spare_attempts", "min_rows",
+    "run", "proposer", "purpose", "matching", "model", "on_loss", "profile", "key_bits", "rounds", "spare_attempts", "min_rows",
     "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_rows", "max_bins",
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
 )  # fmt: skip
@@ -49,7 +49,7 @@ def draft_contract(config: RunConfig, identity: Identity, catalogue_digest: str,
         _party(bank, "bank", identity.peers[bank].uri, identity.peers[bank].node_key) for bank in sorted(config.banks)
     ]
     record = {name: getattr(config, name) for name in _FROM_RUN} | {
-        "type": "run-contract", "version": 1, "platform": identity.party, "parties": parties,
+        "type": "run-contract", "version": VERSION, "platform": identity.party, "parties": parties,
         "fields": _fields(config, identity.party), "forms": dict(FORMS), "alignment": "shared",
         "catalogues": {party["party"]: catalogue_digest for party in parties}, "created_at": now,
         "expires_at": after(now, config.days),
@@ -119,6 +119,7 @@ def judge_by_policy(contract: RunContract, policy: PolicySection, party: str) ->
         "P04": (contract.key_bits >= policy.min_key_bits, "a smaller key than the policy allows"),
         "P05": (contract.min_rows >= policy.min_rows, "a smaller minimum of rows than the policy allows"),
         "P06": (policy.fields is None or asked <= set(policy.fields), "a field that the policy does not list"),
+        "P07": (contract.profile in policy.profiles, "an encryption profile that the policy does not list"),
     }
     return next((Verdict(rule, reason) for rule, (holds, reason) in limits.items() if not holds), Verdict("", ""))
 

@@ -257,7 +257,7 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         name = f"learning/{self.node.party}"
         try:
-            channel = self.link.open(name, self.contract.run)
+            channel = self.work.filler.watch(self.link.open(name, self.contract.run))
             session = self.node.session(self.contract, channel, name)
             session.follows = True
             patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
@@ -271,6 +271,7 @@ class _Worker(threading.Thread):
                 )
                 channel.finish()
             finally:
+                self.work.filler.stop()
                 channel.close()
         except LianxinError as failure:
             self.failure = failure

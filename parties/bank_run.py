@@ -8,26 +8,32 @@ anew in every round.
 import json
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lianxin.crypto import canonical, paillier
 from lianxin.crypto.blocks import share_processors
+from lianxin.crypto.pool import RandomiserPool
+from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.signing import sign_record
 from lianxin.federation import apps, binning, evaluation, matching, regression, rounds, scorecard, streams
 from lianxin.federation.binning import BankKeys, Columns, Work
 from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import GateRefused, PeerError, RunStopped
+from lianxin.federation.errors import GateRefused, LianxinError, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Role, converse
 from lianxin.federation.star import COUNT_BITS, BankStar, MaskAgreement, design_of, round_label
 from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
+from lianxin.parties.idle import IdleFiller
 from lianxin.parties.node import Node
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply, read_agreement
+
+POOL_CAPACITY = 65_536  # 36 MB at 2048 bits
 
 
 class BankRun:
@@ -44,11 +50,13 @@ class BankRun:
         self.specs: dict[str, coding.BinSpec] = {}
         self.star: BankStar | None = None
         self.keys: BankKeys | None = None
+        self._key_fault: LianxinError | None = None
         seed = self.drbg.child_seed("agreement")
         self.agreement = MaskAgreement(node.party, contract.run, seed)
         self.rights: tuple[Provenance, ...] = ()
         self.finished = False
         self.result: dict[str, Any] = {}
+        self.filler = IdleFiller()
         self._round = 0
         self._banks_left = list(contract.banks)
         self._done: set[str] = set()
@@ -65,7 +73,7 @@ class BankRun:
         return self._talk_all([role], conversation, round_number)[0]
 
     def _talk_all(self, roles: Sequence[Role[Any]], conversation: str, round_number: int = 0) -> list[Any]:
-        channel = self.link.open(conversation, self.contract.run)
+        channel = self.filler.watch(self.link.open(conversation, self.contract.run))
         session = self.node.session(self.contract, channel, conversation, round_number)
         try:
             results = [converse(role, session, self.contract.step_deadline_s) for role in roles]
@@ -101,8 +109,7 @@ class BankRun:
         self.features = [feature for feature in self.features if feature in released.columns]
         secret_key = None
         if contract.matching == "paillier":
-            drbg = self.drbg.child("matching-key")
-            secret_key = paillier.generate_secret_key(contract.key_bits, name, matching.PURPOSE, contract.run, drbg)
+            secret_key = self._key_of(matching.PURPOSE, self.drbg.child("matching-key"))
         self._prepare_key()
         self.node.say("matching")
         side = matching.Side(contract, name, released, self.drbg.child("matching"), self.node.executor)
@@ -119,17 +126,33 @@ class BankRun:
 
     def _prepare_key(self) -> None:
         """Make the training key while matching waits for the platform; a key serves one purpose, so it is another one."""
-        contract, drbg = self.contract, self.drbg.child("training-key")
+        drbg = self.drbg.child("training-key")
 
         def make() -> None:
             share_processors()
-            key = paillier.generate_secret_key(
-                contract.key_bits, self.node.party, binning.LABEL_PURPOSE, contract.run, drbg
-            )
-            self.keys = BankKeys(key)
+            try:
+                key = self._key_of(binning.LABEL_PURPOSE, drbg)
+            except LianxinError as fault:
+                self._key_fault = fault
+                return
+            self.keys = BankKeys(key, self._pool(key))
+            self.filler.start(self.keys.pool)
 
         self._maker = threading.Thread(target=make, daemon=True)
         self._maker.start()
+
+    def _key_of(self, purpose: str, drbg: Drbg) -> paillier.SecretKey:
+        bits, party, run = self.contract.key_bits, self.node.party, self.contract.run
+        return self.node.paillier_key(
+            purpose, run, bits, lambda: paillier.generate_secret_key(bits, party, purpose, run, drbg)
+        )
+
+    def _pool(self, key: paillier.SecretKey) -> RandomiserPool:
+        """Return the training key's pool; its places are reserved in the store, so that none serves twice."""
+        source = paillier.OwnerEncryptor(key, self.contract.exponents)
+        seed = self.drbg.child_seed("randomiser-pool", key.public.key_id)
+        reserve = partial(self.node.store.reserve, f"pool/{key.public.key_id}")
+        return RandomiserPool(source, seed, reserve, POOL_CAPACITY, self.node.executor)
 
     def _send_training_rows(self, right: Provenance) -> None:
         place = {firm: row for row, firm in enumerate(self.firms)}
@@ -161,10 +184,11 @@ class BankRun:
         star = self._fit_own(released)
         self._maker.join(self.contract.step_deadline_s)
         if self.keys is None:
-            raise RunStopped(
+            raise self._key_fault or RunStopped(
                 f"the training key was not ready within {self.contract.step_deadline_s} s; raise step_deadline_s"
             )
         work, labels = self._work(), star.labels
+        self.keys.pool.planned = len(labels) * (1 + 2 * self.contract.rounds)
         counts, star.corrections = self._count_and_masks(work, labels, star)
         self.star = star
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]

@@ -44,17 +44,21 @@ def network_init(
     Example: lianxin network init net --platform platform-qh --bank bank-a --bank bank-b
     """
     from lianxin.parties.clock import SystemClock
+    from lianxin.parties.config import KEY_FILE
     from lianxin.parties.identity import make_network
+    from lianxin.parties.keys import make_key_file
     from lianxin.parties.node import SUBJECT_KEY_FILE, write_subject_key
 
     make_network(folder, platform_id, banks, None, SystemClock(), days, {platform_id: address})
     for party in [platform_id, *banks]:
         write_subject_key(folder / party / SUBJECT_KEY_FILE, system_seed())
+        make_key_file(folder / party / KEY_FILE)
         typer.echo(f"{folder / party}")
 
 
 def _init(path: Path, settings: Mapping[str, Any]) -> None:
-    from lianxin.parties.config import load_node
+    from lianxin.parties.config import KEY_FILE, load_node
+    from lianxin.parties.keys import make_key_file
 
     if path.exists():
         raise InputFault(f"{path} exists already; remove it or choose another name")
@@ -62,7 +66,8 @@ def _init(path: Path, settings: Mapping[str, Any]) -> None:
     draft = path.with_name(path.name + ".new")
     draft.write_text(tomli_w.dumps(dict(settings)))
     try:
-        load_node(draft)
+        if (identity := load_node(draft).identity).is_dir():
+            make_key_file(identity / KEY_FILE)
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -298,7 +303,8 @@ def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
     sums = f"rows {contract['min_rows']}, bads {contract['min_bads']}, goods {contract['min_goods']}"
     return [
         f"{contract['run']} waits: proposed by {contract['proposer']} of {contract['platform']}",
-        f"  purpose {contract['purpose']}, {contract['matching']} matching, {contract['key_bits']}-bit keys",
+        f"  purpose {contract['purpose']}, {contract['matching']} matching",
+        f"  {contract['key_bits']}-bit keys, {contract['profile']}",
         f"  asks of {party}: {', '.join(asked)}",
         f"  {contract['rounds']} rounds, until {contract['expires_at']}",
         f"  least sizes: {sums}; when a bank is lost: {contract['on_loss']}",
@@ -331,6 +337,28 @@ def platform_status(config: Config, as_json: AsJson = False) -> None:
     Example: lianxin platform status platform.toml --json
     """
     _show_status(_config(config, "platform"), as_json)
+
+
+@platform.command("keys")
+def platform_keys(config: Config, as_json: AsJson = False) -> None:
+    """List the platform's saved Paillier keys: owner, purpose, run, bits, key id, protection; nothing secret.
+
+    Example: lianxin platform keys platform.toml
+    """
+    from lianxin.parties.keys import list_keys
+
+    typer.echo(list_keys(_config(config, "platform").state, as_json))
+
+
+@bank.command("keys")
+def bank_keys(config: Config, as_json: AsJson = False) -> None:
+    """List a bank's saved Paillier keys: owner, purpose, run, bits, key id, protection; nothing secret.
+
+    Example: lianxin bank keys a.toml --json
+    """
+    from lianxin.parties.keys import list_keys
+
+    typer.echo(list_keys(_config(config, "bank").state, as_json))
 
 
 @bank.command("status")

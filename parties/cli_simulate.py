@@ -20,21 +20,24 @@ Rounds = Annotated[int, typer.Option(min=1, max=15, help="Rounds of the scorecar
 KeyBits = Annotated[int, typer.Option("--key-bits", help="Bits of every Paillier modulus; 2048 is the floor.")]
 Workers = Annotated[int, typer.Option(min=0, max=64, help="Processes for the heavy kernels; the result is the same.")]
 Matching = Annotated[str, typer.Option(help="paillier or ecdh.")]
+Profile = Annotated[str, typer.Option(help="full_exponents, or short_exponents: faster under one assumption more.")]
 Nodes = Annotated[str, typer.Option(help="memory: all nodes in this process; processes: each its own, on gRPC.")]
 ConsentRate = Annotated[float, typer.Option("--consent-rate", help="The share of firms that consent.")]
 CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", help="A catalogue in place of the generated one.")]
 _STAGES = ("approved", "matched", "query.match", "counted", "query.count", "train", "evaluate")
 
 
-def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, **more: Any) -> Any:
-    from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS
+def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, profile: str, **more: Any) -> Any:
+    from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS, PROFILES
     from lianxin.simulations.layout import Terms
 
     if matching not in MATCHING_PROTOCOLS:
         raise InputFault(f"matching is {' or '.join(MATCHING_PROTOCOLS)}; hashing ids is no protection and not offered")
     if not MINIMUM_KEY_BITS <= key_bits <= 8192 or key_bits % 2:
         raise InputFault(f"--key-bits is an even number from {MINIMUM_KEY_BITS} to 8192")
-    return Terms(seed=seed, matching=matching, key_bits=key_bits, rounds=rounds, workers=workers, **more)
+    if profile not in PROFILES:
+        raise InputFault(f"--profile is {' or '.join(PROFILES)}")
+    return Terms(seed, matching, profile=profile, key_bits=key_bits, rounds=rounds, workers=workers, **more)
 
 
 def _folder(out: Path | None) -> Path:
@@ -51,7 +54,7 @@ def province(
     banks: Annotated[int, typer.Option(min=1, max=20, help="Banks.")] = 3,
     loans: Annotated[int, typer.Option(min=100, help="Loans of each bank.")] = 1000,
     nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
-    workers: Workers = 2, seed: Seed = 1, as_json: AsJson = False,
+    workers: Workers = 2, seed: Seed = 1, profile: Profile = "full_exponents", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """A made-up province: firms with public records, banks with loans, and a true gain from joining.
 
@@ -62,8 +65,8 @@ def province(
     from lianxin.simulations.world import make_province
 
     terms = _terms(
-        seed, matching, key_bits, rounds, workers, consent_permille=900, outsider_permille=40, compute_only_permille=20,
-        revoked_firms=1,
+        seed, matching, key_bits, rounds, workers, profile, consent_permille=900, outsider_permille=40,
+        compute_only_permille=20, revoked_firms=1,
     )  # fmt: skip
     folder = _folder(out)
     world = make_province(seed, folder / "tables", firms, banks, loans)
@@ -77,7 +80,7 @@ def sba(
     out: Out = None, banks: Annotated[int, typer.Option(min=1, max=20, help="How many of the largest banks.")] = 3,
     nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
     workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0, catalogue: CatalogueFile = None,
-    as_json: AsJson = False,
+    profile: Profile = "full_exponents", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Real small-firm loans of the U.S. Small Business Administration, as a platform and its largest banks.
 
@@ -87,7 +90,7 @@ def sba(
     from lianxin.simulations.sba import map_sba
 
     share = round_share(consent_rate)
-    terms = _terms(seed, matching, key_bits, rounds, workers, consent_permille=share)
+    terms = _terms(seed, matching, key_bits, rounds, workers, profile, consent_permille=share)
     folder = _folder(out)
     inputs = map_sba(data, folder / "tables", banks)
     notes = [
@@ -109,7 +112,7 @@ def files(
     model: Annotated[str, typer.Option(help="scorecard.")] = "scorecard",
     out: Out = None, nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048,
     rounds: Rounds = 6, workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0,
-    catalogue: CatalogueFile = None, as_json: AsJson = False,
+    catalogue: CatalogueFile = None, profile: Profile = "full_exponents", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Your own two or more tables.
 
@@ -122,7 +125,7 @@ def files(
     if model not in MODELS:
         raise InputFault(f"model is {' or '.join(MODELS)}; {model} is not built yet")
     share = round_share(consent_rate)
-    terms = _terms(seed, matching, key_bits, rounds, workers, consent_permille=share)
+    terms = _terms(seed, matching, key_bits, rounds, workers, profile, consent_permille=share)
     inputs = check_inputs(platform, bank, id_column, label, split, loan_id)
     chosen = choose_catalogue(inputs, catalogue, False)
     _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})

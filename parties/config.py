@@ -45,6 +45,24 @@ class PolicySection(_Section):
     min_key_bits: int = MINIMUM_KEY_BITS
     min_rows: int = 50
     fields: list[str] | None = None
+    profiles: list[str] = ["full_exponents"]
+
+
+class QuotaSection(_Section):
+    """How many padded matching queries a platform answers a bank in a rolling window, over all runs."""
+
+    queries: int = Field(default=1_000_000, ge=64)
+    days: int = Field(default=30, ge=1, le=3650)
+
+
+KEY_FILE = "keys.key"
+
+
+class KeysSection(_Section):
+    """What a node's saved keys are encrypted under: exactly one of a key file and a file with a passphrase."""
+
+    key_file: Path | None = None
+    passphrase_file: Path | None = None
 
 
 class SimulationSection(_Section):
@@ -68,6 +86,8 @@ class NodeConfig(_Section):
     workers: int = Field(default=0, ge=0, le=64)
     data: DataSection
     policy: PolicySection | None = None
+    quota: QuotaSection = QuotaSection()
+    keys: KeysSection | None = None
     simulation: SimulationSection | None = None
 
 
@@ -90,6 +110,7 @@ class RunConfig(_Section):
     banks: dict[str, BankTerms]
     matching: Literal["paillier", "ecdh"] = "paillier"
     model: Literal["scorecard"] = "scorecard"
+    profile: Literal["full_exponents", "short_exponents"] = "full_exponents"
     key_bits: int = 3072
     rounds: int = 6
     spare_attempts: int = 3
@@ -123,10 +144,15 @@ def load_node(path: Path) -> NodeConfig:
         raise InputFault(f"{path}: a bank needs platform_address and data.label")
     if (config.data.consents is None) != (config.data.firm_keys is None):
         raise InputFault(f"{path}: data.consents and data.firm_keys go together; give both or neither")
+    if config.keys is not None and (config.keys.key_file is None) == (config.keys.passphrase_file is None):
+        raise InputFault(f"{path}: keys: give exactly one of key_file and passphrase_file, a path each")
     base = path.resolve().parent
     paths = {name: base / value for name, value in vars(config.data).items() if isinstance(value, Path)}
     data = config.data.model_copy(update=paths)
     places: dict[str, Any] = {"identity": base / config.identity, "state": base / config.state, "data": data}
+    if config.keys is not None:
+        named = {name: base / value for name, value in vars(config.keys).items() if value is not None}
+        places["keys"] = config.keys.model_copy(update=named)
     if config.simulation is not None:
         due = [(after, base / path) for after, path in config.simulation.revocations]
         places["simulation"] = config.simulation.model_copy(update={"revocations": due})

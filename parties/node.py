@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError
+from lianxin.crypto.paillier import SecretKey
 from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed, system_seed
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
@@ -35,6 +36,7 @@ from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent import ConsentRegister, decode_signed
 from lianxin.parties.decision import Catalogue
 from lianxin.parties.identity import Identity, load_identity
+from lianxin.parties.keys import KeyStore, load_protection
 from lianxin.parties.ledger import CATALOGUE_SETTING, Ledger, Witness
 from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
@@ -57,6 +59,7 @@ class Node:
     catalogue: Catalogue
     clock: Clock
     trace: LedgerTrace
+    keys: KeyStore
     executor: Executor | None = None
     lock: IO[bytes] | None = None
     _events: list[tuple[float, str]] = field(default_factory=list)
@@ -77,19 +80,24 @@ class Node:
     def run_seed(self, run: str) -> bytes:
         """Return the secret seed of a run at this node, made and kept at its first use."""
         key = f"seed/{run}"
-        seed = self.store.setting(key)
-        if seed is None:
-            simulation = self.config.simulation
-            seed = derive_seed(simulated_seed(simulation.seed), self.party, run) if simulation else system_seed()
-            self.store.put_setting(key, seed)
-            commitment = hashlib.sha256(b"lianxin/seed\x00" + seed).hexdigest()
-            leaf = {"kind": "contract", "run": run, "event": "seed-committed", "rule": "", "contract_hash": commitment}
-            self.ledger.append(leaf)
+        kept = self.store.setting(key)
+        if kept is not None:
+            return self.keys.open_seed(kept, run)
+        simulation = self.config.simulation
+        seed = derive_seed(simulated_seed(simulation.seed), self.party, run) if simulation else system_seed()
+        self.store.put_setting(key, self.keys.seal_seed(seed, run))
+        commitment = hashlib.sha256(b"lianxin/seed\x00" + seed).hexdigest()
+        leaf = {"kind": "contract", "run": run, "event": "seed-committed", "rule": "", "contract_hash": commitment}
+        self.ledger.append(leaf)
         return seed
 
     def run_drbg(self, run: str) -> Drbg:
         """Return the root generator of a run at this node."""
         return Drbg(self.run_seed(run))
+
+    def paillier_key(self, purpose: str, run: str, bits: int, make: Callable[[], SecretKey]) -> SecretKey:
+        """Return this node's Paillier key of one purpose and run: the saved one, or a new one that is saved first."""
+        return self.keys.paillier_key(purpose, run, bits, make)
 
     def run_folder(self, run: str) -> Path:
         """Return the folder of one run under the state folder, made if needed."""
@@ -174,6 +182,7 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
         raise InputFault(
             f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s"
         )
+    protection = load_protection(config)
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock: Clock = SimulatedClock(config.simulation.clock) if config.simulation else SystemClock()
     lock = _lock(config.state)
@@ -189,7 +198,8 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
         else system_seed()
     )
     boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt))
-    node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger))
+    keys = KeyStore(config.state, identity.party, protection)
+    node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys)
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
     node.executor, node.lock = make_executor(config.workers), lock
     _import_consents(node)

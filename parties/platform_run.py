@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from lianxin.federation import apps, binning, matching, rounds, scorecard, strea
 from lianxin.federation.binning import Columns, Work
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import GateRefused, PeerError, RunStopped
+from lianxin.federation.errors import GateRefused, LianxinError, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Session, converse
 from lianxin.federation.star import BankTable, PlatformStar
@@ -29,6 +30,7 @@ from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.field_selection import usable_features
 from lianxin.parties.node import Node
+from lianxin.parties.quota import QueryQuota
 from lianxin.parties.records import FirmTable
 from lianxin.parties.replies import Reply, arrays_named, counts_of, read_agreement
 
@@ -55,6 +57,7 @@ class PlatformRun:
         self.specs: dict[str, coding.BinSpec] = {}
         self.shared: dict[str, Shared] = {}
         self.mask_key: paillier.SecretKey | None = None
+        self._key_fault: LianxinError | None = None
         self.attempt, self.round = -1, 0
         self._served: set[str] = set()
         self.lost: set[str] = set()
@@ -87,11 +90,16 @@ class PlatformRun:
     def prepare_key(self) -> None:
         """Make the platform's mask key of this run; conversations that need it wait for it."""
         share_processors()
-        drbg, contract = self.drbg.child("mask-key"), self.contract
-        self.mask_key = paillier.generate_secret_key(
-            contract.key_bits, self.node.party, binning.MASK_PURPOSE, contract.run, drbg
-        )
-        self._key_ready.set()
+        drbg, purpose = self.drbg.child("mask-key"), binning.MASK_PURPOSE
+        bits, party, run = self.contract.key_bits, self.node.party, self.contract.run
+        try:
+            self.mask_key = self.node.paillier_key(
+                purpose, run, bits, lambda: paillier.generate_secret_key(bits, party, purpose, run, drbg)
+            )
+        except LianxinError as fault:
+            self._key_fault = fault
+        finally:
+            self._key_ready.set()
 
     # ---- conversations
 
@@ -155,7 +163,11 @@ class PlatformRun:
 
     def _match(self, bank: str, session: Session) -> None:
         released = self._release(bank, "matching.query", self.table.identifiers)
-        side = matching.Side(self.contract, bank, released, self.drbg.child("matching", bank), self.node.executor)
+        quota = QueryQuota(self.node.store, self.node.clock, self.node.config.quota)
+        side = matching.Side(
+            self.contract, bank, released, self.drbg.child("matching", bank), self.node.executor,
+            partial(quota.charge, bank, self.contract.run),
+        )  # fmt: skip
         firms = converse(matching.platform_role(side), session, self.contract.step_deadline_s)
         with self._lock:
             self.shared[bank] = Shared(firms)
@@ -187,7 +199,9 @@ class PlatformRun:
     def _binning(self, bank: str, session: Session) -> None:
         shared, deadline = self._shared(bank), self.contract.step_deadline_s
         if not self._key_ready.wait(deadline) or self.mask_key is None or shared.right is None:
-            raise RunStopped(f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s")
+            raise self._key_fault or RunStopped(
+                f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s"
+            )
         table, work = (
             self._table(bank),
             self._work(bank, shared.right, self._aggregate(bank, "binning.count", len(shared.rows))),

@@ -10,7 +10,7 @@ The store knows bytes and positions. What they mean is said in `ledger`, `consen
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,6 +293,25 @@ class Store:
         """Keep `value` under `key`, in place of what was there."""
         with self._write() as connection:
             _put(connection, _settings, {"key": key}, {"value": value})
+
+    def change_setting(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Put `change(what is kept)` in place of what is kept under `key`, in one transaction; return the new bytes.
+
+        What `change` raises leaves everything as it was.
+        """
+        with self._write() as connection:
+            kept = connection.scalar(sa.select(_settings.c.value).where(_settings.c.key == key))
+            changed = change(kept)
+            _put(connection, _settings, {"key": key}, {"value": changed})
+        return changed
+
+    def reserve(self, key: str, count: int) -> int:
+        """Return the first of `count` numbers under `key` that were never returned before, and never will be again.
+
+        The reservation is on disk before this returns.
+        """
+        end = self.change_setting(f"reserved/{key}", lambda kept: str(int(kept or b"0") + count).encode())
+        return int(end) - count
 
     def delete_setting(self, key: str) -> None:
         """Forget what is kept under `key`, if anything."""

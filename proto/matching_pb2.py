@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lianxin.proto import crossing_pb2 as lianxin_dot_proto_dot_crossing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clianxin/proto/matching.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"\x8e\x01\n\x0b\x42\x61nkOpening\x12\x13\n\x05nonce\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x1c\n\x0epadded_queries\x18\x02 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x15\n\x07modulus\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x1b\n\rmodulus_proof\x18\x04 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x18\n\ninput_root\x18\x05 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"[\n\x0fPlatformOpening\x12\x13\n\x05nonce\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x19\n\x0bpadded_rows\x18\x02 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x18\n\ninput_root\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"=\n\x0b\x42\x61nkQueries\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\"=\n\x0fPlatformAnswers\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x15\n\x07\x61nswers\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"B\n\x13\x42\x61nkBlindedElements\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x16\n\x08\x65lements\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"H\n\x19PlatformEvaluatedElements\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x16\n\x08\x65lements\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"K\n\x0cPlatformTags\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04tags\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"&\n\x0b\x42\x61nkMatches\x12\x17\n\tpositions\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"-\n\x14PlatformMatchesNoted\x12\x15\n\x07matched\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clianxin/proto/matching.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"z\n\x0b\x42\x61nkOpening\x12\x13\n\x05nonce\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x1c\n\x0epadded_queries\x18\x02 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x15\n\x07modulus\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x1b\n\rmodulus_proof\x18\x04 \x01(\x0c\x42\x04\xf0\xa9\x19\x02J\x04\x08\x05\x10\x06\"[\n\x0fPlatformOpening\x12\x13\n\x05nonce\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x19\n\x0bpadded_rows\x18\x02 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x18\n\ninput_root\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"*\n\x0e\x42\x61nkCommitment\x12\x18\n\nquery_root\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"X\n\x0b\x42\x61nkQueries\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x19\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x04\x12\x19\n\x0b\x63ommitments\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"=\n\x0fPlatformAnswers\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x15\n\x07\x61nswers\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"]\n\x13\x42\x61nkBlindedElements\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x16\n\x08\x65lements\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x19\n\x0b\x63ommitments\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"H\n\x19PlatformEvaluatedElements\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x16\n\x08\x65lements\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\"K\n\x0cPlatformTags\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04tags\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"O\n\x0b\x42\x61nkMatches\x12\x17\n\tpositions\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x03\x12\x13\n\x05\x63hunk\x18\x02 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x12\n\x04last\x18\x03 \x01(\x08\x42\x04\xf0\xa9\x19\x01\"-\n\x14PlatformMatchesNoted\x12\x15\n\x07matched\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,18 +40,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BANKOPENING'].fields_by_name['modulus']._serialized_options = b'\360\251\031\002'
   _globals['_BANKOPENING'].fields_by_name['modulus_proof']._loaded_options = None
   _globals['_BANKOPENING'].fields_by_name['modulus_proof']._serialized_options = b'\360\251\031\002'
-  _globals['_BANKOPENING'].fields_by_name['input_root']._loaded_options = None
-  _globals['_BANKOPENING'].fields_by_name['input_root']._serialized_options = b'\360\251\031\002'
   _globals['_PLATFORMOPENING'].fields_by_name['nonce']._loaded_options = None
   _globals['_PLATFORMOPENING'].fields_by_name['nonce']._serialized_options = b'\360\251\031\002'
   _globals['_PLATFORMOPENING'].fields_by_name['padded_rows']._loaded_options = None
   _globals['_PLATFORMOPENING'].fields_by_name['padded_rows']._serialized_options = b'\360\251\031\001'
   _globals['_PLATFORMOPENING'].fields_by_name['input_root']._loaded_options = None
   _globals['_PLATFORMOPENING'].fields_by_name['input_root']._serialized_options = b'\360\251\031\002'
+  _globals['_BANKCOMMITMENT'].fields_by_name['query_root']._loaded_options = None
+  _globals['_BANKCOMMITMENT'].fields_by_name['query_root']._serialized_options = b'\360\251\031\002'
   _globals['_BANKQUERIES'].fields_by_name['chunk']._loaded_options = None
   _globals['_BANKQUERIES'].fields_by_name['chunk']._serialized_options = b'\360\251\031\001'
   _globals['_BANKQUERIES'].fields_by_name['ciphertexts']._loaded_options = None
   _globals['_BANKQUERIES'].fields_by_name['ciphertexts']._serialized_options = b'\360\251\031\004'
+  _globals['_BANKQUERIES'].fields_by_name['commitments']._loaded_options = None
+  _globals['_BANKQUERIES'].fields_by_name['commitments']._serialized_options = b'\360\251\031\003'
   _globals['_PLATFORMANSWERS'].fields_by_name['chunk']._loaded_options = None
   _globals['_PLATFORMANSWERS'].fields_by_name['chunk']._serialized_options = b'\360\251\031\001'
   _globals['_PLATFORMANSWERS'].fields_by_name['answers']._loaded_options = None
@@ -60,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BANKBLINDEDELEMENTS'].fields_by_name['chunk']._serialized_options = b'\360\251\031\001'
   _globals['_BANKBLINDEDELEMENTS'].fields_by_name['elements']._loaded_options = None
   _globals['_BANKBLINDEDELEMENTS'].fields_by_name['elements']._serialized_options = b'\360\251\031\003'
+  _globals['_BANKBLINDEDELEMENTS'].fields_by_name['commitments']._loaded_options = None
+  _globals['_BANKBLINDEDELEMENTS'].fields_by_name['commitments']._serialized_options = b'\360\251\031\003'
   _globals['_PLATFORMEVALUATEDELEMENTS'].fields_by_name['chunk']._loaded_options = None
   _globals['_PLATFORMEVALUATEDELEMENTS'].fields_by_name['chunk']._serialized_options = b'\360\251\031\001'
   _globals['_PLATFORMEVALUATEDELEMENTS'].fields_by_name['elements']._loaded_options = None
@@ -72,24 +76,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLATFORMTAGS'].fields_by_name['last']._serialized_options = b'\360\251\031\001'
   _globals['_BANKMATCHES'].fields_by_name['positions']._loaded_options = None
   _globals['_BANKMATCHES'].fields_by_name['positions']._serialized_options = b'\360\251\031\003'
+  _globals['_BANKMATCHES'].fields_by_name['chunk']._loaded_options = None
+  _globals['_BANKMATCHES'].fields_by_name['chunk']._serialized_options = b'\360\251\031\001'
+  _globals['_BANKMATCHES'].fields_by_name['last']._loaded_options = None
+  _globals['_BANKMATCHES'].fields_by_name['last']._serialized_options = b'\360\251\031\001'
   _globals['_PLATFORMMATCHESNOTED'].fields_by_name['matched']._loaded_options = None
   _globals['_PLATFORMMATCHESNOTED'].fields_by_name['matched']._serialized_options = b'\360\251\031\001'
-  _globals['_BANKOPENING']._serialized_start=72
-  _globals['_BANKOPENING']._serialized_end=214
-  _globals['_PLATFORMOPENING']._serialized_start=216
-  _globals['_PLATFORMOPENING']._serialized_end=307
-  _globals['_BANKQUERIES']._serialized_start=309
-  _globals['_BANKQUERIES']._serialized_end=370
-  _globals['_PLATFORMANSWERS']._serialized_start=372
-  _globals['_PLATFORMANSWERS']._serialized_end=433
-  _globals['_BANKBLINDEDELEMENTS']._serialized_start=435
-  _globals['_BANKBLINDEDELEMENTS']._serialized_end=501
-  _globals['_PLATFORMEVALUATEDELEMENTS']._serialized_start=503
-  _globals['_PLATFORMEVALUATEDELEMENTS']._serialized_end=575
-  _globals['_PLATFORMTAGS']._serialized_start=577
-  _globals['_PLATFORMTAGS']._serialized_end=652
-  _globals['_BANKMATCHES']._serialized_start=654
-  _globals['_BANKMATCHES']._serialized_end=692
-  _globals['_PLATFORMMATCHESNOTED']._serialized_start=694
-  _globals['_PLATFORMMATCHESNOTED']._serialized_end=739
+  _globals['_BANKOPENING']._serialized_start=71
+  _globals['_BANKOPENING']._serialized_end=193
+  _globals['_PLATFORMOPENING']._serialized_start=195
+  _globals['_PLATFORMOPENING']._serialized_end=286
+  _globals['_BANKCOMMITMENT']._serialized_start=288
+  _globals['_BANKCOMMITMENT']._serialized_end=330
+  _globals['_BANKQUERIES']._serialized_start=332
+  _globals['_BANKQUERIES']._serialized_end=420
+  _globals['_PLATFORMANSWERS']._serialized_start=422
+  _globals['_PLATFORMANSWERS']._serialized_end=483
+  _globals['_BANKBLINDEDELEMENTS']._serialized_start=485
+  _globals['_BANKBLINDEDELEMENTS']._serialized_end=578
+  _globals['_PLATFORMEVALUATEDELEMENTS']._serialized_start=580
+  _globals['_PLATFORMEVALUATEDELEMENTS']._serialized_end=652
+  _globals['_PLATFORMTAGS']._serialized_start=654
+  _globals['_PLATFORMTAGS']._serialized_end=729
+  _globals['_BANKMATCHES']._serialized_start=731
+  _globals['_BANKMATCHES']._serialized_end=810
+  _globals['_PLATFORMMATCHESNOTED']._serialized_start=812
+  _globals['_PLATFORMMATCHESNOTED']._serialized_end=857
 # @@protoc_insertion_point(module_scope)

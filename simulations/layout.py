@@ -20,8 +20,10 @@ from lianxin.federation.errors import InputFault
 from lianxin.federation.matching import padded
 from lianxin.parties.catalogue import generated_catalogue, load_catalogue, load_draft
 from lianxin.parties.clock import SystemClock
+from lianxin.parties.config import KEY_FILE
 from lianxin.parties.decision import Catalogue
 from lianxin.parties.identity import make_network
+from lianxin.parties.keys import make_key_file
 from lianxin.parties.node import SUBJECT_KEY_FILE, simulated_seed, write_subject_key
 from lianxin.parties.records import load_firm_table, load_loan_table, read_table
 from lianxin.simulations.authorisations import Authorisation, FirmKeys, issue, revoke, write_records
@@ -40,6 +42,7 @@ class Terms:
     seed: int = 1
     matching: str = "paillier"
     model: str = "scorecard"
+    profile: str = "full_exponents"
     key_bits: int = 2048
     rounds: int = 6
     workers: int = 0
@@ -161,6 +164,7 @@ def _write_party(
     (layout.folder / "network" / party.party).rename(home / "identity")
     secret = derive_seed(seed, "subject-secret", party.party)
     write_subject_key(home / "identity" / SUBJECT_KEY_FILE, secret)
+    make_key_file(home / "identity" / KEY_FILE)  # what is encrypted under it is outside the transcript
     is_platform = party is inputs.platform
     book = _Book(layout, party, keys, secret)
     write_records(home / "consents.jsonl", book.consents(firms, seed))
@@ -236,7 +240,7 @@ def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: 
         return config | {"listen": address}
     roles = {"label": inputs.label_column, "split": inputs.split_column, "loan_id": inputs.loan_id_column}
     config["data"] = data | {name: value for name, value in roles.items() if value}
-    return config | {"platform_address": address, "policy": {"operator": APPROVER}}
+    return config | {"platform_address": address, "policy": {"operator": APPROVER, "profiles": [layout.terms.profile]}}
 
 
 def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -254,6 +258,7 @@ def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, 
         "identifiers": [inputs.id_column],
         "matching": terms.matching,
         "model": terms.model,
+        "profile": terms.profile,
         "key_bits": terms.key_bits,
         "rounds": terms.rounds,
         "on_loss": "rerun",

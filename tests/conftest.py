@@ -9,6 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torture
+
 from lianxin.crypto import paillier
 from lianxin.crypto.randomness import Drbg
 
@@ -54,6 +56,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which skips failed the run; pytest's own closing line still comes last."""
+    """Say what a torture counted, and which skips failed the run; pytest's own closing line still comes last."""
+    for name, count in sorted(torture.counted.items() if torture.IS_TORTURE else ()):
+        terminalreporter.write_line(f"{count:>11,} {name}")
     for reason in _refused_here(config):
         terminalreporter.write_line(f"skipped, which tests/allowed_skips.txt does not allow: {reason}", red=True)

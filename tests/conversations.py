@@ -3,6 +3,9 @@
 from collections import deque
 from typing import Any
 
+from lianxin.crypto import paillier
+from lianxin.crypto.pool import CountedPlaces, RandomiserPool
+from lianxin.federation import binning
 from lianxin.federation.contract import RunContract, parse_contract
 from lianxin.federation.model import Provenance
 from lianxin.federation.session import Role, Send
@@ -49,17 +52,24 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
     """Return a valid contract between `platform-a` and that many banks, with `changes` to its terms."""
     names = [f"bank-{k + 1}" for k in range(banks)]
     record = {
-        "type": "run-contract", "version": 1, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
+        "type": "run-contract", "version": 2, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
         "proposer": "operator-1",
         "parties": [party(n, "platform" if n == "platform-a" else "bank") for n in ["platform-a", *names]],
         "fields": fields_of(names), "catalogues": {}, "forms": FORMS, "matching": "paillier", "model": "scorecard",
-        "alignment": "shared", "on_loss": "rerun", "key_bits": 2048, "rounds": 6, "spare_attempts": 3,
+        "alignment": "shared", "on_loss": "rerun", "profile": "full_exponents", "key_bits": 2048, "rounds": 6,
+        "spare_attempts": 3,
         "min_rows": 50, "min_bads": 5, "min_goods": 5, "min_intersection": 50, "min_banks": 1, "max_queries": 1024,
         "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000, "chunk_bytes": 128 * 1024,
         "points_to_double_odds": 20, "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
         "expires_at": "2026-12-31T00:00:00Z",
     }  # fmt: skip
     return parse_contract({**record, **changes})
+
+
+def bank_keys(secret_key: paillier.SecretKey) -> binning.BankKeys:
+    """Return a bank's training key with a pool whose places are counted in memory."""
+    pool = RandomiserPool(paillier.OwnerEncryptor(secret_key), b"p" * 32, CountedPlaces(), capacity=1024)
+    return binning.BankKeys(secret_key, pool)
 
 
 def fields_of(banks: list[str]) -> list[dict[str, str]]:

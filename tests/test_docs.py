@@ -70,11 +70,11 @@ def test_the_readme_commands_run_in_their_order(tmp_path, monkeypatch, capfd):
 def test_every_configuration_key_is_in_the_reference():
     sections = (
         config.NodeConfig, config.DataSection, config.PolicySection, config.SimulationSection, config.RunConfig,
-        config.BankTerms,
+        config.BankTerms, config.KeysSection, config.QuotaSection,
     )  # fmt: skip
     missing = {key for section in sections for key in section.model_fields if f"`{key}`" not in REFERENCE}
-    assert missing - {"data", "policy", "simulation", "banks"} == set()
-    assert all(f"[{name}" in REFERENCE for name in ("data", "policy", "simulation", "banks"))
+    assert missing - {"data", "policy", "simulation", "banks", "keys", "quota"} == set()
+    assert all(f"[{name}" in REFERENCE for name in ("data", "policy", "simulation", "banks", "keys", "quota"))
 
 
 def test_every_rule_that_the_code_raises_is_in_the_reference():

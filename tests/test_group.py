@@ -1,14 +1,14 @@
 """The ristretto255 group against RFC 9496 and RFC 9380, its laws as properties, and every encoding that it refuses."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from torture import cases
 
 from lianxin.crypto import group
 from lianxin.crypto.errors import GroupElementRejected
 
 SCALARS = st.integers(min_value=1, max_value=group.ORDER - 1)
-REPEATABLE = settings(max_examples=200, derandomize=True, deadline=None)
 
 # RFC 9496, appendix A.1: the generator times 1 to 5.
 MULTIPLES = [
@@ -66,15 +66,16 @@ def test_message_expansion_refuses_a_length_outside_its_range(length: int) -> No
         group.expand_message_xmd(b"", EXPANDER_DST, length)
 
 
-@REPEATABLE
+@cases(per_example=4)
 @given(SCALARS, SCALARS)
-def test_multiplication_distributes_over_addition(left: int, right: int) -> None:
-    total = group.add(group.base_multiply(left), group.base_multiply(right))
-    expected = bytes(32) if (left + right) % group.ORDER == 0 else group.base_multiply(left + right)
-    assert total == expected
+def test_multiplication_distributes_over_addition(one: int, other: int) -> None:
+    for left, right in ((one, other), (one, one), (-one, other), (one * other, other)):
+        total = group.add(group.base_multiply(left), group.base_multiply(right))
+        expected = bytes(32) if (left + right) % group.ORDER == 0 else group.base_multiply(left + right)
+        assert total == expected
 
 
-@REPEATABLE
+@cases()
 @given(SCALARS, SCALARS)
 def test_multiplications_commute_and_undo_each_other(left: int, right: int) -> None:
     element = group.multiply(left, group.base_multiply(right))
@@ -115,16 +116,18 @@ def test_elements_of_the_group_pass_the_check() -> None:
         group.check_element(group.hash_to_group(str(index).encode(), b"test"))
 
 
-@REPEATABLE
+@cases(per_example=4)
 @given(st.binary(max_size=64))
-def test_hashing_separates_domains(message: bytes) -> None:
-    assert group.hash_to_group(message, b"one") != group.hash_to_group(message, b"two")
-    assert group.hash_to_scalar(message, b"one") != group.hash_to_scalar(message, b"two")
-    assert 0 <= group.hash_to_scalar(message, b"one") < group.ORDER
+def test_hashing_separates_domains(start: bytes) -> None:
+    for message in (start, start + b"\x00", b"\x00" + start, start + start + b"\x01"):
+        assert group.hash_to_group(message, b"one") != group.hash_to_group(message, b"two")
+        assert group.hash_to_scalar(message, b"one") != group.hash_to_scalar(message, b"two")
+        assert 0 <= group.hash_to_scalar(message, b"one") < group.ORDER
 
 
-@REPEATABLE
-@given(st.lists(SCALARS, max_size=20))
+@cases(per_example=5)  # a case is a scalar that is inverted
+@given(st.lists(SCALARS, min_size=5, max_size=20))
+@example([])
 def test_batch_inversion_equals_one_inversion_each(scalars: list[int]) -> None:
     assert group.batch_invert(scalars) == [pow(scalar, -1, group.ORDER) for scalar in scalars]
 

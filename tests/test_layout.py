@@ -222,7 +222,11 @@ chance_has_its_doors = door(
     lambda name: is_under(name, "secrets", "os.urandom", "os.getrandom", "random", "numpy.random"),
     *("crypto/randomness.py", "simulations/world.py"),
 )
-gpl_has_its_door = door("phe is for conversion alone", lambda name: is_under(name, "phe"), "*/*conversion.py")
+gpl_has_its_door = door(
+    "phe is for conversion, and for the script that measures it in an environment of its own",
+    lambda name: is_under(name, "phe"),
+    *("*/*conversion.py", "simulations/peers/phe_peer.py"),
+)
 
 
 def test_a_room_imports_only_the_rooms_below_it() -> None:
@@ -338,6 +342,7 @@ def test_a_rule_catches_a_planted_violation_and_lets_its_neighbour_stand(
         (file_has_a_place, "backends/x.py", "crypto/x.py"),
         (file_has_a_place, "notes.txt", "README.md"),
         (gpl_has_its_door, "crypto/paillier.py", "parties/phe_conversion.py"),
+        (gpl_has_its_door, "simulations/bench_peers.py", "simulations/peers/phe_peer.py"),
         (chance_has_its_doors, "simulations/runner.py", "simulations/world.py"),
     ],
 )

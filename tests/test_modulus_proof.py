@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import gmpy2
 import pytest
+from torture import repeats
 
 from lianxin.crypto import paillier
 from lianxin.crypto.errors import KeyRejected, ProofRejected
@@ -59,7 +60,7 @@ def test_a_2048_bit_key_with_its_proof_is_admitted() -> None:
 
 
 def test_every_honest_small_key_proves_itself() -> None:
-    for index in range(10):
+    for index in repeats("honest keys proved, 80 rounds each", 13):
         drbg = seeded(f"honest {index}")
         secret_key = paillier.generate_secret_key(128, "bank-a", "P4", "run-1", drbg)
         verify_modulus(secret_key.public.n, prove_modulus(secret_key, SESSION, drbg), SESSION)

@@ -111,7 +111,7 @@ def test_every_requirement_is_pinned_by_the_constraints() -> None:
 def run_with_a_skip(reason: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     tests = folder / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "allowed_skips.txt"):
+    for name in ("conftest.py", "torture.py", "allowed_skips.txt"):
         shutil.copy(ROOT / "tests" / name, tests / name)
     body = f"import pytest\n\ndef test_a(): pytest.skip({reason!r})\n\ndef test_b(): pass\n"
     (tests / "test_made_up.py").write_text(body)

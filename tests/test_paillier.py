@@ -9,8 +9,9 @@ from math import prod
 import gmpy2
 import pytest
 from gmpy2 import mpz
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from torture import cases
 
 from lianxin.crypto import fixed_base, paillier
 from lianxin.crypto.errors import DecryptionFault, KeyRejected
@@ -27,7 +28,6 @@ KEY = paillier.generate_secret_key(256, "bank-a", "P4", "run-1", seeded("key"))
 PUBLIC = KEY.public
 ENCRYPTOR, DECRYPTOR = paillier.OwnerEncryptor(KEY), paillier.Decryptor(KEY)
 TINY_P, TINY_Q = 23, 59
-many = settings(max_examples=1000, derandomize=True, deadline=None)
 plaintexts = st.integers(min_value=-(PUBLIC.n // 2), max_value=PUBLIC.n // 2)
 
 
@@ -113,7 +113,7 @@ def test_a_secret_key_and_what_holds_it_show_nothing_and_are_not_copied() -> Non
                 duplicate(secret)
 
 
-@many
+@cases()
 @given(a=plaintexts, b=plaintexts, k=st.integers(0, 1 << 80))
 def test_sums_and_multiples_of_ciphertexts_decrypt_to_sums_and_multiples(a: int, b: int, k: int) -> None:
     drbg = seeded("homomorphism").child(a, b)

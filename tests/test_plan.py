@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conversations import contract_of, play, right
+from conversations import bank_keys, contract_of, play, right
 
 from lianxin.crypto import canonical
 from lianxin.crypto.randomness import Drbg
@@ -118,7 +118,7 @@ def training(bank_key, platform_key):
         return binning.Columns((*codes, *extra[:1]), (*sizes, *extra[1:2]), (*woe, *extra[2:]))
 
     theirs, own = columns(30, ()), columns(2, binning.intercept(ROWS))
-    labels, keys = rng.integers(0, 2, ROWS).tolist(), binning.BankKeys(bank_key)
+    labels, keys = rng.integers(0, 2, ROWS).tolist(), bank_keys(bank_key)
     said = []
 
     def say(one, other):

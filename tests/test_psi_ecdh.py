@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from torture import cases
 
 from lianxin.crypto import group, psi_ecdh
 from lianxin.crypto.errors import EncodingRejected, GroupElementRejected, MatchingAborted
@@ -15,7 +16,8 @@ from lianxin.crypto.randomness import Drbg
 
 VECTORS = Path(__file__).resolve().parents[1].parent / "shared" / "vectors" / "rfc9497_voprf.json"
 SID = bytes(range(64))
-FIRMS = st.sets(st.integers(0, 40).map(lambda number: b"firm-%d" % number), max_size=25)
+NAMES = st.integers(0, 40).map(lambda number: b"firm-%d" % number)
+ASKED, FIRMS = st.sets(NAMES, min_size=5, max_size=25), st.sets(NAMES, max_size=25)
 
 
 def match(bank: list[bytes], platform: list[bytes], sid: bytes = SID, seed: bytes = bytes(32)) -> set[bytes]:
@@ -63,8 +65,10 @@ def test_the_vectors_of_the_rfc_are_all_used() -> None:
     assert len(rfc_suite()["vectors"]) == 2
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
-@given(FIRMS, FIRMS, st.binary(min_size=32, max_size=32))
+@cases(per_example=5)  # a case is a firm that is asked for
+@given(ASKED, FIRMS, st.binary(min_size=32, max_size=32))
+@example(set(), {b"firm-1"}, bytes(32))
+@example({b"firm-1"}, {b"firm-1"}, bytes(32))
 def test_matching_finds_the_plain_set_intersection(bank: set[bytes], platform: set[bytes], seed: bytes) -> None:
     assert match(sorted(bank), sorted(platform), seed=seed) == bank & platform
 

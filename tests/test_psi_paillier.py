@@ -7,8 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from torture import cases
 
 from lianxin.crypto import group, paillier, psi_ecdh, psi_paillier
 from lianxin.crypto.errors import (
@@ -23,7 +24,8 @@ from lianxin.crypto.randomness import Drbg
 Q = group.ORDER
 SID = psi_paillier.session_id(b"c" * 32, "run-1", 3, b"p" * 32, b"b" * 32)
 SEED = b"\x07" * 32
-FIRMS = st.sets(st.integers(0, 20).map(lambda number: b"firm-%d" % number), max_size=12)
+NAMES = st.integers(0, 40).map(lambda number: b"firm-%d" % number)
+ASKED, FIRMS = st.sets(NAMES, min_size=10, max_size=12), st.sets(NAMES, max_size=25)
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,13 @@ def bank() -> Bank:
 
 
 def match(bank: Bank, queries: list[bytes], platform: list[bytes], seed: bytes = bytes(32)) -> set[bytes]:
-    """Run both roles over encoded messages and return the firms that the bank finds."""
-    drbg = Drbg(seed)
+    """Run both roles over encoded messages, with either randomiser, and return the firms that the bank finds."""
+    drbg, expected = Drbg(seed), paillier.TEXTBOOK_DRAWS if seed[0] % 2 else None
     oprf_key = psi_paillier.draw_oprf_key(drbg.child("key"))
     scalars = [psi_paillier.identifier_scalar(SID, firm) for firm in queries]
     sent = psi_paillier.encrypt_queries(bank.encryptor, scalars, drbg.child("queries"))
-    answers = psi_paillier.evaluate_queries(bank.public, oprf_key, sent, SEED, drbg.child("answers"))
+    stream = drbg.child("answers")
+    answers = psi_paillier.evaluate_queries(bank.public, oprf_key, sent, SEED, stream, expected_queries=expected)
     received = psi_paillier.decode_answers(bank.public, psi_paillier.encode_answers(bank.public, answers))
     found = psi_paillier.finish_queries(SID, bank.decryptor, received, drbg.child("finish"))
     own = [psi_paillier.identifier_scalar(SID, firm) for firm in platform]
@@ -67,8 +70,10 @@ def match_ecdh(queries: list[bytes], platform: list[bytes], seed: bytes) -> set[
     return {firm for firm, output in zip(queries, outputs, strict=True) if psi_ecdh.tag_of(output) in tags}
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
-@given(FIRMS, FIRMS, st.binary(min_size=32, max_size=32))
+@cases(per_example=10)  # a case is a firm that is asked for
+@given(ASKED, FIRMS, st.binary(min_size=32, max_size=32))
+@example(set(), {b"firm-1"}, bytes(32))
+@example({b"firm-1"}, {b"firm-1"}, b"\x01" * 32)
 def test_both_protocols_find_the_plain_set_intersection(
     bank: Bank, queries: set[bytes], platform: set[bytes], seed: bytes
 ) -> None:
@@ -77,12 +82,12 @@ def test_both_protocols_find_the_plain_set_intersection(
     assert found == match_ecdh(sorted(queries), sorted(platform), seed)
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
+@cases()
 @given(*[st.integers(0, Q - 1)] * 2, st.integers(1, psi_paillier.EXPONENT_BOUND - 1), st.integers(0, 2**700))
 def test_an_answer_decrypts_to_the_masked_line_of_the_protocol(bank: Bank, x: int, k: int, a: int, b: int) -> None:
     n, drbg = bank.public.n, Drbg(bytes(32))
     b, a = b % (n // Q), a + (a % Q == 0)
-    randomiser = paillier.textbook_randomiser(bank.public, drbg)
+    randomiser = paillier.randomiser_for(bank.public, SEED, paillier.TEXTBOOK_DRAWS).draw(drbg)
     answer, element = psi_paillier._evaluate_with(n, k, bank.encryptor.encrypt(x, drbg), a, b, randomiser)
     assert bank.decryptor.decrypt(answer, drbg) == (a * (x + k) + b * Q) % n
     assert element == group.base_multiply(a)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conversations import contract_of, play, right
+from conversations import bank_keys, contract_of, play, right
 
 from lianxin.crypto.randomness import Drbg
 from lianxin.federation import binning, rounds, scorecard
@@ -32,7 +32,7 @@ def setting(bank_key, platform_key):
     root = Drbg(b"r" * 32)
     bank = binning.Work(contract, layouts, "bank-1", root.child("bank"), (right("bank-1", "platform-a"),))
     platform = binning.Work(contract, layouts, "bank-1", root.child("platform"), (right("platform-a", "bank-1"),))
-    keys = binning.BankKeys(bank_key)
+    keys = bank_keys(bank_key)
     _, public, _ = play(binning.bank_keys_role(bank, keys), binning.platform_keys_role(platform, platform_key))
     counts, _, _ = play(
         binning.bank_count_role(bank, keys, labels), binning.platform_count_role(platform, public, features)

@@ -3,15 +3,17 @@
 Every crafted modulus comes with the best proof that its maker can forge, knowing all factors, and is refused by name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from math import prod
+from typing import Any
 
 import gmpy2
 import pytest
+from conversations import bank_keys, contract_of, play, right
 from gmpy2 import mpz, powmod
 
-from lianxin.crypto import paillier
+from lianxin.crypto import modulus_proof, paillier
 from lianxin.crypto.errors import KeyRejected, ProofRejected
 from lianxin.crypto.fixed_base import draw_textbook_residue
 from lianxin.crypto.modulus_proof import (
@@ -24,6 +26,8 @@ from lianxin.crypto.modulus_proof import (
     prove_modulus,
 )
 from lianxin.crypto.randomness import Drbg
+from lianxin.federation import binning, scorecard, wire
+from lianxin.federation.session import Receive, Send
 
 BITS, SESSION = 2048, b"bank-a to platform, run-1"
 SMOOTH_PARTS = [int(prime) for prime in range(1009, 1200) if gmpy2.is_prime(prime)]
@@ -154,6 +158,30 @@ def test_a_modulus_of_good_form_is_refused_by_the_best_forged_proof(name: str) -
         check_public_key(public, forge(factors, seeded(name)), SESSION, BITS)
 
 
+def a_platform_with(n: int, proof: bytes) -> Iterator[Any]:
+    """Return a platform's machine that answers the exchange of training keys with this modulus."""
+    yield Receive("binning.keys", (wire.TrainingKey,))
+    modulus = n.to_bytes(-(-n.bit_length() // 8), "big")
+    yield Send(wire.TrainingKey(modulus=modulus, modulus_proof=proof), "binning.keys")
+
+
+@pytest.mark.parametrize("name", [*FORM, *PROOF])
+def test_a_bank_stores_a_refused_key_only_once_the_check_is_taken_out(
+    name: str, bank_key: paillier.SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors, contract = {**FORM, **PROOF}[name][0](), contract_of()
+    n, keys = prod(factors), bank_keys(bank_key)
+    work = binning.Work(contract, scorecard.plan_layouts(contract), "bank-1", seeded(name), (right("bank-1", "x"),))
+    monkeypatch.setattr(binning, "announce_key", lambda *_: (b"\x01", b""))
+    proof = bytes(256 + modulus_proof.ROUNDS * 513)
+    with pytest.raises((KeyRejected, ProofRejected)):
+        play(binning.bank_keys_role(work, keys), a_platform_with(n, proof))
+    assert keys.platform is None
+    monkeypatch.setattr(modulus_proof, "check_public_key", lambda *_, **__: None)
+    play(binning.bank_keys_role(work, keys), a_platform_with(n, proof))
+    assert keys.platform is not None and keys.platform.n == n
+
+
 @pytest.mark.parametrize("n", [-1, 0, 1])
 def test_a_degenerate_modulus_is_refused(n: int) -> None:
     with pytest.raises(KeyRejected, match="bits"):
@@ -169,6 +197,11 @@ def test_the_same_forger_convinces_the_verifier_for_honest_factors() -> None:
     factors = [blum(1024, "honest p"), blum(1024, "honest q")]
     public = paillier.PublicKey(prod(factors), "bank-a", "P4", "run-1")
     check_public_key(public, forge(factors, seeded("honest")), SESSION, BITS)
+
+
+def test_the_crafted_moduli_are_the_twelve_of_the_review_and_each_is_another_number() -> None:
+    moduli = {prod(make()) for make, _ in (*FORM.values(), *PROOF.values())}
+    assert len(moduli) == 12
 
 
 def test_a_single_round_would_admit_three_primes_half_the_time() -> None:

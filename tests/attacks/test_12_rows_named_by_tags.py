@@ -4,9 +4,10 @@ The platform hides each bin's tag sum (docs/adr/0004); without that the sum of a
 """
 
 import pytest
-from conversations import contract_of, play, right
+from conversations import bank_keys, contract_of, play, right
 
 from lianxin.crypto import paillier
+from lianxin.crypto.keyed_ciphertexts import decode_keyed
 from lianxin.crypto.randomness import Drbg
 from lianxin.federation import binning, scorecard
 
@@ -28,12 +29,12 @@ def named(bank_key, monkeypatch):
         features = binning.Columns(([int(row == LONELY) for row in range(ROWS)],), (2,))
         labels = [row % 2 for row in range(ROWS)]
         _, _, said = play(
-            binning.bank_count_role(bank, binning.BankKeys(bank_key), labels),
+            binning.bank_count_role(bank, bank_keys(bank_key), labels),
             binning.platform_count_role(platform, bank_key.public, features),
         )
         monkeypatch.undo()
         (answer,) = [message for _, message in said if type(message).__name__ == "LabelHistogram"]
-        sums = paillier.decode_ciphertexts(bank_key.public, answer.ciphertexts)
+        sums = decode_keyed(bank_key.public, answer.ciphertexts)
         opened = paillier.Decryptor(bank_key).decrypt_many(sums, Drbg(b"o" * 32))
         tags = [bank.drbg.child("tags").child(row).bits(binning.TAG_BITS) for row in range(ROWS)]
         return [row for row, tag in enumerate(tags) if tag in {value >> binning.TAG_SHIFT for value in opened}]

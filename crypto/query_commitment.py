@@ -1,0 +1,132 @@
+"""Commitments to matching queries (protocols.md, section 3): whoever asks is bound to all its queries before it sees
+one answer, and can open any of them to an auditor later.
+
+    commitment_i = HMAC-SHA-256(salt_i, statement_i)       statement_i names a release and a firm, or says "padding"
+    leaf_i       = SHA-256(commitment_i || query_i)        query_i as it crosses: a ciphertext or a group element
+    root         = the Merkle root (RFC 9162) over the leaves, in the order of the queries
+
+1. asker: the root goes out, and into both ledgers, before the first query.
+2. asker: each query with its commitment. The evaluator collects the leaves and refuses to publish its tags unless they
+   have that root, so that no query can depend on an answer.
+3. auditor: for a sampled index the asker opens (salt_i, statement_i, path); the release in the statement holds the
+   firm's consent. A padding query asks for `padding_identifier(salt_i)`, a hash, so that no firm hides as padding.
+
+Threat model: the commitment hides the firm under HMAC with a secret salt and binds under collision resistance. Nothing
+here shows the evaluator that a statement is true; sampling by an auditor does.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lianxin.crypto import merkle
+from lianxin.crypto.errors import CommitmentRejected, EncodingRejected
+from lianxin.crypto.randomness import derive_seed
+
+COMMITMENT_BYTES = 32
+PADDING = b"padding"
+
+
+def query_salt(seed: bytes, index: int) -> bytes:
+    """Return the 32-byte salt of the query at `index`; opening one salt opens no other."""
+    return derive_seed(seed, "query", index)
+
+
+def firm_statement(release_id: str, identifier: bytes) -> bytes:
+    """Return the statement of a query for `identifier`, released under `release_id` (hex SHA-256 of a ledger leaf)."""
+    return b"firm\x00" + bytes.fromhex(release_id) + identifier
+
+
+def padding_identifier(salt: bytes) -> bytes:
+    """Return the 32 bytes that a padding query asks for: no firm's identifier, except with negligible probability."""
+    return hmac.digest(salt, b"padding identifier", hashlib.sha256)
+
+
+def commit(salt: bytes, statement: bytes) -> bytes:
+    """Return the 32-byte commitment to a statement under its own salt."""
+    return hmac.digest(salt, statement, hashlib.sha256)
+
+
+def query_leaf(commitment: bytes, query: bytes) -> bytes:
+    """Return the 32-byte leaf that binds a query to its commitment."""
+    return hashlib.sha256(commitment + query).digest()
+
+
+@dataclass(frozen=True)
+class QueryOpening:
+    """One opened query: what an auditor gets beside the query itself and the root."""
+
+    index: int
+    queries: int
+    salt: bytes = field(repr=False)
+    statement: bytes = field(repr=False)
+    path: tuple[bytes, ...]
+
+
+class CommittedQueries:
+    """An asker's queries with their commitments. Holds them all: `width` + 128 bytes a query."""
+
+    def __init__(self, width: int) -> None:
+        self._width, self._tree = width, merkle.MerkleTree()
+        self._queries, self._commitments, self._leaves = bytearray(), bytearray(), bytearray()
+
+    def add(self, commitment: bytes, query: bytes) -> None:
+        """Append the next query. Raises EncodingRejected for a wrong length."""
+        if len(commitment) != COMMITMENT_BYTES or len(query) != self._width:
+            raise EncodingRejected(
+                f"a query of {len(query)} bytes and a commitment of {len(commitment)} came where "
+                f"{self._width} and {COMMITMENT_BYTES} are due"
+            )
+        leaf = query_leaf(commitment, query)
+        self._tree.append(leaf)
+        self._queries += query
+        self._commitments += commitment
+        self._leaves += leaf
+
+    @property
+    def root(self) -> bytes:
+        """The root over all queries so far."""
+        return self._tree.root()
+
+    def part(self, start: int, end: int) -> tuple[bytes, bytes]:
+        """Return (queries, commitments) of a range as they cross.
+
+        Raises CommitmentRejected where one is no longer what the root was made over: then nothing of it may leave.
+        """
+        queries = bytes(self._queries[start * self._width : end * self._width])
+        commitments = bytes(self._commitments[start * COMMITMENT_BYTES : end * COMMITMENT_BYTES])
+        leaves = leaves_of(queries, commitments, self._width)
+        if b"".join(leaves) != self._leaves[start * COMMITMENT_BYTES : end * COMMITMENT_BYTES]:
+            raise CommitmentRejected("a query differs from the committed one; end the session, nothing of it was sent")
+        return queries, commitments
+
+    def open(self, index: int, salt: bytes, statement: bytes) -> QueryOpening:
+        """Return the opening of one query. Raises ValueError for an index outside the queries."""
+        path = tuple(self._tree.inclusion_proof(index, self._tree.size))
+        return QueryOpening(index, self._tree.size, salt, statement, path)
+
+
+def leaves_of(queries: bytes, commitments: bytes, width: int) -> list[bytes]:
+    """Return the leaves of a chunk of queries. Raises EncodingRejected unless there is one commitment a query."""
+    count = len(queries) // width
+    if len(queries) != count * width or len(commitments) != count * COMMITMENT_BYTES:
+        raise EncodingRejected(f"{len(queries)} bytes of queries came with {len(commitments)} bytes of commitments")
+    return [
+        query_leaf(commitments[i * COMMITMENT_BYTES : (i + 1) * COMMITMENT_BYTES], queries[i * width : (i + 1) * width])
+        for i in range(count)
+    ]
+
+
+def verify_root(leaves: Iterable[bytes] | Sequence[bytes], root: bytes) -> None:
+    """Raise CommitmentRejected unless `leaves`, in order, have this root."""
+    if not hmac.compare_digest(merkle.root_of(leaves), root):
+        raise CommitmentRejected("the queries are not those that were committed to before the first answer")
+
+
+def verify_opening(opening: QueryOpening, query: bytes, root: bytes) -> None:
+    """Raise CommitmentRejected or ProofOfInclusionRejected unless `opening` opens `query` under `root`."""
+    if opening.statement != PADDING and not opening.statement.startswith(b"firm\x00"):
+        raise CommitmentRejected("an opened query says neither a firm nor padding; its sender did not open it")
+    leaf = query_leaf(commit(opening.salt, opening.statement), query)
+    merkle.verify_inclusion(merkle.leaf_hash(leaf), opening.index, opening.queries, list(opening.path), root)

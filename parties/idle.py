@@ -1,0 +1,88 @@
+"""What a bank does while it waits for the platform: it makes the randomisers that its next messages will use.
+
+A thread works on a pool only while some conversation of the run waits for a message, so that it never competes with
+the node's own work for longer than one block takes.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lianxin.crypto.pool import RandomiserPool
+from lianxin.federation.channel import Channel
+
+POLL_S = 0.2
+
+
+class IdleFiller:
+    """Fills one pool in a thread of its own, between `start` and `stop`, whenever somebody waits."""
+
+    def __init__(self) -> None:
+        self._pool: RandomiserPool | None = None
+        self._waiting, self._stopped = 0, False
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="idle-filler")
+
+    def start(self, pool: RandomiserPool) -> None:
+        """Fill `pool` from now on."""
+        self._pool = pool
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread at its next block."""
+        with self._change:
+            self._stopped = True
+            self._change.notify_all()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Say that the caller waits for a peer, and needs no processor until it is back."""
+        with self._change:
+            self._waiting += 1
+            self._change.notify_all()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._waiting -= 1
+
+    def watch(self, channel: Channel) -> Channel:
+        """Return `channel`, whose waits for a message count as idle from now on."""
+        return _WatchedChannel(channel, self)
+
+    def _work(self) -> None:
+        assert self._pool is not None
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._stopped or self._waiting > 0)
+                if self._stopped:
+                    return
+            try:
+                is_full = not self._pool.prepare()
+            except Exception:  # the run has ended, or its workers have: whoever takes next meets the fault and tells it
+                return
+            if is_full:
+                with self._change:
+                    self._change.wait_for(lambda: self._stopped, POLL_S)
+
+
+class _WatchedChannel(Channel):
+    def __init__(self, channel: Channel, filler: IdleFiller) -> None:
+        self._channel, self._filler = channel, filler
+        self.peer, self.conversation, self.run = channel.peer, channel.conversation, channel.run
+
+    def send(self, data: bytes) -> None:
+        self._channel.send(data)
+
+    def receive(self, deadline_s: float) -> bytes:
+        with self._filler.waiting():
+            return self._channel.receive(deadline_s)
+
+    def finish(self) -> None:
+        self._channel.finish()
+
+    def is_gone(self) -> bool:
+        return self._channel.is_gone()
+
+    def close(self, reason: str = "") -> None:
+        self._channel.close(reason)

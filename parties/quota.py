@@ -1,0 +1,49 @@
+"""One quota of matching queries a bank, over all of its runs, sessions and certificates (attacks.md, row 2).
+
+A query tells a bank whether one firm of its choice is among the platform's, so their number in a window of days is
+limited, and charged on disk before anything is answered: an aborted run has spent its queries. A party of this network
+is one legal entity with one pin, so the quota is kept by party.
+"""
+
+from lianxin.crypto import canonical
+from lianxin.federation.errors import PeerError
+from lianxin.federation.model import Clock
+from lianxin.parties.clock import after
+from lianxin.parties.config import QuotaSection
+from lianxin.parties.store import Store
+
+
+class QueryQuota:
+    """The platform's count of what each bank has asked. Safe between threads and across restarts."""
+
+    def __init__(self, store: Store, clock: Clock, limits: QuotaSection) -> None:
+        self._store, self._clock, self._limits = store, clock, limits
+
+    def charge(self, bank: str, run: str, queries: int) -> int:
+        """Spend `queries` (padding included) of the bank's quota and return what is left in the window.
+
+        Raises PeerError (M04), having spent nothing, when fewer are left.
+        """
+        now, limits = self._clock.now(), self._limits
+        left = 0
+
+        def spend(kept: bytes | None) -> bytes:
+            nonlocal left
+            spent = [entry for entry in _entries(kept) if entry["time"] > after(now, -limits.days)]
+            left = limits.queries - sum(entry["queries"] for entry in spent) - queries
+            if left < 0:
+                raise PeerError(
+                    f"{bank} asks {queries} matching queries and {left + queries} are left of {limits.queries} in "
+                    f"{limits.days} days; nothing was answered: wait, or raise [quota] queries",
+                    "M04",
+                )
+            return canonical.encode(
+                {"type": "query-quota", "version": 1, "spent": [*spent, {"time": now, "run": run, "queries": queries}]}
+            )
+
+        self._store.change_setting(f"quota/{bank}", spend)
+        return left
+
+
+def _entries(kept: bytes | None) -> list[dict]:
+    return canonical.decode(kept)["spent"] if kept else []
