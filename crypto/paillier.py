@@ -251,6 +251,16 @@ def _is_safe_pair(p: int, q: int) -> bool:
     return gmpy2.is_prime((mpz(p) - 1) // 2) and gmpy2.is_prime((mpz(q) - 1) // 2)
 
 
+def recover_randomiser(secret_key: SecretKey, c: int) -> int:
+    """Return the r in [1, n) with c = (1 + mn)·r^n mod n² for the plaintext m: the n-th root that only the owner takes.
+
+    Whoever is shown (m, r) can encrypt again and compare. c mod n = r^n, and n is invertible modulo (p-1)(q-1).
+    """
+    p, q = secret_key.reveal_primes()
+    n = mpz(p) * q
+    return int(powmod_sec(mpz(c) % n, gmpy2.invert(n, (mpz(p) - 1) * (mpz(q) - 1)), n))
+
+
 def centred(m: int, n: int) -> int:
     """Return the representative of m mod n that is nearest to zero, in (-n/2, n/2] for odd n."""
     reduced = int(m) % int(n)

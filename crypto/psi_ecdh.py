@@ -21,7 +21,7 @@ from itertools import chain
 
 from lianxin.crypto import group
 from lianxin.crypto.blocks import cut_blocks, run_blocks
-from lianxin.crypto.errors import EncodingRejected, MatchingAborted
+from lianxin.crypto.errors import CommitmentRejected, EncodingRejected, MatchingAborted
 from lianxin.crypto.randomness import Drbg
 
 TAG_BYTES = 16
@@ -64,6 +64,15 @@ def blind_queries(
     blinds = [drbg.between(1, group.ORDER) for _ in identifiers]
     work = zip(cut_blocks(identifiers, _BLOCK_SIZE), cut_blocks(blinds, _BLOCK_SIZE), strict=True)
     return blinds, list(chain.from_iterable(run_blocks(_blind_block, (), work, executor)))
+
+
+def verify_query(sid: bytes, asked_for: bytes, blind: int, query: bytes) -> None:
+    """Raise CommitmentRejected unless the element `query` asks for `asked_for` in session `sid` under `blind`.
+
+    The blind of another firm for the same element is a discrete logarithm away, so an element opens one way only.
+    """
+    if not 0 < blind < group.ORDER or _blind_with(bound_identifier(sid, asked_for), blind) != query:
+        raise CommitmentRejected("a query asks for another firm than its opening says")
 
 
 def evaluate_blinded(oprf_key: int, elements: Sequence[bytes], executor: Executor | None = None) -> list[bytes]:

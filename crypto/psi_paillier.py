@@ -30,11 +30,12 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from itertools import chain
 
+import gmpy2
 from gmpy2 import mpz, powmod
 
 from lianxin.crypto import group, paillier
 from lianxin.crypto.blocks import block_seeds, cut_blocks, run_blocks
-from lianxin.crypto.errors import EncodingRejected, KeyRejected, MatchingAborted
+from lianxin.crypto.errors import CommitmentRejected, EncodingRejected, KeyRejected, MatchingAborted
 from lianxin.crypto.randomness import Drbg
 
 TAG_BYTES = 16
@@ -133,6 +134,17 @@ def evaluator_tags(sid: bytes, oprf_key: int, scalars: Sequence[int], executor: 
         raise MatchingAborted("The OPRF key is the negative of an identifier's scalar; start again under a fresh one.")
     work = ((block,) for block in cut_blocks(shifted, _BLOCK_SIZE))
     return list(chain.from_iterable(run_blocks(_tag_block, (sid,), work, executor)))
+
+
+def verify_query(public: paillier.PublicKey, sid: bytes, asked_for: bytes, randomiser: int, query: int) -> None:
+    """Raise CommitmentRejected unless the ciphertext `query` asks for `asked_for` in session `sid`, under its randomiser.
+
+    A Paillier ciphertext has one plaintext and one randomiser below n, so it opens one way only.
+    """
+    if gmpy2.gcd(randomiser, public.n) != 1:
+        raise CommitmentRejected("an opened query comes with a randomiser that is no unit; its sender did not open it")
+    if paillier.encrypt_with(public, identifier_scalar(sid, asked_for), randomiser) != query:
+        raise CommitmentRejected("a query asks for another firm than its opening says")
 
 
 def encode_answers(public: paillier.PublicKey, answers: Sequence[tuple[int, bytes]]) -> bytes:

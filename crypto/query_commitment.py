@@ -8,11 +8,12 @@ one answer, and can open any of them to an auditor later.
 1. asker: the root goes out, and into both ledgers, before the first query.
 2. asker: each query with its commitment. The evaluator collects the leaves and refuses to publish its tags unless they
    have that root, so that no query can depend on an answer.
-3. auditor: for a sampled index the asker opens (salt_i, statement_i, path); the release in the statement holds the
-   firm's consent. A padding query asks for `padding_identifier(salt_i)`, a hash, so that no firm hides as padding.
+3. auditor: for an index of its choice the asker opens (salt_i, statement_i, path, witness_i). The witness, a Paillier
+   randomiser or a blind, shows what the query asks for (`psi_paillier.verify_query`, `psi_ecdh.verify_query`): the firm
+   of the statement, whose release holds its consent, or `padding_identifier(salt_i)`, a hash that is no firm.
 
 Threat model: the commitment hides the firm under HMAC with a secret salt and binds under collision resistance. Nothing
-here shows the evaluator that a statement is true; sampling by an auditor does.
+here shows the evaluator that a statement is true; an auditor's sample does, with all of step 3 and no less.
 """
 
 import hashlib
@@ -24,8 +25,9 @@ from lianxin.crypto import merkle
 from lianxin.crypto.errors import CommitmentRejected, EncodingRejected
 from lianxin.crypto.randomness import derive_seed
 
-COMMITMENT_BYTES = 32
+COMMITMENT_BYTES = LEAF_BYTES = 32
 PADDING = b"padding"
+_FIRM, _RELEASE_BYTES = b"firm\x00", 32
 
 
 def query_salt(seed: bytes, index: int) -> bytes:
@@ -35,7 +37,7 @@ def query_salt(seed: bytes, index: int) -> bytes:
 
 def firm_statement(release_id: str, identifier: bytes) -> bytes:
     """Return the statement of a query for `identifier`, released under `release_id` (hex SHA-256 of a ledger leaf)."""
-    return b"firm\x00" + bytes.fromhex(release_id) + identifier
+    return _FIRM + bytes.fromhex(release_id) + identifier
 
 
 def padding_identifier(salt: bytes) -> bytes:
@@ -55,13 +57,19 @@ def query_leaf(commitment: bytes, query: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class QueryOpening:
-    """One opened query: what an auditor gets beside the query itself and the root."""
+    """One opened query: what an auditor gets beside the query itself, its index and the root."""
 
-    index: int
-    queries: int
     salt: bytes = field(repr=False)
     statement: bytes = field(repr=False)
+    witness: int = field(repr=False)
     path: tuple[bytes, ...]
+
+    @property
+    def asked_for(self) -> bytes:
+        """What the query must ask for: the firm's identifier, or the hash that stands for padding."""
+        if self.statement == PADDING:
+            return padding_identifier(self.salt)
+        return self.statement[len(_FIRM) + _RELEASE_BYTES :]
 
 
 class CommittedQueries:
@@ -101,10 +109,10 @@ class CommittedQueries:
             raise CommitmentRejected("a query differs from the committed one; end the session, nothing of it was sent")
         return queries, commitments
 
-    def open(self, index: int, salt: bytes, statement: bytes) -> QueryOpening:
+    def open(self, index: int, salt: bytes, statement: bytes, witness: int) -> QueryOpening:
         """Return the opening of one query. Raises ValueError for an index outside the queries."""
         path = tuple(self._tree.inclusion_proof(index, self._tree.size))
-        return QueryOpening(index, self._tree.size, salt, statement, path)
+        return QueryOpening(salt, statement, witness, path)
 
 
 def leaves_of(queries: bytes, commitments: bytes, width: int) -> list[bytes]:
@@ -124,9 +132,14 @@ def verify_root(leaves: Iterable[bytes] | Sequence[bytes], root: bytes) -> None:
         raise CommitmentRejected("the queries are not those that were committed to before the first answer")
 
 
-def verify_opening(opening: QueryOpening, query: bytes, root: bytes) -> None:
-    """Raise CommitmentRejected or ProofOfInclusionRejected unless `opening` opens `query` under `root`."""
-    if opening.statement != PADDING and not opening.statement.startswith(b"firm\x00"):
+def verify_opening(opening: QueryOpening, query: bytes, index: int, queries: int, root: bytes) -> None:
+    """Raise CommitmentRejected or ProofOfInclusionRejected unless `opening` opens the statement behind `query`.
+
+    `index` is the auditor's choice among the `queries` that were declared. What the query asks for is another check:
+    `verify_query` of its protocol, with `opening.asked_for` and `opening.witness`.
+    """
+    is_firm = opening.statement.startswith(_FIRM) and len(opening.statement) > len(_FIRM) + _RELEASE_BYTES
+    if opening.statement != PADDING and not is_firm:
         raise CommitmentRejected("an opened query says neither a firm nor padding; its sender did not open it")
     leaf = query_leaf(commit(opening.salt, opening.statement), query)
-    merkle.verify_inclusion(merkle.leaf_hash(leaf), opening.index, opening.queries, list(opening.path), root)
+    merkle.verify_inclusion(merkle.leaf_hash(leaf), index, queries, list(opening.path), root)

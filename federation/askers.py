@@ -24,7 +24,7 @@ class Asker(ABC):
     item_bytes: int
 
     def __init__(self, side: Side, query_bytes: int) -> None:
-        self.side, self._salts = side, side.drbg.child_seed("query-salts")
+        self.side, self._salts = side, b""
         self.queries = CommittedQueries(query_bytes)
         self.sid, self.order = b"", list[int]()
 
@@ -35,6 +35,7 @@ class Asker(ABC):
     def prepare(self, sid: bytes, order: Sequence[int]) -> bytes:
         """Make every query of session `sid`, firms and padding in `order`; return the root that binds them."""
         self.sid, self.order = sid, list(order)
+        self._salts = self.side.drbg.child_seed("query-salts", sid)
         for start in range(0, len(order), _BATCH):
             end = min(start + _BATCH, len(order))
             for place, query in zip(range(start, end), self._make(start, end), strict=True):
@@ -44,7 +45,7 @@ class Asker(ABC):
 
     def open_query(self, place: int) -> QueryOpening:
         """Return the opening of the query at `place`, for an auditor."""
-        return self.queries.open(place, self._salt(place), self._statement(place))
+        return self.queries.open(place, self._salt(place), self._statement(place), self._witness(place))
 
     @abstractmethod
     def query(self, chunk: int, start: int, end: int) -> Any:
@@ -53,6 +54,10 @@ class Asker(ABC):
     @abstractmethod
     def tags(self, start: int, end: int, answer: Any) -> list[bytes]:
         """Return the tags of the answers to queries start..end. Raises PeerError (M02) for another number of them."""
+
+    @abstractmethod
+    def _witness(self, place: int) -> int:
+        """Return the number that shows what the query at `place` asks for."""
 
     @abstractmethod
     def _make(self, start: int, end: int) -> list[bytes]:
@@ -99,6 +104,10 @@ class PaillierAsker(Asker):
         queries = psi_paillier.encrypt_queries(self._encryptor, scalars, drbg, self.side.executor)
         return [query.to_bytes(self.public.ciphertext_bytes, "big") for query in queries]
 
+    def _witness(self, place: int) -> int:
+        (query, _) = self.queries.part(place, place + 1)
+        return paillier.recover_randomiser(self.secret_key, int.from_bytes(query, "big"))
+
     def query(self, chunk: int, start: int, end: int) -> "wire.BankQueries":
         """Return one chunk of queries. Raises CommitmentRejected if they are not the committed ones."""
         ciphertexts, commitments = self.queries.part(start, end)
@@ -130,10 +139,14 @@ class EcdhAsker(Asker):
         return [psi_ecdh.bound_identifier(self.sid, self._asked_for(place)) for place in range(start, end)]
 
     def _make(self, start: int, end: int) -> list[bytes]:
-        drbg = self.side.drbg.child("blinds", self.sid, start)
-        blinds, elements = psi_ecdh.blind_queries(self._bound(start, end), drbg, self.side.executor)
+        bound = self._bound(start, end)
+        drbg = self.side.drbg.child("blinds", self.sid, start, hashlib.sha256(b"".join(bound)).digest())
+        blinds, elements = psi_ecdh.blind_queries(bound, drbg, self.side.executor)
         self._blinds += blinds
         return elements
+
+    def _witness(self, place: int) -> int:
+        return self._blinds[place]
 
     def query(self, chunk: int, start: int, end: int) -> "wire.BankBlindedElements":
         """Return one chunk of queries. Raises CommitmentRejected if they are not the committed ones."""

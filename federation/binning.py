@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 
+import numpy as np
+
 from lianxin.crypto import packing, paillier
 from lianxin.crypto.histogram_stream import HistogramStream
 from lianxin.crypto.keyed_ciphertexts import decode_keyed, encode_keyed
@@ -166,8 +168,9 @@ def bank_masks_role(work: Work, keys: BankKeys, own: Columns) -> Role[list[list[
             raise PeerError("the masks cover another number of rows than were declared", "B01")
         sums.add(part, codes)
         received, chunk = received + len(part), chunk + 1
+    inputs.update(_digest(own))
     hidden = [work.drbg.child("hiding", inputs.digest(), j).below(int(public.n)) for j in range(len(own.bins))]
-    randomiser = paillier.randomiser_for(public, work.drbg.child_seed("mask-randomiser"), len(own.bins))
+    randomiser = paillier.randomiser_for(public, work.drbg.child_seed("mask-randomiser", int(public.n)), len(own.bins))
     drbg = work.drbg.child("mask-sums", inputs.digest())
     combined = [combine_bins(public, bins, weights) for bins, weights in zip(sums.totals(), own.woe, strict=True)]
     covered = [
@@ -216,7 +219,7 @@ def evaluator_randomiser(work: Work, public: paillier.PublicKey, features: int) 
     """Return the platform's one source of randomisers for a bank's training key: for its label counts and all rounds."""
     packs = work.contract.max_rows // work.layouts.residual.slots + 1
     draws = work.contract.rounds * (packs + features) + features * work.contract.max_bins
-    return paillier.randomiser_for(public, work.drbg.child_seed("randomiser"), draws)
+    return paillier.randomiser_for(public, work.drbg.child_seed("randomiser", int(public.n)), draws)
 
 
 def platform_keys_role(work: Work, secret_key: paillier.SecretKey) -> Role[paillier.PublicKey]:
@@ -303,6 +306,14 @@ def _mask_rows(
             for k, slot in enumerate(slots):
                 values[first - start + k] += slot << (layout.width_bits * attempt)
     return values
+
+
+def _digest(own: Columns) -> bytes:
+    """Return the SHA-256 of own bins and weights: what hides a sum depends on all that went into it."""
+    digest = sha256(repr((own.bins, own.woe)).encode())
+    for codes in own.codes:
+        digest.update(np.asarray(codes, dtype="<u4").tobytes())
+    return digest.digest()
 
 
 def intercept(rows: int) -> tuple[list[int], int, tuple[int, ...]]:

@@ -32,6 +32,7 @@ _INTEGERS = {
     "min_intersection": (50, 10**6),
     "min_banks": (1, 64),
     "max_queries": (64, 1_000_000),
+    "max_firms": (64, 20_000_000),
     "max_rows": (64, 250_000),
     "max_bins": (2, 32),
     "ridge_thousandths": (1, 10**7),

@@ -6,7 +6,7 @@ from typing import Any
 
 from lianxin.crypto import group, paillier, psi_ecdh, psi_paillier
 from lianxin.crypto.keyed_ciphertexts import add_key_tag, strip_key_tag
-from lianxin.crypto.query_commitment import leaves_of, verify_root
+from lianxin.crypto.query_commitment import LEAF_BYTES, leaves_of, verify_root
 from lianxin.federation import wire
 from lianxin.federation.key_exchange import received_key
 from lianxin.federation.matching_side import PURPOSE, Side
@@ -21,7 +21,7 @@ class Evaluator(ABC):
 
     def __init__(self, side: Side, sid: bytes, query_bytes: int) -> None:
         self.side, self.sid, self._query_bytes = side, sid, query_bytes
-        self._leaves: list[bytes] = []
+        self._leaves = bytearray()
 
     def own_tags(self) -> bytearray:
         """Return the tags of the platform's own firms, 16 bytes each, in their order."""
@@ -33,11 +33,12 @@ class Evaluator(ABC):
 
     def verify_queries(self, root: bytes) -> None:
         """Raise CommitmentRejected unless all queries so far are those that `root` was made over."""
-        verify_root(self._leaves, root)
-        self._leaves = []
+        leaves = self._leaves
+        verify_root((bytes(leaves[at : at + LEAF_BYTES]) for at in range(0, len(leaves), LEAF_BYTES)), root)
+        self._leaves = bytearray()
 
     def _collect(self, queries: bytes, commitments: bytes) -> None:
-        self._leaves += leaves_of(queries, commitments, self._query_bytes)
+        self._leaves += b"".join(leaves_of(queries, commitments, self._query_bytes))
 
     @abstractmethod
     def answer(self, chunk: int, query: Any) -> tuple[int, Any]:

@@ -13,7 +13,8 @@
 Learns: B the intersection and A's padded size, A B's padded size and the matched rows (alignment "shared"). A malicious
 A may answer wrongly or declare rows it should not hold; a malicious B learns one F(x) a query, chosen before it sees an
 answer. Below the contract's minimum the run stops after step 5; B has seen the intersection by then. At most `WINDOW`
-chunks are under way; A holds 16 bytes a row and 32 a query, B its queries, whatever the sizes.
+chunks are under way; A holds a tag and a place a row and 32 bytes a query, B its queries and their tags. Both sizes are
+within the contract's `max_queries` and `max_firms`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from lianxin.federation.streams import ROW_BYTES, WINDOW, check_chunk
 __all__ = ["PADDING", "PURPOSE", "Side", "bank_role", "check_minimum", "input_root", "padded", "platform_role"]
 
 NONCE_BYTES = 32
+QUERIES_A_DEADLINE = 100_000
 
 
 def bank_role(side: Side, secret_key: paillier.SecretKey | None) -> Role[list[str]]:
@@ -45,9 +47,10 @@ def bank_role(side: Side, secret_key: paillier.SecretKey | None) -> Role[list[st
     asker.open(opening)
     yield Send(opening, "matching.open")
     answer = yield Receive("matching.open", (wire.PlatformOpening,))
-    order = list(range(total))
-    side.drbg.child("order").shuffle(order)
-    root = asker.prepare(_session(side.contract, answer.nonce, nonce), order)
+    _check_firms(side.contract, side.contract.platform, answer.padded_rows)
+    sid, order = _session(side.contract, answer.nonce, nonce), list(range(total))
+    side.drbg.child("order", sid).shuffle(order)
+    root = asker.prepare(sid, order)
     yield Send(wire.BankCommitment(query_root=root), "matching.commit")
     own_tags = yield from _ask(side, asker, total)
     found = yield from _compare(own_tags, padded_rows=answer.padded_rows)
@@ -62,6 +65,13 @@ def _check_quota(side: Side, total: int) -> None:
         raise RunStopped(
             f"{side.bank} holds {total} firms with live consent, padded, and the contract allows "
             f"{side.contract.max_queries} queries; nothing was asked: agree on a contract with a larger max_queries"
+        )
+
+
+def _check_firms(contract: RunContract, platform: str, padded_rows: int) -> None:
+    if padded_rows > padded(contract.max_firms):
+        raise PeerError(
+            f"{platform} declares {padded_rows} firms, padded, and the contract's max_firms is {contract.max_firms}", "M02"
         )
 
 
@@ -98,18 +108,18 @@ def _compare(own_tags: Sequence[bytes], padded_rows: int) -> Role[list[tuple[int
     """Receive the platform's tags; return (query index, position) of each that is ours."""
     query_of = {tag: index for index, tag in enumerate(own_tags)}
     found: list[tuple[int, int]] = []
-    seen: set[bytes] = set()
+    met: set[int] = set()
     place, chunk, last = 0, 0, False
     while not last:
         message = yield Receive("matching.compare", (wire.PlatformTags,))
         check_chunk(message.chunk, chunk)
         for tag in psi_paillier.decode_tags(message.tags):
             if tag in query_of:
+                if query_of[tag] in met:
+                    raise PeerError("the platform sent the tag of one firm twice", "M02")
+                met.add(query_of[tag])
                 found.append((query_of[tag], place))
             place += 1
-            if tag in seen:
-                raise PeerError("the platform sent one tag twice", "M02")
-            seen.add(tag)
         chunk, last = chunk + 1, message.last
         if place > padded_rows or not message.tags or (last and place != padded_rows):
             raise PeerError("the platform sent another number of tags than rows that it declared", "M02")
@@ -134,9 +144,12 @@ def platform_role(side: Side) -> Role[list[str]]:
         raise PeerError(
             f"{side.bank} asks {opening.padded_queries} queries, its quota is {side.contract.max_queries}", "M01"
         )
+    if side.charge is None:
+        raise ValueError("the platform's side of a matching charges a quota: give it `charge`")
+    size = padded(len(side.firms))
+    _check_own_firms(side, size)
     side.charge(opening.padded_queries)
     nonce = side.drbg.child("nonce", opening.nonce).bytes(NONCE_BYTES)
-    size = padded(len(side.firms))
     yield Send(wire.PlatformOpening(nonce=nonce, padded_rows=size, input_root=input_root(side)), "matching.open")
     sid = _session(side.contract, nonce, opening.nonce)
     is_ecdh = side.contract.matching == "ecdh"
@@ -145,7 +158,8 @@ def platform_role(side: Side) -> Role[list[str]]:
     tags += side.drbg.child("padding", sid).bytes(size * psi_paillier.TAG_BYTES - len(tags))
     order = list(range(size))
     side.drbg.child("order", sid).shuffle(order)
-    commitment = yield Receive("matching.commit", (wire.BankCommitment,))
+    patience = 1 + opening.padded_queries / QUERIES_A_DEADLINE  # the bank makes them all before it says anything
+    commitment = yield Receive("matching.commit", (wire.BankCommitment,), patience)
     yield from _evaluate(side, evaluator, opening.padded_queries)
     _verify_committed(side, evaluator, commitment.query_root)
     yield from _publish(side, tags, order)
@@ -155,6 +169,14 @@ def platform_role(side: Side) -> Role[list[str]]:
     if any(order[row] >= len(side.firms) for row in rows):
         raise PeerError(f"{side.bank} claims to have matched padding", "M02")
     return [side.firms[order[row]] for row in rows]
+
+
+def _check_own_firms(side: Side, size: int) -> None:
+    if size > padded(side.contract.max_firms):
+        raise RunStopped(
+            f"{side.contract.platform} holds {size} firms with live consent, padded, and the contract allows "
+            f"{side.contract.max_firms}; nothing was answered: agree on a contract with a larger max_firms"
+        )
 
 
 def _evaluate(side: Side, evaluator: Evaluator, total: int) -> Role[None]:

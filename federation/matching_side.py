@@ -15,16 +15,12 @@ PADDING = 64
 PURPOSE = "matching"
 
 
-def _uncharged(_queries: int) -> None:
-    """Charge nothing: the contract's own limit holds, and nobody counts over runs."""
-
-
 @dataclass(frozen=True)
 class Side:
     """The contract, the side's released rows, its randomness and where it computes.
 
     `charge(padded queries)` spends the bank's quota over all runs before the platform answers anything, durably, and
-    raises PeerError (M04) when it is used up; only the platform's side has one.
+    raises PeerError (M04) when it is used up; the platform's side has one, the bank's none.
     """
 
     contract: RunContract
@@ -32,7 +28,7 @@ class Side:
     rows: Released
     drbg: Drbg = field(repr=False)
     executor: Executor | None = None
-    charge: Callable[[int], object] = _uncharged
+    charge: Callable[[int], object] | None = None
 
     @cached_property
     def firms(self) -> tuple[str, ...]:

@@ -45,10 +45,11 @@ class Send:
 
 @dataclass(frozen=True)
 class Receive:
-    """The protocol waits for one of `types` in `step`."""
+    """The protocol waits for one of `types` in `step`, for `patience` times the step's deadline."""
 
     step: str
     types: tuple[type[Message], ...]
+    patience: float = 1.0
 
 
 Role = Generator[Send | Receive, Any, T]
@@ -252,7 +253,7 @@ def converse(role: Role[T], session: Session, deadline_s: float) -> T:
             session.send(wish.message, wish.step, wish.rights)
             answer = None
         else:
-            answer = session.receive(wish.step, wish.types, deadline_s)
+            answer = session.receive(wish.step, wish.types, deadline_s * wish.patience)
 
 
 def _blame(session: Session, what: str, rule: str) -> PeerError:

@@ -26,7 +26,7 @@ FORMS = {
 }  # fmt: skip
 _FROM_RUN = (
     "run", "proposer", "purpose", "matching", "model", "on_loss", "profile", "key_bits", "rounds", "spare_attempts", "min_rows",
-    "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_rows", "max_bins",
+    "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_firms", "max_rows", "max_bins",
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,7 @@ from lianxin.federation.session import Session, rule_id
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.config import OPERATOR
-from lianxin.parties.node import Node
+from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.records import load_loan_table, read_table
 
 POLL_S = 0.5
@@ -114,6 +115,7 @@ class BankNode:
             self.node.trace.refused("", channel.peer, fault.rule, "contract.agree", None)
             channel.close()
             raise
+        self._check_new(channel, contract)
         session = self.node.session(contract, channel, f"contracts/{self.node.party}")
         session.accept(data, "contract.agree", (wire.Proposal,))
         self.node.contract_event(contract.run, contract.hash, "proposed")
@@ -126,6 +128,15 @@ class BankNode:
         session.send(wire.Approval(approval=approval), "contract.agree")
         self.node.say(f"approved {contract.run}")
         self._take_part(session, contract)
+
+    def _check_new(self, channel: Channel, contract: RunContract) -> None:
+        """Raise PeerError (C08) for a run id that was here before: seeds, keys and masks of a run serve once."""
+        store, run = self.node.store, contract.run
+        if store.run(run) is None and store.setting(f"seed/{run}") is None and not store.envelopes(run):
+            return
+        self.node.trace.refused(run, channel.peer, "C08", "contract.agree", None)
+        channel.close()
+        raise PeerError(f"{channel.peer} proposed run {run}, whose id was used here before; it needs a new one", "C08")
 
     def _judge(self, channel: Channel, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
         columns = set(self.table.columns)
@@ -197,6 +208,7 @@ class BankNode:
             raise
         self.node.store.put_run(contract.run, "running", answer.contract)
         self.node.contract_event(contract.run, contract.hash, "signed")
+        self.node.renew_workers()
         run = BankRun(self.node, contract, self.table, self.link)
         worker = _Worker(self.node, contract, run, self.link)
         worker.start()
@@ -276,6 +288,9 @@ class _Worker(threading.Thread):
         except LianxinError as failure:
             self.failure = failure
             self.node.say(f"stopped: {failure}")
+        except (BrokenExecutor, TimeoutError):
+            self.failure = RunStopped(WORKERS_LOST)
+            self.node.say(f"stopped: {WORKERS_LOST}")
         except Exception as fault:
             logging.getLogger("lianxin").exception("a fault in %s", name)
             sentence = f"a fault of this program ({type(fault).__name__}) ended the run here; report it with the log"

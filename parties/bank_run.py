@@ -15,6 +15,7 @@ import numpy as np
 
 from lianxin.crypto import canonical, paillier
 from lianxin.crypto.blocks import share_processors
+from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.pool import RandomiserPool
 from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.signing import sign_record
@@ -132,11 +133,12 @@ class BankRun:
             share_processors()
             try:
                 key = self._key_of(binning.LABEL_PURPOSE, drbg)
+                self.keys = BankKeys(key, self._pool(key))
+                self.filler.start(self.keys.pool)
             except LianxinError as fault:
                 self._key_fault = fault
-                return
-            self.keys = BankKeys(key, self._pool(key))
-            self.filler.start(self.keys.pool)
+            except CryptoError as fault:
+                self._key_fault = RunStopped(f"the training key of this run cannot be used: {fault}")
 
         self._maker = threading.Thread(target=make, daemon=True)
         self._maker.start()

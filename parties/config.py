@@ -121,6 +121,7 @@ class RunConfig(_Section):
     min_banks: int = 1
     max_queries: int
     max_rows: int
+    max_firms: int = 2_000_000
     max_bins: int = 6
     ridge_thousandths: int = 1000
     chunk_bytes: int = 128 * 1024

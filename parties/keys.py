@@ -76,9 +76,10 @@ class KeyStore:
             return key_file.seal_seed(seed, self._seed_label(run), self._protection, self._current_salt())
 
     def open_seed(self, kept: bytes, run: str) -> bytes:
-        """Return the seed in what the store kept; one of an older version is plain. Raises RunStopped."""
-        if len(kept) == SEED_BYTES:
-            return kept
+        """Return the seed in what the store kept. Raises RunStopped for one that this node did not seal for this run.
+
+        A plain one, as version 0.1 kept it, is refused too: its run has ended, and anybody could have put it there.
+        """
         try:
             with self._lock:
                 return key_file.open_seed(kept, self._protection, self._seed_label(run))
@@ -164,16 +165,20 @@ def load_protection(config: NodeConfig) -> Protection:
 
 def make_key_file(path: Path) -> None:
     """Write 32 new random bytes to `path`, for its owner alone; one that is there stays. Raises InputFault."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(system_seed().hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # somebody else's whole file stays
+            os.link(draft, path)
+        draft.unlink()
+        _synchronise(path.parent)
     except OSError as fault:
         raise InputFault(f"{path} cannot be written ({fault.strerror}); choose another key_file under [keys]") from None
-    with os.fdopen(handle, "w") as file:
-        file.write(system_seed().hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_whole(path: Path, data: bytes) -> None:

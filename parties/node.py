@@ -12,7 +12,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
@@ -43,6 +43,11 @@ from lianxin.parties.trace import LedgerTrace
 
 SUBJECT_KEY_FILE = "subject.key"
 IMPORT_BATCH = 5_000
+WORKER_DEADLINE_S = 60.0
+WORKERS_LOST = (
+    "a worker process of this node was killed or ran out of memory, which ended the run here; give the node more memory or "
+    "fewer workers, and launch again"
+)
 Event = Callable[[str], None]
 
 
@@ -85,10 +90,10 @@ class Node:
             return self.keys.open_seed(kept, run)
         simulation = self.config.simulation
         seed = derive_seed(simulated_seed(simulation.seed), self.party, run) if simulation else system_seed()
-        self.store.put_setting(key, self.keys.seal_seed(seed, run))
         commitment = hashlib.sha256(b"lianxin/seed\x00" + seed).hexdigest()
         leaf = {"kind": "contract", "run": run, "event": "seed-committed", "rule": "", "contract_hash": commitment}
         self.ledger.append(leaf)
+        self.store.put_setting(key, self.keys.seal_seed(seed, run))
         return seed
 
     def run_drbg(self, run: str) -> Drbg:
@@ -98,6 +103,16 @@ class Node:
     def paillier_key(self, purpose: str, run: str, bits: int, make: Callable[[], SecretKey]) -> SecretKey:
         """Return this node's Paillier key of one purpose and run: the saved one, or a new one that is saved first."""
         return self.keys.paillier_key(purpose, run, bits, make)
+
+    def renew_workers(self) -> None:
+        """Put a fresh pool in place of one that lost a worker: a pool that broke takes no work ever again."""
+        if self.executor is None:
+            return
+        try:
+            self.executor.submit(os.getpid).result(WORKER_DEADLINE_S)
+        except (BrokenExecutor, TimeoutError):
+            self.executor.shutdown(wait=False, cancel_futures=True)
+            self.executor = make_executor(self.config.workers)
 
     def run_folder(self, run: str) -> Path:
         """Return the folder of one run under the state folder, made if needed."""

@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -26,7 +27,7 @@ from lianxin.federation.grid import PartyGrid
 from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties.agreement import draft_contract, join_signatures
 from lianxin.parties.config import RunConfig
-from lianxin.parties.node import Node
+from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
 from lianxin.parties.store import Store
@@ -97,6 +98,9 @@ class PlatformNode:
         except LianxinError as failure:
             active.failures.append(failure)
             raise
+        except (BrokenExecutor, TimeoutError):
+            active.failures.append(RunStopped(WORKERS_LOST))
+            raise
         except Exception as fault:
             logging.getLogger("lianxin").exception("a fault in %s", channel.conversation)
             sentence = (
@@ -151,6 +155,7 @@ class PlatformNode:
         try:
             sessions = self._lobby_sessions(contract)
             signed = self._agree(contract, sessions)
+            self.node.renew_workers()
             active = ActiveRun(PlatformRun(self.node, contract, self.table))
             self.runs[run] = active
             for session in sessions.values():

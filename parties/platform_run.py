@@ -302,11 +302,11 @@ class PlatformRun:
 
     def next_attempt(self) -> int:
         """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
+        attempt = self.node.store.reserve(f"attempt/{self.contract.run}", 1)
         with self._lock:
-            self.attempt += 1
+            self.attempt = attempt
         if self.attempt >= self.star.layouts.masks.slots:
             raise RunStopped("every prepared attempt is used up; launch a new run with more spare attempts")
-        self.node.store.put_setting(f"attempt/{self.contract.run}", str(self.attempt).encode())
         return self.attempt
 
     def before_round(self, round_number: int) -> None:

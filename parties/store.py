@@ -105,7 +105,7 @@ class Store:
         text = str(path_or_url)
         url = text if "://" in text else f"sqlite:///{text}"
         self._lock = threading.RLock()
-        self._engine = sa.create_engine(url)
+        self._engine = sa.create_engine(url, hide_parameters=True)
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _set_pragmas)
             sa.event.listen(self._engine, "begin", _begin)

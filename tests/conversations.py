@@ -58,7 +58,7 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
         "fields": fields_of(names), "catalogues": {}, "forms": FORMS, "matching": "paillier", "model": "scorecard",
         "alignment": "shared", "on_loss": "rerun", "profile": "full_exponents", "key_bits": 2048, "rounds": 6,
         "spare_attempts": 3,
-        "min_rows": 50, "min_bads": 5, "min_goods": 5, "min_intersection": 50, "min_banks": 1, "max_queries": 1024,
+        "min_rows": 50, "min_bads": 5, "min_goods": 5, "min_intersection": 50, "min_banks": 1, "max_queries": 1024, "max_firms": 100_000,
         "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000, "chunk_bytes": 128 * 1024,
         "points_to_double_odds": 20, "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
         "expires_at": "2026-12-31T00:00:00Z",

@@ -121,7 +121,7 @@ def test_a_run_stops_at_a_saved_key_that_does_not_open_and_shows_no_secret(
     assert shown_in(layout.folder, secrets) == []
 
 
-def test_the_seed_of_an_older_store_is_read_as_it_is_and_a_new_one_is_sealed(tmp_path: Path) -> None:
+def test_a_seed_is_sealed_for_its_run_and_no_other_is_taken_not_even_a_plain_one(tmp_path: Path) -> None:
     inputs = worlds.tables_of(tmp_path / "tables", 3, 60, 2, 40)
     layout = worlds.lay(tmp_path / "run", inputs)
     node = open_node(load_node(layout.home("bank-1") / "node.toml"))
@@ -131,7 +131,8 @@ def test_the_seed_of_an_older_store_is_read_as_it_is_and_a_new_one_is_sealed(tmp
         assert kept is not None and seed not in kept and seed.hex().encode() not in kept
         assert node.run_seed("run-9") == seed
         node.store.put_setting("seed/run-8", bytes(range(32)))
-        assert node.run_seed("run-8") == bytes(range(32))
+        with pytest.raises(RunStopped, match="seed of run run-8"):
+            node.run_seed("run-8")
         node.store.put_setting("seed/run-7", kept)
         with pytest.raises(RunStopped, match=r"seed of run run-7 .* run run-9, asked for run run-7"):
             node.run_seed("run-7")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conversations import contract_of, play, right
 
+from lianxin.crypto import psi_ecdh, psi_paillier
 from lianxin.crypto.errors import CommitmentRejected, ProofOfInclusionRejected
 from lianxin.crypto.keyed_ciphertexts import strip_key_tag
 from lianxin.crypto.query_commitment import PADDING, firm_statement, leaves_of, verify_opening, verify_root
@@ -16,13 +17,16 @@ from lianxin.federation.model import Released
 from lianxin.federation.session import Send
 
 
+SID = b"s" * 64
+
+
 def sides(contract, bank_firms, platform_firms, seed=b"s" * 32):
     bank = Released(right("bank-1", "platform-a"), tuple(bank_firms), {})
     platform = Released(right("platform-a", "bank-1"), tuple(platform_firms), {})
     root = Drbg(seed)
     return (
         matching.Side(contract, "bank-1", bank, root.child("bank")),
-        matching.Side(contract, "bank-1", platform, root.child("platform")),
+        matching.Side(contract, "bank-1", platform, root.child("platform"), charge=lambda queries: None),
     )
 
 
@@ -167,7 +171,7 @@ def test_without_the_commitment_the_same_query_is_answered_and_its_tag_learnt(mo
 def test_the_bank_sends_only_what_it_committed_to(matching_key):
     bank_side, _ = sides(contract_of(), firms(range(60)), [])
     asker = askers.PaillierAsker(bank_side, matching_key)
-    root = asker.prepare(b"s" * 64, list(range(64)))
+    root = asker.prepare(SID, list(range(64)))
     message = asker.query(0, 0, 64)
     sent = strip_key_tag(asker.public, message.ciphertexts)
     verify_root(leaves_of(sent, message.commitments, asker.public.ciphertext_bytes), root)
@@ -176,23 +180,88 @@ def test_the_bank_sends_only_what_it_committed_to(matching_key):
         asker.query(0, 0, 64)
 
 
+def verify_ecdh(opening, query):
+    psi_ecdh.verify_query(SID, opening.asked_for, opening.witness, query)
+
+
+@pytest.fixture(params=["paillier", "ecdh"])
+def asked(request):
+    """Return an asker with 60 firms and 4 paddings, its root, and the check of what a query asks for."""
+    bank_side, _ = sides(contract_of(matching=request.param), firms(range(60)), [])
+    if request.param == "ecdh":
+        return askers.EcdhAsker(bank_side), verify_ecdh
+    key = request.getfixturevalue("matching_key")
+
+    def verify_paillier(opening, query):
+        number = int.from_bytes(query, "big")
+        psi_paillier.verify_query(key.public, SID, opening.asked_for, opening.witness, number)
+
+    return askers.PaillierAsker(bank_side, key), verify_paillier
+
+
 @pytest.mark.parametrize("place", [0, 41, 63])
-def test_any_query_opens_to_its_firm_or_to_padding_and_to_nothing_else(place):
-    bank_side, _ = sides(contract_of(matching="ecdh"), firms(range(60)), [])
-    asker = askers.EcdhAsker(bank_side)
-    root = asker.prepare(b"s" * 64, list(range(64)))
+def test_any_query_opens_to_its_firm_or_to_padding_and_to_nothing_else(asked, place):
+    asker, verify = asked
+    root = asker.prepare(SID, list(range(64)))
     opening, query = asker.open_query(place), asker.queries.part(place, place + 1)[0]
-    verify_opening(opening, query, root)
+    verify_opening(opening, query, place, 64, root)
+    verify(opening, query)
     assert opening.statement.endswith(b"firm-000%02d" % place) == (place < 60)
     assert (opening.statement == PADDING) == (place >= 60)
     for lie in (
         replace(opening, statement=firm_statement("00" * 32, b"firm-00099")),
         replace(opening, statement=PADDING if place < 60 else firm_statement("00" * 32, b"firm-00001")),
-        replace(opening, index=(place + 1) % 64),
         replace(opening, salt=bytes(32)),
     ):
-        with pytest.raises((CommitmentRejected, ProofOfInclusionRejected)):
-            verify_opening(lie, query, root)
+        with pytest.raises(ProofOfInclusionRejected):
+            verify_opening(lie, query, place, 64, root)
+    with pytest.raises(CommitmentRejected):
+        verify(replace(opening, witness=opening.witness + 1), query)
+    for index, queries in (((place + 1) % 64, 64), (place, 65)):
+        with pytest.raises(ProofOfInclusionRejected):
+            verify_opening(opening, query, index, queries, root)
+
+
+@pytest.mark.parametrize("place", [3, 62])
+def test_a_query_for_another_firm_than_it_says_opens_its_statement_and_is_caught_by_its_witness(asked, place):
+    asker, verify = asked
+    asked_for = asker._asked_for
+    asker._asked_for = lambda at: b"firm-00777" if at == place else asked_for(at)
+    root = asker.prepare(SID, list(range(64)))
+    opening, query = asker.open_query(place), asker.queries.part(place, place + 1)[0]
+    verify_opening(opening, query, place, 64, root)
+    with pytest.raises(CommitmentRejected, match="asks for another firm"):
+        verify(opening, query)
+
+
+def test_a_platform_that_declares_more_firms_than_the_contract_is_refused_before_a_query_is_made():
+    bank_side, platform_side = sides(contract_of(matching="ecdh", max_firms=100), firms(range(60)), firms(range(200)))
+    with pytest.raises(RunStopped, match="256 firms.* contract allows 100"):
+        play(matching.bank_role(bank_side, None), matching.platform_role(platform_side))
+    role = matching.bank_role(bank_side, None)
+    next(role)
+    role.send(None)
+    with pytest.raises(PeerError, match="declares 192 firms, padded, and the contract's max_firms is 100"):
+        role.send(wire.PlatformOpening(nonce=bytes(32), padded_rows=192))
+
+
+def test_a_platform_without_a_quota_answers_nobody():
+    bank_side, platform_side = sides(contract_of(matching="ecdh"), firms(range(60)), firms(range(60)))
+    role = matching.platform_role(replace(platform_side, charge=None))
+    next(role)
+    with pytest.raises(ValueError, match="charges a quota"):
+        role.send(next(matching.bank_role(bank_side, None)).message)
+
+
+def test_a_firm_whose_tag_comes_twice_ends_the_session():
+    bank_side, platform_side = sides(contract_of(matching="ecdh"), firms(range(64)), firms(range(64)))
+
+    def repeat(message):
+        if isinstance(message, wire.PlatformTags):
+            message.tags = message.tags[:16] + message.tags[:16] + message.tags[32:]
+
+    with pytest.raises(PeerError, match="tag of one firm twice"):
+        play(matching.bank_role(bank_side, None), changed(matching.platform_role(platform_side), repeat))
 
 
 @pytest.mark.parametrize("pairs", [b"\x00\x00\x00\x05\x00\x00\x00\x05", b"\xff\xff\xff\xff", b"\x00\x00\x00"])

@@ -83,6 +83,48 @@ def test_threads_that_take_and_fill_at_once_share_no_randomiser():
     assert len(taken) == 4 * sum(range(1, 40)) == len(set(taken))
 
 
+class Slow(Numbers):
+    """A source whose first block is finished only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.let_go, self.at_once, self.most = threading.Event(), threading.Event(), 0, 0
+
+    def draw_many(self, count, drbg, executor=None):
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.let_go.wait(10)
+        self.at_once -= 1
+        return super().draw_many(count, drbg)
+
+
+def test_a_block_that_is_finished_after_its_places_were_taken_is_not_kept():
+    source = Slow()
+    pool = pool_of(source)
+    filler = threading.Thread(target=pool.prepare)
+    filler.start()
+    assert source.begun.wait(10)
+    assert pool.take(BLOCK) == pool_of().take(BLOCK)
+    source.let_go.set()
+    filler.join()
+    assert pool.ready == 0 and not pool._blocks
+
+
+def test_two_that_prepare_at_once_make_different_blocks_one_after_the_other():
+    source = Slow()
+    pool = pool_of(source)
+    fillers = [threading.Thread(target=pool.prepare) for _ in range(2)]
+    for filler in fillers:
+        filler.start()
+    assert source.begun.wait(10)
+    source.let_go.set()
+    for filler in fillers:
+        filler.join()
+    assert source.most == 1 and sorted(pool._blocks) == [0, 1]
+
+
 def test_a_pool_that_starts_at_later_places_prepares_those():
     places = CountedPlaces()
     places(5 * BLOCK)

@@ -31,7 +31,8 @@ def nothing_is_decrypted(monkeypatch):
 
 
 def side(seed: bytes, *ends: str) -> matching.Side:
-    return matching.Side(contract_of(), "bank-1", Released(right(*ends), FIRMS, {}), Drbg(seed * 32))
+    rows = Released(right(*ends), FIRMS, {})
+    return matching.Side(contract_of(), "bank-1", rows, Drbg(seed * 32), charge=lambda queries: None)
 
 
 def lying(role, kind, change):
