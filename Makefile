@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 ROOMS := crypto federation parties simulations
+PEERS := build/peers
 PROTOS := $(wildcard proto/*.proto)
+TORTURE := tests/attacks $(addprefix tests/test_,$(addsuffix .py,canonical decoders group histogram intervals \
+	key_file modulus_proof multiexp overflow_proof packing paillier pairwise_masks psi_ecdh psi_paillier))
 
-.PHONY: demo test dev check bench protos clean
+.PHONY: demo test torture dev check bench protos clean
 
 $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -31,6 +34,10 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/pytest
 
+# a hundred times the cases, LIANXIN_FUZZ_SECONDS a decoder; TORTURE="tests/test_packing.py" takes a part
+torture: $(VENV)/.test
+	LIANXIN_TORTURE=1 $(BIN)/pytest --timeout=0 --durations=20 $(TORTURE)
+
 dev: $(VENV)/.dev
 
 # mypy does not see how rooms map to packages, nor into generated modules: it gets a tree of links, and stubs
@@ -41,8 +48,17 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
-	$(BIN)/python tests/benchmarks/bench_units.py
+# other people's libraries stay in an environment of their own; one that cannot be had here leaves its figures null
+$(PEERS)/.built: tests/benchmarks/peers.txt | $(BIN)/pip
+	$(BIN)/python -m venv $(PEERS)
+	for one in $$(cat $<); do $(PEERS)/bin/pip install --quiet --disable-pip-version-check $$one || \
+		echo "$$one cannot be installed here: its figures will be null"; done
+	touch $@
+
+bench: $(VENV)/.core $(PEERS)/.built
+	$(BIN)/lianxin bench crypto --peers $(PEERS)/bin/python --out build/bench
+	$(BIN)/lianxin bench matching --queries 10000 --rows 132000 --protocol paillier --out build/bench
+	$(BIN)/lianxin bench matching --queries 100000 --rows 100000 --protocol ecdh --peers $(PEERS)/bin/python --out build/bench
 
 protos: $(VENV)/.dev
 	$(BIN)/python tests/generate_protos.py

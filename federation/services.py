@@ -1,69 +1,75 @@
 """The road between machines: gRPC with mutual TLS, one bidirectional stream a conversation, dialled by the bank.
 
-Server side: `check_peer` decides who speaks from gRPC's AuthContext, before a byte is read (attacks.md, row 25):
-
-    I01  the TLS version is 1.3                  (gRPC Python cannot refuse 1.2 in the handshake)
-    I02  there is a client certificate, and it parses
-    I03  it has exactly one URI name, the same that the AuthContext shows
-    I04  that URI is pinned
-    I05  the SHA-256 of the certificate is the one pinned for that URI
-    I06  it is valid now                         (a connection may outlive its certificate)
-    I07  run and conversation ids are well formed, fit the service and name no other pinned party
-    I08  the party has no more than its share of conversations open
-
-I03 reads the certificate too because the AuthContext cuts a name at its first NUL byte: `spiffe://x/bank\\0.evil` shows
-there as `spiffe://x/bank`. A certificate that is expired or another authority's fails in the handshake already, of
-which gRPC Python tells nobody.
+Server side: who speaks, what for, and which conversation a stream goes on with is decided by `admission` from gRPC's
+AuthContext and the stream's metadata, before a byte is read. Whoever is refused is told REFUSED_TEXT, whatever the rule.
 
 Client side: gRPC Python shows no AuthContext, so the pinned server certificate is the connection's only trust root
 (gRPC verifies partial chains: a leaf may be a root). TLS compares a name fixed in `ClientTls`; the address dialled
 proves nothing. The first signed envelope each way, another module's work, says again who is there.
 
-Memory is bounded: 4 MiB a message, `QUEUE_MESSAGES` a direction, a fixed HTTP/2 window (bandwidth probing would grow
-it), a fixed number of conversations, no compression (attacks.md, row 23).
+One gRPC message is one frame of `resumption`. A stream that breaks is dialled again and the conversation goes on; a dead
+connection is noticed by keepalive pings within 16 s. A second stream for one conversation takes the place of the first,
+which may be half dead: the server has room for as many streams again as conversations.
+
+Memory is bounded: 4 MiB a message, a window of messages each way at each end, a fixed HTTP/2 window (bandwidth probing
+would grow it), a fixed number of conversations, no compression (attacks.md, row 23).
 """
 
-import hashlib
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.message import DecodeError
 
+from lianxin.crypto.randomness import system_seed
+from lianxin.federation.admission import (
+    CONVERSATION_KEY,
+    FAREWELL_S,
+    HEARD_KEY,
+    RUN_KEY,
+    SERVICES,
+    STREAM_KEY,
+    TOKEN_KEY,
+    Host,
+    NoRoom,
+    PinnedPeer,
+    Refused,
+    Switchboard,
+    check_ids,
+    check_peer,
+    read_count,
+    read_dial,
+)
 from lianxin.federation.channel import (
     CLOSE_DEADLINE_S,
-    FAILURES_KEPT,
     SEND_DEADLINE_S,
-    SERVICES,
     Channel,
     ClientTls,
+    DialledChannel,
     Handler,
     Link,
-    PinnedPeer,
-    Pipe,
-    PipedChannel,
-    PipeEnded,
+    ResumableChannel,
     ServerTls,
-    check_ids,
-    is_opening,
+    Stream,
+    Unreachable,
+    hang_up,
     read_pem,
 )
 from lianxin.federation.errors import DeadlinePassed, InputFault, PeerError, PeerGone
+from lianxin.federation.resumption import RESUME_WINDOW_S, ConversationEnd, Frame
+from lianxin.proto import party_pb2
 
 PACKAGE = "lianxin.party"
-RUN_KEY, CONVERSATION_KEY = "lianxin-run", "lianxin-conversation"
 REFUSED_TEXT = "this peer or conversation is not admitted"
 ADMITTED = ("lianxin-admitted", "1")
 CONVERSATION_LIMIT_S = 24 * 3600.0
+_ENVELOPE_TAG = b"\x1a"  # field 3, length-delimited
 _RECEIVE_LIMIT_BYTES = 4 * 2**20
 _ATTEMPT_S = 0.2
 _OPTIONS: list[tuple[str, Any]] = [
@@ -73,8 +79,9 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.absolute_max_metadata_size", 16 * 1024),
     ("grpc.default_compression_algorithm", 0),
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.ping_timeout_ms", 8_000),  # without it a ping is waited for 60 s, whatever the line above says
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2 * 2**20),
@@ -82,13 +89,13 @@ _OPTIONS: list[tuple[str, Any]] = [
 _SERVER_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),
     ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
     ("grpc.http2.max_ping_strikes", 2),
 ]
 _CLIENT_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 ]
@@ -99,74 +106,59 @@ Now = Callable[[], datetime]
 UTC_NOW: Now = partial(datetime.now, UTC)
 
 
-def check_peer(auth: Mapping[str, Any], parties: Mapping[str, PinnedPeer], now: datetime) -> tuple[PinnedPeer, str]:
-    """Return the pinned peer that an AuthContext proves, with its URI; raises PeerError with rule I01 to I06."""
-    if list(auth.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
-        raise _Refused("I01", "A peer connected with another TLS version than 1.3.")
-    certificate = _only_certificate(auth)
-    uri = _only_uri(auth, certificate)
-    pinned = parties.get(uri)
-    if pinned is None:
-        raise _Refused("I04", "A peer's URI is not pinned here.", uri)
-    if hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest() != pinned.certificate_sha256:
-        raise _Refused("I05", f"A peer shows the URI of {pinned.party} with a certificate that is not pinned.", uri)
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise _Refused("I06", f"The certificate of {pinned.party} is not valid now: renew and pin it anew.", uri)
-    return pinned, uri
+def encode_frame(frame: Frame) -> bytes:
+    """Return a frame as it crosses: a `lianxin.party.Frame` in its canonical encoding."""
+    return _before_message(frame) + (frame.message or b"")
 
 
-class _Refused(PeerError):
-    """A peer that is not admitted; `uri` is what its certificate says, if it says one thing."""
+def _before_message(frame: Frame) -> bytes:
+    """Return a frame's encoding up to its message: protobuf itself would take 3 ms to encode one of 1 MiB."""
+    out = party_pb2.Frame(number=frame.number, acknowledged=frame.acknowledged)
+    if frame.closed:
+        out.closed = True
+    elif frame.finished:
+        out.finished = True
+    head = bytes(out.SerializeToString(deterministic=True))
+    return head if frame.message is None else head + _ENVELOPE_TAG + _varint(len(frame.message))
 
-    def __init__(self, rule: str, message: str, uri: str | None = None) -> None:
-        super().__init__(message, rule)
-        self.uri = uri
+
+def _varint(number: int) -> bytes:
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
-def _only_certificate(auth: Mapping[str, Any]) -> x509.Certificate:
+def decode_frame(data: bytes) -> Frame:
+    """Return the frame in `data`. Raises PeerError (I10) for bytes that are not exactly what `encode_frame` makes."""
+    read = party_pb2.Frame()
     try:
-        (pem,) = auth.get("x509_pem_cert", ())
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError:
-        raise _Refused("I02", "A peer's certificate is missing or cannot be read.") from None
+        read.ParseFromString(data)
+    except DecodeError:
+        raise PeerError("A peer sent bytes that are no frame.", "I10") from None
+    message = read.envelope if read.WhichOneof("said") == "envelope" else None
+    frame = Frame(read.number, read.acknowledged, message, read.finished, read.closed)
+    head = _before_message(frame)
+    if len(data) != len(head) + len(message or b"") or not data.startswith(head):
+        raise PeerError("A peer sent a frame in another encoding than the canonical one.", "I10")
+    return frame
 
 
-def _only_uri(auth: Mapping[str, Any], certificate: x509.Certificate) -> str:
+def _frames_of(call: Any) -> Iterator[Frame]:
+    """Yield what comes on a stream until it ends, however it ends."""
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-        (shown,) = auth.get("peer_uri", ())
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
-        raise _Refused("I03", "A peer's certificate does not have exactly one URI name.") from None
-    if shown != uri.encode():
-        raise _Refused("I03", "A peer's URI name is not what TLS shows of it.")
-    return uri
-
-
-def _asked_for(metadata: Any, kind: str, peer: PinnedPeer, uri: str, known: set[str]) -> tuple[str, str]:
-    values = [[value for key, value in metadata if key == wanted] for wanted in (CONVERSATION_KEY, RUN_KEY)]
-    if [len(found) for found in values] != [1, 1]:
-        raise _Refused("I07", f"{peer.party} named no run or conversation, or more than one.", uri)
-    conversation, run = values[0][0], values[1][0]
-    if not is_opening(conversation, run, kind, strangers=known - {peer.party}):
-        raise _Refused("I07", f"{peer.party} may not open a conversation under these ids.", uri)
-    return conversation, run
+        for data in call:
+            yield decode_frame(data)
+    except grpc.RpcError:
+        return
 
 
 @dataclass(eq=False)
 class _Door(grpc.GenericRpcHandler):
-    """Admits each stream, then runs the handler over it: a reader thread, a handler thread and gRPC's own writer."""
+    """Admits each stream, then moves frames between it and its conversation: a reader thread and gRPC's own writer."""
 
     parties: Mapping[str, PinnedPeer]
-    handler: Handler
+    host: Host
     on_refused: OnRefused
-    share: int
-    send_deadline_s: float
     now: Now
-    failures: deque[tuple[str, str, Exception]] = field(default_factory=partial(deque, maxlen=FAILURES_KEPT))
-    handling: dict[threading.Thread, PipedChannel] = field(default_factory=dict)
-    _open: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """Return the handler of one of the four services; None (unimplemented) for any other path."""
@@ -176,90 +168,70 @@ class _Door(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(partial(self._converse, kind))
 
     def _converse(self, kind: str, incoming: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        channel = self._admit(kind, context)
         ended = threading.Event()
-        thread = threading.Thread(target=self._handle, args=(channel, context, ended), daemon=True)
-        with self._lock:
-            self.handling[thread] = channel
-        thread.start()
-        if not context.add_callback(lambda: _terminate(channel, ended)):
-            _terminate(channel, ended)
-        context.send_initial_metadata((ADMITTED,))
-        threading.Thread(target=_pour, args=(incoming, channel), daemon=True).start()
-        yield from channel.outbox.drain()
+        end, stream, uri = self._admit(kind, context, lambda seconds: ended.wait(seconds) or context.cancel())
+        if not context.add_callback(partial(_let_go, end, stream, ended)):
+            _let_go(end, stream, ended)
+        context.send_initial_metadata((ADMITTED, (HEARD_KEY, str(end.heard))))
+        threading.Thread(target=self._hear, args=(_frames_of(incoming), end, stream, uri), daemon=True).start()
+        yield from map(encode_frame, end.frames(stream))
+        if end.fault is not None and not isinstance(end.fault, PeerGone):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSED_TEXT)
 
-    def _admit(self, kind: str, context: grpc.ServicerContext) -> PipedChannel:
+    def _admit(
+        self, kind: str, context: grpc.ServicerContext, cut_after: Callable[[float], object]
+    ) -> tuple[ConversationEnd, int, str]:
+        uri: str | None = None
         try:
             peer, uri = check_peer(context.auth_context(), self.parties, self.now())
-            known = {pinned.party for pinned in list(self.parties.values())}
-            conversation, run = _asked_for(context.invocation_metadata(), kind, peer, uri, known)
-            self._take_share(peer, uri)
+            others = {pinned.party for pinned in list(self.parties.values())} - {peer.party}
+            dial = read_dial(context.invocation_metadata(), kind, peer.party, others)
+            return *self.host.connect(dial, cut_after), uri
+        except NoRoom:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, REFUSED_TEXT)
         except Exception as doubt:  # whatever it is, gRPC would send its text to the peer
-            self._report(doubt)
+            self._report(doubt, uri)
             context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSED_TEXT)
-        return PipedChannel(peer.party, conversation, run, Pipe(), Pipe(), self.send_deadline_s)
+        raise AssertionError("abort raises")
 
-    def _take_share(self, peer: PinnedPeer, uri: str) -> None:
-        with self._lock:
-            if self._open[peer.party] >= self.share:
-                raise _Refused("I08", f"{peer.party} has {self.share} conversations open and wants another.", uri)
-            self._open[peer.party] += 1
+    def _hear(self, frames: Iterator[Frame], end: ConversationEnd, stream: int, uri: str) -> None:
+        broken = self.host.hear(frames, end, stream)
+        if broken is not None:
+            self._report(broken, uri)
 
-    def _report(self, doubt: Exception) -> None:
+    def _report(self, doubt: Exception, uri: str | None) -> None:
         try:
-            if not isinstance(doubt, _Refused):
-                self.failures.append(("", "", doubt))
-                doubt = _Refused("I02", "A peer's certificate cannot be judged.")
-            self.on_refused(doubt.rule, doubt.uri)
+            if not isinstance(doubt, PeerError):
+                self.host.failures.append(("", "", doubt))
+                doubt = Refused("I02", "A peer's certificate cannot be judged.")
+            self.on_refused(doubt.rule, getattr(doubt, "uri", None) or uri)
         except Exception as failure:
-            self.failures.append(("", "", failure))
-
-    def _handle(self, channel: PipedChannel, context: grpc.ServicerContext, ended: threading.Event) -> None:
-        try:
-            self.handler(channel)
-        except Exception as failure:
-            self.failures.append((channel.peer, channel.conversation, failure))
-        finally:
-            channel.close()
-            if not ended.wait(CLOSE_DEADLINE_S):
-                context.cancel()
-            with self._lock:
-                self._open[channel.peer] -= 1
-                self.handling.pop(threading.current_thread(), None)
+            self.host.failures.append(("", "", failure))
 
 
-def _pour(incoming: Iterable[bytes], channel: PipedChannel) -> None:
-    """Move what arrives into the channel's inbox, and past it once this end has closed."""
-    try:
-        for message in incoming:
-            with suppress(PipeEnded):
-                channel.inbox.put(message)
-    except grpc.RpcError:
-        channel.outbox.end(drop=True)
-    finally:
-        channel.inbox.end()
-
-
-def _terminate(channel: PipedChannel, ended: threading.Event) -> None:
-    channel.inbox.end()
-    channel.outbox.end(drop=True)
+def _let_go(end: ConversationEnd, stream: int, ended: threading.Event) -> None:
+    end.detach(stream)
     ended.set()
 
 
 class RunningServer:
     """A platform's open door. `failures` holds what handlers raised: (party, conversation, exception)."""
 
-    def __init__(self, server: grpc.Server, door: _Door, pool: ThreadPoolExecutor, port: int) -> None:
+    def __init__(self, server: grpc.Server, host: Host, pool: ThreadPoolExecutor, port: int) -> None:
         self.port = port
-        self.failures = door.failures
-        self._server, self._door, self._pool = server, door, pool
+        self.failures = host.failures
+        self._server, self._host, self._pool = server, host, pool
 
     def stop(self, grace_s: float = 0.0) -> None:
-        """Admit nobody more, give open conversations `grace_s` seconds, cut the rest and join their threads."""
-        self._server.stop(grace_s).wait(grace_s + CLOSE_DEADLINE_S)
-        for thread, channel in list(self._door.handling.items()):
-            channel.close("the server is stopping")
-            thread.join(CLOSE_DEADLINE_S)
+        """Admit nobody more, give open conversations `grace_s` seconds, say farewell in the rest and join their threads.
+
+        A bank that is cut off just then cannot be told: it finds nobody until its own window to resume has passed.
+        """
+        ended = self._server.stop(grace_s + FAREWELL_S)
+        ended.wait(grace_s)
+        self._host.close("the server is stopping")
+        ended.wait(FAREWELL_S + CLOSE_DEADLINE_S)
+        self._host.join(CLOSE_DEADLINE_S)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -273,17 +245,22 @@ def serve(
     max_streams: int = 64,
     max_streams_per_party: int = 16,
     send_deadline_s: float = SEND_DEADLINE_S,
+    resume_window_s: float = RESUME_WINDOW_S,
     now: Now = UTC_NOW,
 ) -> RunningServer:
     """Listen on `address` (`host:port`, port 0 for any) and run `handler` for each conversation of a pinned peer.
 
-    `parties` maps URIs to peers and is read anew for each conversation: a peer that is taken out is refused from then
-    on. `on_refused(rule, uri)` hears of each refusal. Raises InputFault for unreadable files or a taken address.
+    `parties` maps URIs to peers and is read anew for each stream: a peer that is taken out is refused from then on.
+    `on_refused(rule, uri)` hears of each refusal. A conversation whose stream broke is kept `resume_window_s` seconds, and
+    counts among the party's as long. Raises InputFault for unreadable files or a taken address.
     """
-    door = _Door(parties, handler, on_refused, max_streams_per_party, send_deadline_s, now)
-    pool = ThreadPoolExecutor(max_streams, thread_name_prefix="lianxin-door")
-    options = [*_OPTIONS, *_SERVER_OPTIONS, ("grpc.max_concurrent_streams", max_streams)]
-    server = grpc.server(pool, handlers=[door], options=options, maximum_concurrent_rpcs=max_streams)
+    switchboard = Switchboard(resume_window_s, max_streams, max_streams_per_party)
+    host = Host(switchboard, partial(ResumableChannel, send_deadline_s=send_deadline_s), handler)
+    streams = 2 * max_streams
+    pool = ThreadPoolExecutor(streams, thread_name_prefix="lianxin-door")
+    options = [*_OPTIONS, *_SERVER_OPTIONS, ("grpc.max_concurrent_streams", streams)]
+    door = _Door(parties, host, on_refused, now)
+    server = grpc.server(pool, handlers=[door], options=options, maximum_concurrent_rpcs=streams)
     pair = [(read_pem(tls.key), read_pem(tls.certificate))]
     credentials = grpc.ssl_server_credentials(pair, read_pem(tls.authority), require_client_auth=True)
     try:
@@ -291,7 +268,7 @@ def serve(
     except RuntimeError:
         raise InputFault(f"Cannot listen on {address}: is it taken, or are the TLS files no pair?") from None
     server.start()
-    return RunningServer(server, door, pool, port)
+    return RunningServer(server, host, pool, port)
 
 
 class GrpcLink(Link):
@@ -306,16 +283,20 @@ class GrpcLink(Link):
         start_deadline_s: float = 30.0,
         send_deadline_s: float = SEND_DEADLINE_S,
         conversation_limit_s: float = CONVERSATION_LIMIT_S,
+        resume_window_s: float = RESUME_WINDOW_S,
     ) -> None:
-        """Prepare to dial `address`; raises InputFault when a TLS file cannot be used."""
-        self._platform = platform
+        """Prepare to dial `address`; raises InputFault when a TLS file cannot be used.
+
+        A stream that breaks is dialled again for `resume_window_s` seconds, which should be under any step's deadline.
+        """
+        self._platform, self._resume_window_s = platform, resume_window_s
         self._start_deadline_s, self._send_deadline_s = start_deadline_s, send_deadline_s
         self._conversation_limit_s = conversation_limit_s
         pems = [read_pem(path) for path in (tls.pinned, tls.key, tls.certificate)]
         credentials = grpc.ssl_channel_credentials(*pems)
         name = ("grpc.ssl_target_name_override", tls.server_name)
         self._road = grpc.secure_channel(address, credentials, [*_OPTIONS, *_CLIENT_OPTIONS, name])
-        self._channels: list[_GrpcChannel] = []
+        self._channels: list[DialledChannel] = []
 
     def open(self, conversation: str, run: str) -> Channel:
         """Return a channel once the platform has admitted this party; raises InputFault, PeerError or PeerGone.
@@ -323,78 +304,96 @@ class GrpcLink(Link):
         The service is the one that the conversation id's first segment names.
         """
         check_ids(conversation, run)
-        until = time.monotonic() + self._start_deadline_s
-        while True:
-            channel = self._attempt(conversation, run)
-            try:
-                channel.await_admission(until - time.monotonic())
-            except _Unreachable:
-                if time.monotonic() + _ATTEMPT_S > until:
-                    raise
-                time.sleep(_ATTEMPT_S)
-                continue
-            self._channels = [c for c in self._channels if not c.closed] + [channel]
-            return channel
+        end = ConversationEnd(self._platform, conversation, self._resume_window_s)
+        dialler = _Dialler(self._road, end, run, time.monotonic() + self._conversation_limit_s)
+        try:
+            first = self._first_stream(dialler)
+        except PeerError:
+            end.give_up()
+            raise
+        channel = DialledChannel(end, run, self._send_deadline_s, dialler.resume)
+        channel.begin(first)
+        self._channels = [c for c in self._channels if c.carrier.is_alive() or not c.closed] + [channel]
+        return channel
 
     def close(self) -> None:
         """See `Link.close`."""
-        for channel in self._channels:
-            channel.close("the link was closed")
+        hang_up(self._channels)
         self._road.close()
 
-    def _attempt(self, conversation: str, run: str) -> "_GrpcChannel":
-        channel = _GrpcChannel(self._platform, conversation, run, Pipe(), Pipe(), self._send_deadline_s)
-        method = f"/{PACKAGE}.{SERVICES[conversation.split('/')[0]]}/Converse"
-        metadata = ((RUN_KEY, run), (CONVERSATION_KEY, conversation))
-        limit_s, outgoing = self._conversation_limit_s, channel.outbox.drain()
-        channel.begin(self._road.stream_stream(method)(outgoing, timeout=limit_s, metadata=metadata))
-        return channel
+    def _first_stream(self, dialler: "_Dialler") -> Stream:
+        until = time.monotonic() + self._start_deadline_s
+        while True:
+            try:
+                return dialler.dial(until - time.monotonic())
+            except Unreachable:
+                if time.monotonic() + _ATTEMPT_S > until:
+                    raise
+                time.sleep(_ATTEMPT_S)
 
 
-class _Unreachable(PeerGone):
-    """No connection yet, or it ended before anything was said: worth another attempt while the deadline allows."""
+class _Dialler:
+    """Dials streams for one conversation: the first opens it, those that follow resume it."""
 
+    def __init__(self, road: grpc.Channel, end: ConversationEnd, run: str, limit_at: float) -> None:
+        self._end, self._limit_at = end, limit_at
+        self._method = road.stream_stream(f"/{PACKAGE}.{SERVICES[end.conversation.split('/')[0]]}/Converse")
+        names = ((RUN_KEY, run), (CONVERSATION_KEY, end.conversation))
+        self._names = (*names, (TOKEN_KEY, system_seed().hex())) if end.resume_window_s else names
 
-class _GrpcChannel(PipedChannel):
-    """The bank's end of a stream: gRPC's own thread empties the outbox, a reader thread fills the inbox."""
+    def resume(self, deadline_s: float) -> Stream:
+        """Return a stream that goes on with the conversation. Raises as `dial`, but never for the certificate shown."""
+        if time.monotonic() > self._limit_at:
+            raise PeerGone(f"Conversation {self._end.conversation} with {self._end.peer} has lasted as long as it may.")
+        try:
+            return self.dial(deadline_s, (HEARD_KEY, str(self._end.heard)))
+        except PeerError as refusal:
+            raise self._unreachable() if refusal.rule == "I05" else refusal from None
 
-    def begin(self, call: Any) -> None:
-        """Read from `call` until it ends."""
-        self._call = call
-        self._refused: PeerError | None = None
-        self._answered, self._over = threading.Event(), threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+    def dial(self, deadline_s: float, *heard: tuple[str, str]) -> Stream:
+        """Return a stream, which opens the conversation unless `heard` is given.
 
-    def await_admission(self, deadline_s: float) -> None:
-        """Return once the platform has admitted the conversation; raises PeerError, PeerGone or DeadlinePassed."""
-        if not self._answered.wait(deadline_s):
-            self._call.cancel()
-            raise DeadlinePassed(f"{self.peer} did not admit conversation {self.conversation} in time.")
-        if self._refused is not None:
-            raise self._refused
-
-    def close(self, reason: str = "") -> None:
-        """End both ways: the peer has a few seconds to read what was sent and to end too, then it is cut off."""
-        super().close(reason)
-        self._over.wait(CLOSE_DEADLINE_S)
-        self._call.cancel()
-
-    def _read(self) -> None:
-        if ADMITTED not in [tuple(item) for item in self._call.initial_metadata()]:
-            self._refused = self._refusal(self._call.code(), self._call.details() or "")
-        self._answered.set()
-        _pour(self._call, self)
-        _terminate(self, self._over)
+        Raises PeerError, Unreachable, NoRoom or DeadlinePassed.
+        """
+        number = self._end.prepare()
+        metadata = (*self._names, (STREAM_KEY, str(number)), *heard)
+        outgoing = map(encode_frame, self._end.frames(number))
+        try:
+            call = self._method(outgoing, timeout=self._limit_at - time.monotonic(), metadata=metadata)
+        except ValueError:  # the link was closed meanwhile
+            raise self._unreachable() from None
+        watchdog = threading.Timer(max(deadline_s, 0.0), call.cancel)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            answer = {key: value for key, value in call.initial_metadata()}
+            if ADMITTED[0] not in answer:
+                raise self._refusal(call.code(), call.details() or "")
+            if (heard_there := read_count(answer.get(HEARD_KEY))) is None:
+                raise PeerError(f"{self._end.peer} does not say what it has heard: compare versions.", "I10")
+            self._end.attach(number, heard_there)
+            return Stream(number, _frames_of(call), call.cancel)
+        except PeerError:
+            call.cancel()
+            raise
+        finally:
+            watchdog.cancel()
 
     def _refusal(self, status: grpc.StatusCode, details: str) -> PeerError:
         """Return what a person is told; `details` is searched for gRPC's own words and never shown."""
+        peer, conversation = self._end.peer, self._end.conversation
         if status is grpc.StatusCode.UNAUTHENTICATED:
-            return PeerError(f"{self.peer} refused conversation {self.conversation}: its log has the rule.", "I00")
+            return PeerError(f"{peer} refused conversation {conversation}: its log has the rule.", "I00")
         if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return PeerGone(f"{self.peer} has no room for conversation {self.conversation} now: try again later.")
+            return NoRoom(f"{peer} has no room for conversation {conversation} now: try again later.")
+        if status is grpc.StatusCode.CANCELLED:
+            return DeadlinePassed(f"{peer} did not admit conversation {conversation} in time.")
         if status is not grpc.StatusCode.UNAVAILABLE:
-            return PeerGone(f"{self.peer} does not carry on conversation {self.conversation}: compare versions.")
+            return PeerGone(f"{peer} does not carry on conversation {conversation}: compare versions.")
         if "CERTIFICATE_VERIFY_FAILED" in details:
-            text = f"What answers as {self.peer} shows another certificate than the pinned one, or that has expired"
+            text = f"What answers as {peer} shows another certificate than the pinned one, or that has expired"
             return PeerError(f"{text}: check the address, then ask its operator.", "I05")
-        return _Unreachable(f"{self.peer} does not answer: is it running here, and does it know this certificate?")
+        return self._unreachable()
+
+    def _unreachable(self) -> Unreachable:
+        return Unreachable(f"{self._end.peer} does not answer: is it running here, and does it know this certificate?")

@@ -1,4 +1,4 @@
-"""The command line: `lianxin network|platform|bank|simulate|audit|replay`.
+"""The command line: `lianxin network|platform|bank|simulate|audit|replay|bench`.
 
 A mistake ends in one sentence and a non-zero exit; `--debug` shows the traceback. Modules of the simulations are
 imported inside the commands that need them, so that a node never loads them.
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation.errors import LianxinError
-from lianxin.parties import cli_audit, cli_nodes, cli_simulate
+from lianxin.parties import cli_audit, cli_bench, cli_nodes, cli_simulate
 
 app = typer.Typer(
     name="lianxin", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -31,6 +31,7 @@ app.add_typer(cli_nodes.bank, name="bank")
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
 app.command(name="replay")(cli_audit.replay)
+app.add_typer(cli_bench.bench, name="bench")
 STOPPED = 130
 STOPPED_SENTENCE = "stopped by the operator; what was begun in --out stays there and can be removed"
 

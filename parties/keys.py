@@ -24,7 +24,7 @@ from lianxin.crypto import key_file
 from lianxin.crypto.errors import KeyFileRejected
 from lianxin.crypto.key_file import Label, Protection
 from lianxin.crypto.paillier import SecretKey
-from lianxin.crypto.randomness import SEED_BYTES, system_seed
+from lianxin.crypto.randomness import system_seed
 from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties.config import KEY_FILE, NodeConfig
 

@@ -22,22 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from lianxin.proto import envelope_pb2 as lianxin_dot_proto_dot_envelope__pb2
+from lianxin.proto import crossing_pb2 as lianxin_dot_proto_dot_crossing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lianxin/proto/party.proto\x12\rlianxin.party\x1a\x1clianxin/proto/envelope.proto2A\n\tContracts\x12\x34\n\x08\x43onverse\x12\x11.lianxin.Envelope\x1a\x11.lianxin.Envelope(\x01\x30\x01\x32@\n\x08Matching\x12\x34\n\x08\x43onverse\x12\x11.lianxin.Envelope\x1a\x11.lianxin.Envelope(\x01\x30\x01\x32@\n\x08Vertical\x12\x34\n\x08\x43onverse\x12\x11.lianxin.Envelope\x1a\x11.lianxin.Envelope(\x01\x30\x01\x32@\n\x08Learning\x12\x34\n\x08\x43onverse\x12\x11.lianxin.Envelope\x1a\x11.lianxin.Envelope(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lianxin/proto/party.proto\x12\rlianxin.party\x1a\x1clianxin/proto/crossing.proto\"\x8d\x01\n\x05\x46rame\x12\x14\n\x06number\x18\x01 \x01(\x04\x42\x04\xf0\xa9\x19\x01\x12\x1a\n\x0c\x61\x63knowledged\x18\x02 \x01(\x04\x42\x04\xf0\xa9\x19\x01\x12\x18\n\x08\x65nvelope\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x01H\x00\x12\x18\n\x08\x66inished\x18\x04 \x01(\x08\x42\x04\xf0\xa9\x19\x01H\x00\x12\x16\n\x06\x63losed\x18\x05 \x01(\x08\x42\x04\xf0\xa9\x19\x01H\x00\x42\x06\n\x04said2G\n\tContracts\x12:\n\x08\x43onverse\x12\x14.lianxin.party.Frame\x1a\x14.lianxin.party.Frame(\x01\x30\x01\x32\x46\n\x08Matching\x12:\n\x08\x43onverse\x12\x14.lianxin.party.Frame\x1a\x14.lianxin.party.Frame(\x01\x30\x01\x32\x46\n\x08Vertical\x12:\n\x08\x43onverse\x12\x14.lianxin.party.Frame\x1a\x14.lianxin.party.Frame(\x01\x30\x01\x32\x46\n\x08Learning\x12:\n\x08\x43onverse\x12\x14.lianxin.party.Frame\x1a\x14.lianxin.party.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianxin.proto.party_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTRACTS']._serialized_start=74
-  _globals['_CONTRACTS']._serialized_end=139
-  _globals['_MATCHING']._serialized_start=141
-  _globals['_MATCHING']._serialized_end=205
-  _globals['_VERTICAL']._serialized_start=207
-  _globals['_VERTICAL']._serialized_end=271
-  _globals['_LEARNING']._serialized_start=273
-  _globals['_LEARNING']._serialized_end=337
+  _globals['_FRAME'].fields_by_name['number']._loaded_options = None
+  _globals['_FRAME'].fields_by_name['number']._serialized_options = b'\360\251\031\001'
+  _globals['_FRAME'].fields_by_name['acknowledged']._loaded_options = None
+  _globals['_FRAME'].fields_by_name['acknowledged']._serialized_options = b'\360\251\031\001'
+  _globals['_FRAME'].fields_by_name['envelope']._loaded_options = None
+  _globals['_FRAME'].fields_by_name['envelope']._serialized_options = b'\360\251\031\001'
+  _globals['_FRAME'].fields_by_name['finished']._loaded_options = None
+  _globals['_FRAME'].fields_by_name['finished']._serialized_options = b'\360\251\031\001'
+  _globals['_FRAME'].fields_by_name['closed']._loaded_options = None
+  _globals['_FRAME'].fields_by_name['closed']._serialized_options = b'\360\251\031\001'
+  _globals['_FRAME']._serialized_start=75
+  _globals['_FRAME']._serialized_end=216
+  _globals['_CONTRACTS']._serialized_start=218
+  _globals['_CONTRACTS']._serialized_end=289
+  _globals['_MATCHING']._serialized_start=291
+  _globals['_MATCHING']._serialized_end=361
+  _globals['_VERTICAL']._serialized_start=363
+  _globals['_VERTICAL']._serialized_end=433
+  _globals['_LEARNING']._serialized_start=435
+  _globals['_LEARNING']._serialized_end=505
 # @@protoc_insertion_point(module_scope)

@@ -19,7 +19,8 @@ import pytest
 from lianxin.federation import services
 from lianxin.federation.channel import Channel, Handler
 from lianxin.federation.errors import DeadlinePassed, InputFault, PeerError, PeerGone
-from lianxin.federation.services import GrpcLink, RunningServer, serve
+from lianxin.federation.resumption import Frame
+from lianxin.federation.services import GrpcLink, RunningServer, encode_frame, serve
 from lianxin.parties.identity import Identity, load_identity, make_network
 
 RUN = "run-0001"
@@ -172,17 +173,20 @@ os._exit(9)
 """
 
 
-def test_a_bank_whose_process_dies_mid_stream_is_peer_gone_at_the_platform(network: Path, platform: Platform) -> None:
+def test_a_bank_whose_process_dies_is_peer_gone_at_the_platform_once_the_time_to_resume_is_up(
+    network: Path, platform: Platform
+) -> None:
     def handler(channel: Channel) -> None:
         assert channel.receive(20) == b"alive"
         channel.send(b"now die")
         channel.receive(20)
 
-    platform.start(handler)
+    platform.start(handler, resume_window_s=1.0)
     subprocess.run([sys.executable, "-c", PEER_PROCESS, str(network), platform.address], timeout=30)
+    assert not platform.server.failures
     until(lambda: platform.server.failures)
     party, _, failure = platform.server.failures[0]
-    assert party == "bank-1" and isinstance(failure, PeerGone)
+    assert party == "bank-1" and isinstance(failure, PeerGone) and "not resumed for 1 s" in str(failure)
 
 
 def test_a_client_of_tls_1_2_is_refused_before_the_handler(
@@ -259,6 +263,7 @@ BAD_METADATA = {
     "no conversation": metadata()[:1],
     "two runs": (*metadata(), ("lianxin-run", "run-0002")),
     "two conversations": (*metadata(), ("lianxin-conversation", "matching/bank-1")),
+    "two tokens": (*metadata(), ("lianxin-token", "a1" * 32), ("lianxin-token", "a1" * 32)),
     "a path in the run": metadata(run="../../etc"),
     "a long run": metadata(run="r" * 65),
     "a run in capitals": metadata(run="RUN-0001"),
@@ -282,7 +287,7 @@ def test_ids_that_are_malformed_or_another_partys_are_refused_and_reported(
 def test_good_ids_over_the_same_raw_client_are_admitted(network: Path, platform: Platform) -> None:
     platform.start()
     with raw_channel(network, platform.address) as road:
-        assert status_of(road, metadata()) is grpc.StatusCode.OK
+        assert status_of(road, metadata(), encode_frame(Frame(0, 0, b"hello"))) is grpc.StatusCode.OK
     assert platform.refused == [] and platform.heard == ["bank-1"]
 
 

@@ -16,7 +16,6 @@ from lianxin.federation.errors import PeerError, RunStopped
 from lianxin.federation.model import Released
 from lianxin.federation.session import Send
 
-
 SID = b"s" * 64
 
 
@@ -236,7 +235,7 @@ def test_a_query_for_another_firm_than_it_says_opens_its_statement_and_is_caught
 
 def test_a_platform_that_declares_more_firms_than_the_contract_is_refused_before_a_query_is_made():
     bank_side, platform_side = sides(contract_of(matching="ecdh", max_firms=100), firms(range(60)), firms(range(200)))
-    with pytest.raises(RunStopped, match="256 firms.* contract allows 100"):
+    with pytest.raises(RunStopped, match=r"256 firms.* contract allows 100"):
         play(matching.bank_role(bank_side, None), matching.platform_role(platform_side))
     role = matching.bank_role(bank_side, None)
     next(role)

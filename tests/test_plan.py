@@ -78,7 +78,7 @@ def check_prediction(said, contract, steps):
 def play_matching(contract, secret_key):
     bank_firms, platform_firms = ([f"firm-{n:05d}" for n in range(count)] for count in (5056, 9984))
     sides = [
-        matching.Side(contract, "bank-1", Released(right(*ends), tuple(firms), {}), Drbg(seed * 32), charge=lambda queries: None)
+        matching.Side(contract, "bank-1", Released(right(*ends), tuple(firms), {}), Drbg(seed * 32), charge=abs)
         for ends, firms, seed in (
             (("bank-1", "platform-a"), bank_firms[: contract.max_queries], b"b"),
             (("platform-a", "bank-1"), platform_firms[: contract.max_rows], b"p"),
