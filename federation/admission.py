@@ -305,7 +305,7 @@ class Host:
             self.failures.append((end.peer, end.conversation, failure))
         finally:
             attended.channel.close()
-            if not end.await_end(CLOSE_DEADLINE_S):
+            if not end.await_end(CLOSE_DEADLINE_S, end.resume_window_s):
                 patience_s = 0.0
             end.give_up()
             with self._lock:

@@ -33,11 +33,9 @@ delay or, over a whole window, the end of the conversation. A resumption renews 
 let through later has an old serial number.
 *Another party*, though pinned, has neither identity nor token [I09], and a guess does not disturb the conversation; a
 second process under the bank's own certificate has no token either.
-*A malicious bank* may cut and resume at will: it gets the bytes that it was sent before, never older ones (they are
-gone), never newly computed ones (the role above does not run again: no randomness meets other inputs). It holds a window
-of memory each way, within its share of conversations. *A malicious platform* that lies about what it has heard gets the
-same bytes again. Neither learns anything new: a stream shows counts of messages beside what it carried before.
-Lost with the process: a platform that was restarted knows no tokens and refuses them, and the bank is told at once.
+*A malicious bank* may cut and resume at will: it gets the bytes that it was sent before, never older nor newly computed
+ones (the role above does not run again). It holds a window of memory each way, within its share of conversations. *A
+malicious platform* that lies about what it has heard gets the same bytes again. A restarted platform knows no tokens.
 """
 
 import threading
@@ -361,7 +359,8 @@ class ConversationEnd:
         if not self.outbox.left <= frame.acknowledged <= self._cursor:
             bounds = f"{self.outbox.left} to {self._cursor}"
             raise self._broken(f"acknowledged {frame.acknowledged} messages where {bounds} are possible")
-        says = frame.message is not None or frame.finished or frame.closed or frame.acknowledged > self.outbox.left
+        is_new = frame.message is not None or frame.closed or (frame.finished and not self._peer_finished)
+        says = is_new or frame.acknowledged > self.outbox.left
         self._empty_frames = 0 if says else self._empty_frames + 1
         if self._empty_frames > WINDOW_MESSAGES:
             raise self._broken(f"sent {self._empty_frames} frames that say nothing")
@@ -379,6 +378,7 @@ class ConversationEnd:
 
     def _end_if_both_closed(self) -> None:
         self._over = self._over or (self._close_said and self._peer_closed)
+        self._change.notify_all()
 
     def _broken(self, what: str) -> PeerError:
         fault = PeerError(f"{self.peer} {what} (conversation {self.conversation}).", "I10")

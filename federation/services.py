@@ -170,10 +170,11 @@ class _Door(grpc.GenericRpcHandler):
     def _converse(self, kind: str, incoming: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         ended = threading.Event()
         end, stream, uri = self._admit(kind, context, lambda seconds: ended.wait(seconds) or context.cancel())
+        # the reader comes first: a dial that is cancelled here raises below, and only the reader sees that it is gone
+        threading.Thread(target=self._hear, args=(_frames_of(incoming), end, stream, uri), daemon=True).start()
         if not context.add_callback(partial(_let_go, end, stream, ended)):
             _let_go(end, stream, ended)
         context.send_initial_metadata((ADMITTED, (HEARD_KEY, str(end.heard))))
-        threading.Thread(target=self._hear, args=(_frames_of(incoming), end, stream, uri), daemon=True).start()
         yield from map(encode_frame, end.frames(stream))
         if end.fault is not None and not isinstance(end.fault, PeerGone):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSED_TEXT)

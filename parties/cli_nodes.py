@@ -180,8 +180,9 @@ def platform_serve(
     served = PlatformNode(node, _planner(settings))
     identity, address = node.identity, settings.listen or ""
     server = services.serve(
-        address, identity.server_tls(), identity.pinned_peers(), served.handle, on_refused=served.refused
-    )
+        address, identity.server_tls(), identity.pinned_peers(), served.handle, on_refused=served.refused,
+        resume_window_s=settings.resume_window_s,
+    )  # fmt: skip
     control = ControlServer(settings.state, lambda request: _platform_answer(served, request))
     typer.echo(f"{node.party} listens on {address}")
     _until_stopped(threading.Event(), [control.close, served.close, lambda: server.stop(0.0), node.close])
@@ -228,7 +229,8 @@ def bank_serve(config: Config) -> None:
     node = open_node(settings)
     identity = node.identity
     (name,) = [peer.party for peer in identity.peers.values() if peer.role == "platform"]
-    link = services.GrpcLink(settings.platform_address or "", identity.client_tls(name), name)
+    window_s, address = settings.resume_window_s, settings.platform_address or ""
+    link = services.GrpcLink(address, identity.client_tls(name), name, resume_window_s=window_s)
     served = BankNode(node, link)
     control = ControlServer(settings.state, lambda request: _bank_answer(served, request))
     failure: list[LianxinError] = []

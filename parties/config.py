@@ -84,6 +84,7 @@ class NodeConfig(_Section):
     listen: str | None = None
     platform_address: str | None = None
     workers: int = Field(default=0, ge=0, le=64)
+    resume_window_s: int = Field(default=20, ge=0, le=600)
     data: DataSection
     policy: PolicySection | None = None
     quota: QuotaSection = QuotaSection()
