@@ -5,6 +5,9 @@ Ours multiplies the ciphertext with a fresh encryption of zero before a secret e
 taken out here, and then: the base of the power is what the peer sent; times tell a chosen ciphertext from others
 (dudect: Welch's t of cropped processor times, |t| >= 4.5); a flipped bit gives p (Boneh, DeMillo and Lipton, "the
 Bellcore attack"); an error that depends on the plaintext gives the plaintext.
+
+What is not hidden: a plaintext of zero, or of few bits, is opened some 2 µs sooner than others (0.3 % at 1,024 bits; L,
+the join and the result itself are shorter). What our roles open are sums under masks of the length of n.
 """
 
 import os
@@ -66,12 +69,19 @@ def test_what_meets_a_secret_exponent_is_spread_evenly_whatever_ciphertext_was_s
         assert len({base for base, _, _ in bases}) == 512
 
 
+class Unrandom(Drbg):
+    """A generator of zeros, for a decryption that would draw something else to blind with."""
+
+    def below(self, bound: int) -> int:
+        return 0
+
+
 def test_without_blinding_the_peer_chooses_the_base_of_every_secret_power(
     bases: list[tuple[mpz, mpz, mpz]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paillier._CrtDecryption, "_fresh_zero", lambda *_: mpz(1))
     for _ in range(10):
-        DECRYPTOR.decrypt(2, seeded("unblinded"))
+        DECRYPTOR.decrypt(2, Unrandom(bytes(32)))
     assert {base for base, _, _ in bases} == {2}
 
 
@@ -145,12 +155,12 @@ def test_times_tell_a_chosen_ciphertext_from_others_without_blinding_and_fixed_p
     assert any(detections(unblinded, 2, range(2000), "weak"))
 
 
-@pytest.mark.parametrize("plaintext", [0, 1, -1], ids=["zero", "one", "n - 1"])
-def test_times_tell_no_fixed_ciphertext_or_plaintext_from_random_ones_under_ours(plaintext: int) -> None:
-    drbg = seeded(f"times {plaintext}")
-    fixed = ENCRYPTOR.encrypt(plaintext, drbg)
-    samples = repeats(f"decryptions timed, of a fixed encryption of {plaintext} and of others")
-    assert not all(detections(lambda c: DECRYPTOR.decrypt(c, drbg), fixed, samples, f"ours {plaintext}"))
+@pytest.mark.parametrize("name", ["a masked sum", "n - 1"])
+def test_times_tell_no_fixed_ciphertext_of_full_length_from_random_ones_under_ours(name: str) -> None:
+    drbg = seeded(f"times of {name}")
+    fixed = ENCRYPTOR.encrypt(-1 if name == "n - 1" else drbg.below(PUBLIC.n), drbg)
+    samples = repeats(f"decryptions timed, of a fixed encryption of {name} and of others")
+    assert not all(detections(lambda c: DECRYPTOR.decrypt(c, drbg), fixed, samples, f"ours {name}"))
 
 
 # ---- faults

@@ -1,0 +1,95 @@
+"""Benchmarks from the command line: the Paillier core beside other libraries, and matching between two processes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lianxin.federation.errors import RunStopped
+
+bench = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="How fast this machine is, beside other libraries."
+)
+PeersPython = Annotated[
+    Path | None,
+    typer.Option("--peers", help="A Python interpreter that has phe, gmpy2, pypaillier and openmined-psi."),
+]
+Bits = Annotated[int, typer.Option("--bits", help="Bits of every Paillier modulus; 2048 is the floor.")]
+Out = Annotated[Path | None, typer.Option("--out", help="A folder for the figures as JSON and as a page with a plot.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@bench.command("crypto")
+def crypto(
+    peers: PeersPython = None, bits: Bits = 2048,
+    rows: Annotated[int, typer.Option(min=64, max=1_000_000, help="Rows of the histogram, terms of the powers.")] = 30_000,
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="Rounds; figures are medians over them.")] = 3,
+    out: Out = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Encryption, decryption, the encrypted histogram and multi-exponentiation, pinned to one core.
+
+    Example: lianxin bench crypto --peers build/peers/bin/python --out build/bench
+    """
+    from lianxin.simulations import bench_crypto, bench_report
+    from lianxin.simulations.bench_peers import Peers
+
+    asked = Peers(peers)
+    bench_crypto.check_bits(bits)
+    _check_out(out)
+    console = Console(stderr=True)
+    with console.status("measuring") as status:
+        record = bench_crypto.bench_crypto(bits, rows, repeat, asked, status.update)
+    _conclude(record, out, as_json, console, bench_report)
+
+
+@bench.command("matching")
+def matching(
+    queries: Annotated[int, typer.Option(min=50, max=1_000_000, help="Firms of the bank.")],
+    rows: Annotated[int, typer.Option(min=50, max=1_000_000, help="Firms of the platform.")],
+    protocol: Annotated[str, typer.Option(help="paillier or ecdh.")] = "paillier",
+    bits: Bits = 2048,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes of each side; 0 computes in it.")] = 0,
+    pinned: Annotated[bool, typer.Option("--pinned", help="Keep both sides on one core: CPU time without company.")] = False,
+    peers: PeersPython = None, out: Out = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Two processes find the firms they share, over gRPC with mutual TLS; time, bytes and memory of both.
+
+    Example: lianxin bench matching --queries 1000 --rows 10000 --protocol ecdh --json
+    """
+    from lianxin.simulations import bench_crypto, bench_matching, bench_report
+    from lianxin.simulations.bench_peers import Peers
+
+    other = Peers(peers)
+    bench_crypto.check_bits(bits)
+    asked = bench_matching.Asked(queries, rows, protocol, bits, workers, pinned)
+    bench_matching.check_asked(asked)
+    _check_out(out)
+    console = Console(stderr=True)
+    with console.status("measuring") as status:
+        record = bench_matching.bench_matching(asked, other, status.update)
+    _conclude(record, out, as_json, console, bench_report)
+
+
+def _check_out(out: Path | None) -> None:
+    from lianxin.simulations.bench_report import check_folder
+
+    if out is not None:
+        check_folder(out)
+
+
+def _conclude(record: Mapping[str, Any], out: Path | None, as_json: bool, console: Console, report: Any) -> None:
+    page = report.write_report(out, record) if out is not None else None
+    if as_json:
+        typer.echo(json.dumps(record))
+    else:
+        for table in report.terminal_tables(record):
+            Console().print(table)
+        for note in record["notes"]:
+            typer.echo(note)
+    if page is not None:
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    if record.get("correct") is False:
+        raise RunStopped("matching did not find the plain intersection of the two lists; the figures above are void")

@@ -1,0 +1,87 @@
+"""The two kernels under measurement, each beside the plain loop that it replaces: products modulo n² of many rows.
+
+The rows are encryptions, made cheaply as running products of a few fresh ones; codes and scalars are uniform.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+
+from gmpy2 import mpz, powmod
+
+from lianxin.crypto.histogram import encrypted_histogram
+from lianxin.crypto.multiexp import multi_exponentiate
+from lianxin.crypto.paillier import PublicKey
+from lianxin.crypto.randomness import Drbg
+
+FEATURES = 23
+BINS = (8, 32)
+SCALAR_BITS = 20
+_LOOP = 25_000
+
+
+@dataclass
+class Kernels:
+    """Ciphertexts of `rows` rows, a scalar for each, and for 8 and for 32 bins the codes of 23 features."""
+
+    public: PublicKey
+    ciphertexts: list[int] = field(repr=False)
+    scalars: list[int] = field(repr=False)
+    codes: dict[int, list[list[int]]] = field(repr=False)
+
+    def histogram(self, bins: int, executor: Executor | None = None) -> list[list[int]]:
+        """Return the encrypted histogram of every row by every feature."""
+        return encrypted_histogram(self.public, self.ciphertexts, self.codes[bins], [bins] * FEATURES, executor)
+
+    def multiply_each(self) -> None:
+        """Multiply n·d times: what a histogram without joint codes takes at least."""
+        rows, modulus, product = [mpz(c) for c in self.ciphertexts], self.public.n_squared, mpz(1)
+        for _ in range(FEATURES):
+            for row in rows:
+                product = product * row % modulus
+
+    def multi_exponentiation(self, executor: Executor | None = None) -> int:
+        """Return the product of every row's ciphertext raised to its scalar."""
+        return multi_exponentiate(self.public, self.ciphertexts, self.scalars, executor)
+
+    def power_each(self) -> int:
+        """Return the same product by one power and one multiplication a term."""
+        modulus, product = self.public.n_squared, mpz(1)
+        for base, scalar in zip(self.ciphertexts, self.scalars, strict=True):
+            product = product * powmod(base, scalar, modulus) % modulus
+        return int(product)
+
+    def parallel_works(self) -> dict[str, Callable[[Executor | None], object]]:
+        """Return by name the kernels that take an executor."""
+        return {
+            **{f"histogram_{bins}": partial(self.histogram, bins) for bins in BINS},
+            f"multiexp_{SCALAR_BITS}": self.multi_exponentiation,
+        }
+
+
+def multiply_apart(public: PublicKey, tasks: int, executor: Executor | None = None) -> None:
+    """Do `tasks` equal loops of multiplications modulo n² that share nothing, as tasks of the executor if there is one."""
+    if executor is None:
+        for _ in range(tasks):
+            _multiply_loop(int(public.n))
+        return
+    for task in [executor.submit(_multiply_loop, int(public.n)) for _ in range(tasks)]:
+        task.result()
+
+
+def _multiply_loop(n: int) -> None:
+    modulus, product = mpz(n) ** 2, mpz(3) ** n.bit_length()
+    for _ in range(_LOOP):
+        product = product * product % modulus
+
+
+def make_kernels(public: PublicKey, fresh: Sequence[int], rows: int, drbg: Drbg) -> Kernels:
+    """Return the kernels' inputs for `rows` rows under `public`; `fresh` are a few encryptions to make theirs from."""
+    ciphertexts, current = [], mpz(fresh[0])
+    for row in range(rows):
+        current = current * fresh[row % len(fresh)] % public.n_squared
+        ciphertexts.append(int(current))
+    scalars = [drbg.between(1, 1 << SCALAR_BITS) for _ in range(rows)]
+    codes = {bins: [[byte % bins for byte in drbg.bytes(rows)] for _ in range(FEATURES)] for bins in BINS}
+    return Kernels(public, ciphertexts, scalars, codes)
