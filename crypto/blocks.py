@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from io import BytesIO
 from itertools import pairwise
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 LIGHT_IN_FLIGHT = 32
+BLOCK_DEADLINE_S = 900.0
 HEAVY_IN_FLIGHT = 2 * (os.cpu_count() or 1)
 
 
@@ -69,7 +71,8 @@ def run_blocks(
     """Yield `work(*shared, *block)` for each block, in order; without an executor in this thread.
 
     At most `in_flight` blocks are taken from `blocks` and not yet answered, which bounds memory by the block and not
-    by the input; those that have not begun when one fails are cancelled. Raises ValueError for `in_flight` under 1.
+    by the input; those that have not begun when one fails are cancelled. Raises ValueError for `in_flight` under 1,
+    TimeoutError when a worker does not answer within BLOCK_DEADLINE_S, and what an executor raises that lost a worker.
     """
     if in_flight < 1:
         raise ValueError(f"at least one block is in flight, not {in_flight}")
@@ -81,9 +84,9 @@ def run_blocks(
         for block in blocks:
             waiting.append(executor.submit(work, *shared, *block))
             if len(waiting) >= in_flight:
-                yield waiting.popleft().result()
+                yield waiting.popleft().result(BLOCK_DEADLINE_S)
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().result(BLOCK_DEADLINE_S)
     finally:
         for future in waiting:
             future.cancel()
@@ -91,14 +94,18 @@ def run_blocks(
 
 def encode_residues(residues: Iterable[int], width: int) -> bytes:
     """Return non-negative integers one after the other, big-endian in `width` bytes each."""
-    return b"".join([int(residue).to_bytes(width, "big") for residue in residues])
+    stream = BytesIO()
+    for residue in residues:
+        stream.write(int(residue).to_bytes(width, "big"))
+    return stream.getvalue()
 
 
 def decode_residues(residues: Sequence[int] | bytes, width: int) -> list[mpz]:
     """Return the numbers of `residues`: integers, or the bytes that `encode_residues` made of them."""
     if not isinstance(residues, bytes):
         return [mpz(residue) for residue in residues]
-    return [mpz.from_bytes(residues[at : at + width], "big") for at in range(0, len(residues), width)]
+    from_bytes = mpz.from_bytes
+    return [from_bytes(residues[at : at + width]) for at in range(0, len(residues), width)]
 
 
 class Residues:
