@@ -12,7 +12,7 @@ from gmpy2 import mpz, powmod
 
 from lianxin.crypto.histogram import encrypted_histogram
 from lianxin.crypto.multiexp import multi_exponentiate
-from lianxin.crypto.paillier import PublicKey
+from lianxin.crypto.paillier import PublicKey, encode_ciphertexts
 from lianxin.crypto.randomness import Drbg
 
 FEATURES = 23
@@ -23,16 +23,20 @@ _LOOP = 25_000
 
 @dataclass
 class Kernels:
-    """Ciphertexts of `rows` rows, a scalar for each, and for 8 and for 32 bins the codes of 23 features."""
+    """Ciphertexts of `rows` rows, a scalar for each, and for 8 and for 32 bins the codes of 23 features.
+
+    Our kernels take them as `encoded`, as they come off the wire; what they are compared with has them as numbers.
+    """
 
     public: PublicKey
     ciphertexts: list[int] = field(repr=False)
+    encoded: bytes = field(repr=False)
     scalars: list[int] = field(repr=False)
     codes: dict[int, list[list[int]]] = field(repr=False)
 
     def histogram(self, bins: int, executor: Executor | None = None) -> list[list[int]]:
         """Return the encrypted histogram of every row by every feature."""
-        return encrypted_histogram(self.public, self.ciphertexts, self.codes[bins], [bins] * FEATURES, executor)
+        return encrypted_histogram(self.public, self.encoded, self.codes[bins], [bins] * FEATURES, executor)
 
     def multiply_each(self) -> None:
         """Multiply n·d times: what a histogram without joint codes takes at least."""
@@ -43,7 +47,7 @@ class Kernels:
 
     def multi_exponentiation(self, executor: Executor | None = None) -> int:
         """Return the product of every row's ciphertext raised to its scalar."""
-        return multi_exponentiate(self.public, self.ciphertexts, self.scalars, executor)
+        return multi_exponentiate(self.public, self.encoded, self.scalars, executor)
 
     def power_each(self) -> int:
         """Return the same product by one power and one multiplication a term."""
@@ -84,4 +88,4 @@ def make_kernels(public: PublicKey, fresh: Sequence[int], rows: int, drbg: Drbg)
         ciphertexts.append(int(current))
     scalars = [drbg.between(1, 1 << SCALAR_BITS) for _ in range(rows)]
     codes = {bins: [[byte % bins for byte in drbg.bytes(rows)] for _ in range(FEATURES)] for bins in BINS}
-    return Kernels(public, ciphertexts, scalars, codes)
+    return Kernels(public, ciphertexts, encode_ciphertexts(public, ciphertexts), scalars, codes)

@@ -1,8 +1,8 @@
 """One side of a matching benchmark, as a process of its own: `python -m lianxin.simulations.bench_side ROLE SETTINGS`.
 
 It runs the production role over the production road: gRPC with mutual TLS on loopback, signed envelopes, the wire guard
-and a ledger with a leaf on disk for every envelope. Only the gate is left out, whose consents a benchmark has not got:
-the firms are nobody's, and are handed to the role as they are.
+and a ledger with a leaf on disk for every envelope. Only the gate and the quota are left out: the firms are nobody's, have
+given no consents and are handed to the role as they are.
 
 On standard output it prints one JSON object a line: the platform `{"port"}` when it listens, the bank
 `{"key_generation_s"}` when its key stands and `{"bytes"}` as it goes, both at the end what they used. CPU time and

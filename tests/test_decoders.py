@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torture import fuzz_rounds
 
-from lianxin.crypto import canonical, group, modulus_proof, paillier, psi_ecdh, psi_paillier
+from lianxin.crypto import canonical, group, keyed_ciphertexts, modulus_proof, paillier, psi_ecdh, psi_paillier
 from lianxin.crypto.errors import (
     CiphertextRejected,
     EncodingRejected,
@@ -49,6 +49,12 @@ DECODERS = {
         lambda data: paillier.decode_ciphertexts(PUBLIC, data),
         lambda value: paillier.encode_ciphertexts(PUBLIC, value),
         tuple(paillier.encode_ciphertexts(PUBLIC, CIPHERTEXTS[:k]) for k in (0, 1, 8)),
+        (CiphertextRejected,),
+    ),
+    "keyed_ciphertexts.decode_keyed": Decoder(
+        lambda data: keyed_ciphertexts.decode_keyed(PUBLIC, data),
+        lambda value: keyed_ciphertexts.encode_keyed(PUBLIC, value),
+        tuple(keyed_ciphertexts.encode_keyed(PUBLIC, CIPHERTEXTS[:k]) for k in (0, 1, 8)),
         (CiphertextRejected,),
     ),
     "psi_paillier.decode_answers": Decoder(
