@@ -22,7 +22,7 @@ from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 LIGHT_IN_FLIGHT = 32
-BLOCK_DEADLINE_S = 900.0
+BLOCK_DEADLINE_S = 900
 HEAVY_IN_FLIGHT = 2 * (os.cpu_count() or 1)
 
 
