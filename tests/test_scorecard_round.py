@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conversations import bank_keys, contract_of, play, right
 
+from lianxin.crypto.keyed_ciphertexts import KEY_TAG_BYTES
 from lianxin.crypto.randomness import Drbg
 from lianxin.federation import binning, rounds, scorecard
 from lianxin.federation.errors import PeerError
@@ -102,7 +103,7 @@ def test_a_row_revoked_at_either_side_is_gone_from_both_gradients(setting):
     np.testing.assert_allclose(g_a, design(setting["features"]).T @ residuals, atol=0.05)
     np.testing.assert_allclose(g_b, design(setting["own"]).T @ residuals, atol=0.05)
     sent = [m for _, m in said if type(m).__name__ == "ResidualShares"]
-    assert sum(len(m.constants) for m in sent) == (ROWS - 3) * 512
+    assert sum(len(m.constants) - KEY_TAG_BYTES for m in sent) == (ROWS - 3) * 512
 
 
 def test_masks_of_one_attempt_do_not_serve_another(setting):
