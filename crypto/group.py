@@ -20,6 +20,7 @@ _UNIFORM_BYTES = 64
 _IDENTITY = bytes(ELEMENT_BYTES)
 _DIGEST_BYTES = 64
 _SHA512_BLOCK_BYTES = 128
+_NO_ELEMENT = "32 bytes are not the canonical encoding of a ristretto255 element."
 _OVERSIZE_DST = b"H2C-OVERSIZE-DST-"
 
 
@@ -31,8 +32,11 @@ def base_multiply(scalar: int) -> bytes:
 def multiply(scalar: int, element: bytes) -> bytes:
     """Return scalar·element. Raises GroupElementRejected for a zero scalar or an element that check_element refuses."""
     encoded = _encode_scalar(scalar)
-    check_element(element)
-    return rbcl.crypto_scalarmult_ristretto255(encoded, element)
+    _check_form(element)
+    try:  # the multiplication decodes the element, so that a check beforehand would decode it twice
+        return rbcl.crypto_scalarmult_ristretto255(encoded, element)
+    except RuntimeError:
+        raise GroupElementRejected(_NO_ELEMENT) from None
 
 
 def add(left: bytes, right: bytes) -> bytes:
@@ -41,15 +45,14 @@ def add(left: bytes, right: bytes) -> bytes:
     Raises GroupElementRejected where an operand is not the canonical encoding of an element; the identity may be one.
     """
     for element in (left, right):
-        _check_canonical(element)
+        if element != _IDENTITY:
+            _check_canonical(element)
     return rbcl.crypto_core_ristretto255_add(left, right)
 
 
 def check_element(element: bytes) -> None:
     """Raise GroupElementRejected unless `element` is the canonical encoding of an element other than the identity."""
     _check_canonical(element)
-    if element == _IDENTITY:
-        raise GroupElementRejected("A group element is the identity; refuse the message that it came in.")
 
 
 def hash_to_group(message: bytes, dst: bytes) -> bytes:
@@ -69,9 +72,9 @@ def expand_message_xmd(message: bytes, dst: bytes, length: int) -> bytes:
         raise ValueError(f"expand_message_xmd gives 1 to {255 * _DIGEST_BYTES} bytes, not {length}")
     suffix = _prime_dst(dst)
     start = hashlib.sha512(bytes(_SHA512_BLOCK_BYTES) + message + length.to_bytes(2, "big") + b"\x00" + suffix).digest()
-    block, uniform = bytes(_DIGEST_BYTES), b""
+    block, uniform, first = bytes(_DIGEST_BYTES), b"", int.from_bytes(start, "big")
     for index in range(1, rounds + 1):
-        mixed = bytes(a ^ b for a, b in zip(start, block, strict=True))
+        mixed = (first ^ int.from_bytes(block, "big")).to_bytes(_DIGEST_BYTES, "big")
         block = hashlib.sha512(mixed + bytes([index]) + suffix).digest()
         uniform += block
     return uniform[:length]
@@ -105,11 +108,19 @@ def _encode_scalar(scalar: int) -> bytes:
 
 
 def _check_canonical(element: bytes) -> None:
+    _check_form(element)
+    if not rbcl.crypto_core_ristretto255_is_valid_point(element):
+        raise GroupElementRejected(_NO_ELEMENT)
+
+
+def _check_form(element: bytes) -> None:
     if len(element) != ELEMENT_BYTES:
         raise GroupElementRejected(f"A group element has {ELEMENT_BYTES} bytes, this one {len(element)}.")
     # The libsodium in rbcl ignores the top bit, so that one element would have two encodings; RFC 9496 has it clear.
-    if element[-1] >> 7 or not rbcl.crypto_core_ristretto255_is_valid_point(element):
-        raise GroupElementRejected("32 bytes are not the canonical encoding of a ristretto255 element.")
+    if element[-1] >> 7:
+        raise GroupElementRejected(_NO_ELEMENT)
+    if element == _IDENTITY:
+        raise GroupElementRejected("A group element is the identity; refuse the message that it came in.")
 
 
 def _prime_dst(dst: bytes) -> bytes:
