@@ -3,7 +3,7 @@
 1. On one pinned core, in CPU time: ours, a peer, ours, the other peer, and again, so that what else the machine does
    hits all of them alike (`bench_cipher`).
 2. On the same core: the encrypted histogram against n·d single multiplications, multi-exponentiation against one power
-   a term (`bench_kernels`).
+   a term, half of which run before the kernel and half after it (`bench_kernels`).
 3. On all cores, by the wall: the same kernels inline against two worker processes, which have been warmed up. Beside
    them stands the machine's ceiling, two processes that only multiply and exchange nothing: where two "cores" are two
    threads of one, or are busy with something else, it is far below 2 and no kernel passes it.
@@ -27,7 +27,7 @@ from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.node import make_executor
 from lianxin.simulations.bench_cipher import Cipher
 from lianxin.simulations.bench_contract import make_contract
-from lianxin.simulations.bench_kernels import BINS, FEATURES, SCALAR_BITS, Kernels, make_kernels, multiply_apart
+from lianxin.simulations.bench_kernels import BINS, FEATURES, SCALAR_BITS, Kernels, make_kernels
 from lianxin.simulations.bench_machine import Samples, cpu_seconds, describe_machine, pinned, wall_seconds
 from lianxin.simulations.bench_peers import Peers
 
@@ -82,11 +82,12 @@ def _sample_ciphers(cipher: Cipher, peers: Peers, samples: Samples) -> None:
 
 
 def _sample_kernels(kernels: Kernels, samples: Samples) -> None:
-    samples.add("multiply_each", cpu_seconds(kernels.multiply_each))
-    for bins in BINS:
-        samples.add(f"histogram_{bins}", cpu_seconds(lambda b=bins: kernels.histogram(b)))  # type: ignore[misc]
-    samples.add("power_each", cpu_seconds(kernels.power_each))
-    samples.add(f"multiexp_{SCALAR_BITS}", cpu_seconds(kernels.multi_exponentiation))
+    halves = kernels.plain_halves()
+    for name, work in kernels.parallel_works().items():
+        before, after = halves[name]
+        plain = cpu_seconds(before)
+        samples.add(name, cpu_seconds(partial(work, None)))
+        samples.add(f"{name}_plain", plain + cpu_seconds(after))
 
 
 def _sample_scaling(kernels: Kernels, repeat: int, samples: Samples) -> None:
@@ -99,8 +100,8 @@ def _sample_scaling(kernels: Kernels, repeat: int, samples: Samples) -> None:
             for name, work in kernels.parallel_works().items():
                 samples.add(f"{name}_inline", wall_seconds(partial(work, None)))
                 samples.add(f"{name}_workers", wall_seconds(partial(work, executor)))
-            samples.add("ceiling_inline", wall_seconds(partial(multiply_apart, kernels.public, WORKERS, None)))
-            samples.add("ceiling_workers", wall_seconds(partial(multiply_apart, kernels.public, WORKERS, executor)))
+            samples.add("ceiling_inline", wall_seconds(partial(kernels.multiply_apart, WORKERS)))
+            samples.add("ceiling_workers", wall_seconds(partial(kernels.multiply_apart, WORKERS, executor)))
 
 
 def _warm_up(executor: Executor) -> None:
@@ -131,8 +132,8 @@ def _record(
         "decrypt_vs_phe": samples.ratio("phe_decrypt", "decrypt"),
         "decrypt_bare_vs_phe": samples.ratio("phe_decrypt", "decrypt_bare"),
         "decrypt_vs_pypaillier": samples.ratio("pypaillier_decrypt", "decrypt"),
-        **{f"histogram_{bins}_vs_nd": samples.ratio(f"histogram_{bins}", "multiply_each") for bins in BINS},
-        f"multiexp_{SCALAR_BITS}_vs_powers": samples.ratio("power_each", f"multiexp_{SCALAR_BITS}"),
+        **{f"histogram_{bins}_vs_nd": samples.ratio(f"histogram_{bins}", f"histogram_{bins}_plain") for bins in BINS},
+        f"multiexp_{SCALAR_BITS}_vs_powers": samples.ratio(f"multiexp_{SCALAR_BITS}_plain", f"multiexp_{SCALAR_BITS}"),
         "two_process_scaling": min(known) if known else None,
         "two_process_ceiling": samples.ratio("ceiling_inline", "ceiling_workers"),
         "packed_values_per_ciphertext": packed_values(cipher.public.bits),
@@ -162,9 +163,8 @@ def _notes(figures: dict[str, Any]) -> list[str]:
 
 def _kernel_samples(kernels: Kernels) -> set[str]:
     """Return the names of measurements of a whole kernel, in contrast to one operation."""
-    own = list(kernels.parallel_works())
-    shared = (f"{name}_{where}" for name in (*own, "ceiling") for where in ("inline", "workers"))
-    return {"multiply_each", "power_each", *own, *shared}
+    names = [*kernels.parallel_works(), "ceiling"]
+    return {*names, *(f"{name}_{what}" for name in names for what in ("plain", "inline", "workers"))}
 
 
 def packed_values(bits: int) -> int:

@@ -18,7 +18,8 @@ from lianxin.crypto.randomness import Drbg
 FEATURES = 23
 BINS = (8, 32)
 SCALAR_BITS = 20
-_LOOP = 25_000
+ALL = slice(None)
+_LOOPS_A_ROW = 2
 
 
 @dataclass
@@ -38,23 +39,40 @@ class Kernels:
         """Return the encrypted histogram of every row by every feature."""
         return encrypted_histogram(self.public, self.encoded, self.codes[bins], [bins] * FEATURES, executor)
 
-    def multiply_each(self) -> None:
-        """Multiply n·d times: what a histogram without joint codes takes at least."""
+    def multiply_each(self, features: int = FEATURES) -> None:
+        """Multiply once a row and feature: what a histogram without joint codes takes at least."""
         rows, modulus, product = [mpz(c) for c in self.ciphertexts], self.public.n_squared, mpz(1)
-        for _ in range(FEATURES):
+        for _ in range(features):
             for row in rows:
                 product = product * row % modulus
+
+    def multiply_apart(self, tasks: int, executor: Executor | None = None) -> None:
+        """Do `tasks` equal loops of multiplications that share nothing, as tasks of the executor if there is one."""
+        work = partial(_multiply_loop, int(self.public.n), _LOOPS_A_ROW * len(self.ciphertexts))
+        if executor is None:
+            for _ in range(tasks):
+                work()
+            return
+        for task in [executor.submit(work) for _ in range(tasks)]:
+            task.result()
 
     def multi_exponentiation(self, executor: Executor | None = None) -> int:
         """Return the product of every row's ciphertext raised to its scalar."""
         return multi_exponentiate(self.public, self.encoded, self.scalars, executor)
 
-    def power_each(self) -> int:
-        """Return the same product by one power and one multiplication a term."""
+    def power_each(self, rows: slice = ALL) -> int:
+        """Return the same product over `rows` by one power and one multiplication a term."""
         modulus, product = self.public.n_squared, mpz(1)
-        for base, scalar in zip(self.ciphertexts, self.scalars, strict=True):
+        for base, scalar in zip(self.ciphertexts[rows], self.scalars[rows], strict=True):
             product = product * powmod(base, scalar, modulus) % modulus
         return int(product)
+
+    def plain_halves(self) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+        """Return by kernel the plain loop that it replaces, in two parts to be measured before and after it."""
+        half, middle = FEATURES // 2, len(self.ciphertexts) // 2
+        each = (partial(self.multiply_each, half), partial(self.multiply_each, FEATURES - half))
+        powers = (partial(self.power_each, slice(middle)), partial(self.power_each, slice(middle, None)))
+        return {**{f"histogram_{bins}": each for bins in BINS}, f"multiexp_{SCALAR_BITS}": powers}
 
     def parallel_works(self) -> dict[str, Callable[[Executor | None], object]]:
         """Return by name the kernels that take an executor."""
@@ -64,19 +82,9 @@ class Kernels:
         }
 
 
-def multiply_apart(public: PublicKey, tasks: int, executor: Executor | None = None) -> None:
-    """Do `tasks` equal loops of multiplications modulo n² that share nothing, as tasks of the executor if there is one."""
-    if executor is None:
-        for _ in range(tasks):
-            _multiply_loop(int(public.n))
-        return
-    for task in [executor.submit(_multiply_loop, int(public.n)) for _ in range(tasks)]:
-        task.result()
-
-
-def _multiply_loop(n: int) -> None:
+def _multiply_loop(n: int, count: int) -> None:
     modulus, product = mpz(n) ** 2, mpz(3) ** n.bit_length()
-    for _ in range(_LOOP):
+    for _ in range(count):
         product = product * product % modulus
 
 
