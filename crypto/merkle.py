@@ -120,6 +120,20 @@ def root_of(leaves: Iterable[bytes]) -> bytes:
     return root
 
 
+def root_of_all(leaves: Sequence[bytes]) -> bytes:
+    """Return the root over `leaves`, as `root_of` does, several times faster and in memory for all of their hashes.
+
+    Level by level, an odd last node going up as it is: that is the same tree.
+    """
+    sha256 = hashlib.sha256
+    level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    while len(level) > 1:
+        odd = level[-1:] if len(level) % 2 else []
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [sha256(b"\x01" + left + right).digest() for left, right in pairs] + odd
+    return level[0] if level else EMPTY_ROOT
+
+
 def verify_inclusion(leaf_digest: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
     """Raise ProofOfInclusionRejected unless `proof` leads from the leaf hash at `index` to the `root` over `size`."""
     if not 0 <= index < size:

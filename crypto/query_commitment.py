@@ -18,7 +18,7 @@ here shows the evaluator that a statement is true; an auditor's sample does, wit
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lianxin.crypto import merkle
@@ -73,10 +73,10 @@ class QueryOpening:
 
 
 class CommittedQueries:
-    """An asker's queries with their commitments. Holds them all: `width` + 128 bytes a query."""
+    """An asker's queries with their commitments. Holds them all: `width` + 64 bytes a query."""
 
     def __init__(self, width: int) -> None:
-        self._width, self._tree = width, merkle.MerkleTree()
+        self._width = width
         self._queries, self._commitments, self._leaves = bytearray(), bytearray(), bytearray()
 
     def add(self, commitment: bytes, query: bytes) -> None:
@@ -86,16 +86,18 @@ class CommittedQueries:
                 f"a query of {len(query)} bytes and a commitment of {len(commitment)} came where "
                 f"{self._width} and {COMMITMENT_BYTES} are due"
             )
-        leaf = query_leaf(commitment, query)
-        self._tree.append(leaf)
         self._queries += query
         self._commitments += commitment
-        self._leaves += leaf
+        self._leaves += query_leaf(commitment, query)
 
     @property
     def root(self) -> bytes:
         """The root over all queries so far."""
-        return self._tree.root()
+        return merkle.root_of_all(self._each_leaf())
+
+    def _each_leaf(self) -> list[bytes]:
+        leaves = bytes(self._leaves)
+        return [leaves[at : at + LEAF_BYTES] for at in range(0, len(leaves), LEAF_BYTES)]
 
     def part(self, start: int, end: int) -> tuple[bytes, bytes]:
         """Return (queries, commitments) of a range as they cross.
@@ -111,7 +113,10 @@ class CommittedQueries:
 
     def open(self, index: int, salt: bytes, statement: bytes, witness: int) -> QueryOpening:
         """Return the opening of one query. Raises ValueError for an index outside the queries."""
-        path = tuple(self._tree.inclusion_proof(index, self._tree.size))
+        tree = merkle.MerkleTree()
+        for leaf in self._each_leaf():
+            tree.append(leaf)
+        path = tuple(tree.inclusion_proof(index, tree.size))
         return QueryOpening(salt, statement, witness, path)
 
 
@@ -126,9 +131,9 @@ def leaves_of(queries: bytes, commitments: bytes, width: int) -> list[bytes]:
     ]
 
 
-def verify_root(leaves: Iterable[bytes] | Sequence[bytes], root: bytes) -> None:
+def verify_root(leaves: Sequence[bytes], root: bytes) -> None:
     """Raise CommitmentRejected unless `leaves`, in order, have this root."""
-    if not hmac.compare_digest(merkle.root_of(leaves), root):
+    if not hmac.compare_digest(merkle.root_of_all(leaves), root):
         raise CommitmentRejected("the queries are not those that were committed to before the first answer")
 
 

@@ -25,11 +25,9 @@ def system_seed() -> bytes:
 
 def derive_seed(seed: bytes, *labels: Label) -> bytes:
     """Return the 32-byte child seed of `seed` under `labels`; distinct label lists give independent seeds."""
-    mac = hmac.new(seed, digestmod=hashlib.sha256)
-    for label in labels:
-        encoded = _encode_label(label)
-        mac.update(len(encoded).to_bytes(8, "big") + encoded)
-    return mac.digest()
+    encoded = [_encode_label(label) for label in labels]
+    message = b"".join([part for label in encoded for part in (len(label).to_bytes(8, "big"), label)])
+    return hmac.digest(seed, message, hashlib.sha256)
 
 
 def _encode_label(label: Label) -> bytes:

@@ -34,7 +34,7 @@ class Evaluator(ABC):
     def verify_queries(self, root: bytes) -> None:
         """Raise CommitmentRejected unless all queries so far are those that `root` was made over."""
         leaves = self._leaves
-        verify_root((bytes(leaves[at : at + LEAF_BYTES]) for at in range(0, len(leaves), LEAF_BYTES)), root)
+        verify_root([bytes(leaves[at : at + LEAF_BYTES]) for at in range(0, len(leaves), LEAF_BYTES)], root)
         self._leaves = bytearray()
 
     def _collect(self, queries: bytes, commitments: bytes) -> None:

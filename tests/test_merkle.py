@@ -38,6 +38,7 @@ def test_the_root_of_every_prefix_is_the_textbook_one() -> None:
     for size in range(len(LEAVES) + 1):
         expected = textbook_root(LEAVES[:size])
         assert TREE.root(size) == merkle.root_of(LEAVES[:size]) == tree_of(LEAVES[:size]).root() == expected
+        assert merkle.root_of_all(LEAVES[:size]) == expected
 
 
 def test_every_inclusion_proof_verifies_for_its_own_leaf_index_and_size_only() -> None:
