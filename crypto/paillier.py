@@ -185,7 +185,7 @@ def _owner_block(p: int, q: int, exponent_bits: int | None, count: int, seed: by
 
 
 class Decryptor:
-    """Decryption with a blinded ciphertext, exponentiations of fixed pattern and a check for faults."""
+    """Decryption with ciphertext and plaintext blinded, exponentiations of fixed pattern and a check for faults."""
 
     def __init__(self, secret_key: SecretKey) -> None:
         self.public = secret_key.public
@@ -222,10 +222,12 @@ class _CrtDecryption:
         self._p_to_q = gmpy2.invert(self._p, self._q)
 
     def decrypt(self, c: int, drbg: Drbg) -> int:
-        blinded = mpz(c) * self._fresh_zero(drbg)
+        shift = drbg.below(int(self._n))
+        blinded = c * (1 + shift * self._n) % self._n**2 * self._fresh_zero(drbg)
         at_p = self._log_at(self._p, blinded) * self._h_p % self._p
         at_q = self._log_at(self._q, blinded) * self._h_q % self._q
-        return int(at_p + self._p * ((at_q - at_p) * self._p_to_q % self._q))
+        opened = int(at_p + self._p * ((at_q - at_p) * self._p_to_q % self._q) + self._n)
+        return (opened - shift) % int(self._n)  # Python's own, as long as n until the last step
 
     def _fresh_zero(self, drbg: Drbg) -> mpz:
         if _is_safe_pair(self._p, self._q):

@@ -18,10 +18,11 @@ from lianxin.federation.errors import PeerError
 MINIMUM_KEY_BITS = 2048
 IDENTIFIER = re.compile(r"[a-z0-9-]{3,64}")
 MATCHING_PROTOCOLS = ("paillier", "ecdh")
-MODELS = ("scorecard",)
+MODELS = ("scorecard", "field_query")  # a field query is a standing agreement: no training, fields firm by firm
 ON_LOSS = ("rerun", "stop")
 PROFILES = ("full_exponents", "short_exponents")
-VERSION = 2
+LAWFUL_BASES = ("consent", "contract", "statutory_duty", "emergency", "public_interest", "made_public")
+VERSION = 3
 _INTEGERS = {
     "key_bits": (MINIMUM_KEY_BITS, 8192),
     "rounds": (1, 15),
@@ -40,8 +41,9 @@ _INTEGERS = {
     "points_to_double_odds": (1, 1000),
     "step_deadline_s": (1, 86400),
 }
-_TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss", "profile")
-_TIMES = ("created_at", "expires_at")
+_TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss", "profile",
+          "lawful_basis", "impact_assessment", "agreement")  # fmt: skip
+_TIMES = ("created_at", "expires_at", "retain_until")
 _KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", *_INTEGERS, *_TEXTS, *_TIMES}
 
 
@@ -107,6 +109,10 @@ def parse_contract(record: Mapping[str, Any]) -> RunContract:
     _require(record["on_loss"] in ON_LOSS, "on_loss", f"must be one of {', '.join(ON_LOSS)}")
     _require(record["profile"] in PROFILES, "profile", f"must be one of {', '.join(PROFILES)}")
     _require(record["created_at"] < record["expires_at"], "expires_at", "must be after created_at")
+    _require(record["retain_until"] >= record["expires_at"], "retain_until", "must not be before expires_at")
+    _require(record["lawful_basis"] in LAWFUL_BASES, "lawful_basis", f"must be one of {', '.join(LAWFUL_BASES)}")
+    for name in ("impact_assessment", "agreement"):
+        _require(IDENTIFIER.fullmatch(record[name]) is not None, name, "must match [a-z0-9-]{3,64}")
     _check_parties(record)
     return RunContract(record)
 

@@ -28,6 +28,7 @@ _FROM_RUN = (
     "run", "proposer", "purpose", "matching", "model", "on_loss", "profile", "key_bits", "rounds", "spare_attempts", "min_rows",
     "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_firms", "max_rows", "max_bins",
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
+    "lawful_basis", "impact_assessment", "agreement",
 )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def draft_contract(config: RunConfig, identity: Identity, catalogue_digest: str,
         "type": "run-contract", "version": VERSION, "platform": identity.party, "parties": parties,
         "fields": _fields(config, identity.party), "forms": dict(FORMS), "alignment": "shared",
         "catalogues": {party["party"]: catalogue_digest for party in parties}, "created_at": now,
-        "expires_at": after(now, config.days),
+        "expires_at": after(now, config.days), "retain_until": after(now, config.days + config.data_life_days),
     }  # fmt: skip
     try:
         contract = parse_contract(record)

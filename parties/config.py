@@ -106,11 +106,15 @@ class RunConfig(_Section):
     run: str
     proposer: Operator
     purpose: str = "P4"
+    lawful_basis: str = "consent"
+    impact_assessment: str
+    agreement: str
+    data_life_days: int = Field(default=30, ge=0, le=3650)
     features: list[str]
     identifiers: list[str]
     banks: dict[str, BankTerms]
     matching: Literal["paillier", "ecdh"] = "paillier"
-    model: Literal["scorecard"] = "scorecard"
+    model: Literal["scorecard", "field_query"] = "scorecard"
     profile: Literal["full_exponents", "short_exponents"] = "full_exponents"
     key_bits: int = 3072
     rounds: int = 6

@@ -11,22 +11,44 @@ Competition Law 9. A sole trader (`IND`) counts as a natural person: nothing of 
 personal information, and a secret that the catalogue declares for enterprises alone needs its written consent.
 """
 
-import csv
-import hashlib
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from lianxin.crypto import signing
-from lianxin.crypto.errors import CryptoError
+from lianxin.parties.decision_catalogue import (
+    FIELD_ID,
+    SUBJECT_TYPES,
+    Catalogue,
+    CatalogueRejected,
+    Field,
+    Record,
+)
+from lianxin.parties.decision_consents import MODES, Consent, ConsentRejected, Registry, verify_record
 
-Record = Mapping[str, Any]
-MODES = ("COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT")
+__all__ = [
+    "AGGREGATE",
+    "FIELD_ID",
+    "MODES",
+    "PURPOSES",
+    "SUBJECT_TYPES",
+    "Catalogue",
+    "CatalogueRejected",
+    "Consent",
+    "ConsentRejected",
+    "Decision",
+    "Field",
+    "Record",
+    "Registry",
+    "ReleaseDecision",
+    "ReleaseRequest",
+    "decide",
+    "decide_field",
+    "decide_firm",
+    "decide_release",
+    "verify_record",
+]
+
 AGGREGATE = "AGGREGATE"  # a statistic over enough rows: its fields are decided, its firms need no consent
-SUBJECT_TYPES = ("ENT", "IND", "NP")
 _FIRM, _ALL = frozenset({"PUB", "LIM", "BIZ"}), frozenset({"PUB", "LIM", "BIZ", "PI", "SPI"})
 PURPOSES = {  # pre-loan, approval, monitoring, training, validation, product matching, statistics, objections
     **dict.fromkeys(("P1", "P2", "P4", "P5", "P8"), _ALL),
@@ -34,113 +56,6 @@ PURPOSES = {  # pre-loan, approval, monitoring, training, validation, product ma
 }
 NAME_PURPOSES = frozenset({"P1", "P2", "P3", "P8"})
 SIGNERS = {"ENT": ("legal_rep",), "IND": ("operator",), "NP": ("legal_rep", "operator", "shareholder")}
-FIELD_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_CHOICES = {
-    "class": ("PUB", "LIM", "BIZ", "PI", "SPI", "BAN"),
-    "id_role": ("DI", "QI", "SA", "NI"),
-    "default_release": ("OPEN", "OPEN_NAME", "AUTH", "COMPUTE", "SEP", "SEP_WRITTEN", "NEVER"),
-}
-_GATED: dict[str, type] = {"fields": list, "separate_consent": bool, "written": bool} | dict.fromkeys(
-    ("provider", "recipient", "purpose", "mode", "subject_type", "signer_role", "not_before", "expires_at"), str
-)
-_KEPT = {*_GATED, "subject_key", "necessity_text", "impact_text", "power_of_attorney_digest", "max_uses"}
-
-
-class CatalogueRejected(CryptoError):
-    """A catalogue's bytes cannot be used; the message names the line and the column."""
-
-
-class ConsentRejected(CryptoError):
-    """A consent or a revocation breaks the schema of docs/records.md, or does not fit the registry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One catalogue field; `transform` is what desensitises it when there is no authorisation."""
-
-    id: str
-    class_: str
-    id_role: str
-    default_release: str
-    subject_type: str
-    name_zh: str = ""
-    category: str = ""
-    provider: str = ""
-    verified: bool = False
-    transform: str = "none"
-
-    @classmethod
-    def from_row(cls, row: Record) -> "Field":
-        """Return the field of one checked row of a catalogue's CSV."""
-        words = (row["field_name_en"], row["class"], row["id_role"], row["default_release"], row["subject_type"])
-        texts = (row.get("field_name_zh", ""), row.get("category", ""), row.get("provider", ""))
-        return cls(*words, *texts, row.get("verified") == "y", row.get("desens_if_no_auth") or "none")
-
-    def concerns(self, subject_type: str) -> bool:
-        """Return whether the catalogue declares this field for subjects of that type."""
-        return subject_type in self.subject_type.split("|")
-
-
-class Catalogue(Mapping[str, Field]):
-    """The fields by id, with the bytes that they were read from; `digest` is the SHA-256 of those bytes, hex."""
-
-    def __init__(self, fields: Mapping[str, Field], data: bytes) -> None:
-        self._fields, self._data = dict(fields), data
-        self.digest = hashlib.sha256(data).hexdigest()
-
-    @classmethod
-    def from_csv_bytes(cls, data: bytes) -> "Catalogue":
-        """Return the catalogue in `data`; raise CatalogueRejected naming the first bad line and column."""
-        try:
-            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-            return cls(_read_fields(reader), data)
-        except (UnicodeDecodeError, csv.Error):
-            raise CatalogueRejected("the catalogue is no well-formed CSV in UTF-8; export it again") from None
-
-    def to_csv_bytes(self) -> bytes:
-        """Return the very bytes that this catalogue was read from."""
-        return self._data
-
-    def __getitem__(self, field_id: str) -> Field:
-        return self._fields[field_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Catalogue) and other.digest == self.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
-def _read_fields(reader: "csv.DictReader[str]") -> dict[str, Field]:
-    for name in ("field_name_en", "subject_type", *_CHOICES):
-        if name not in (reader.fieldnames or ()):
-            raise CatalogueRejected(f"line 1 has no column {name}; add it to the header")
-    fields: dict[str, Field] = {}
-    for row in reader:
-        _check_row(row, reader.line_num)
-        if row["field_name_en"] in fields:
-            raise CatalogueRejected(f"line {reader.line_num}, column field_name_en: this id appears twice")
-        fields[row["field_name_en"]] = Field.from_row(row)
-    return fields
-
-
-def _check_row(row: Record, line: int) -> None:
-    if None in row or None in row.values():
-        raise CatalogueRejected(f"line {line} has another number of columns than the header")
-    subjects = row["subject_type"].split("|")
-    if not FIELD_ID.fullmatch(row["field_name_en"]):
-        raise CatalogueRejected(f"line {line}, column field_name_en: use 1 to 64 ASCII letters, digits, _ . or -")
-    for column, choices in _CHOICES.items():
-        if row[column] not in choices:
-            raise CatalogueRejected(f"line {line}, column {column}: choose one of {', '.join(choices)}")
-    if len(set(subjects)) < len(subjects) or not set(subjects) <= set(SUBJECT_TYPES):
-        raise CatalogueRejected(f"line {line}, column subject_type: join distinct ENT, IND, NP with |")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,90 +93,6 @@ class ReleaseDecision:
     def needed_by(self, subject_type: str) -> tuple[str, ...]:
         """Return the fields that this subject's consent must cover: of a natural person, all that are allowed."""
         return self.needing_consent if subject_type == "ENT" else self.allowed
-
-
-@dataclass(frozen=True)
-class Consent:
-    """What the gate reads of a consent; `mode` is an index into `MODES`, `record` its terms without ids and notices."""
-
-    id: str
-    fields: frozenset[str]
-    mode: int
-    record: Record = field(repr=False)
-
-
-@lru_cache(maxsize=4096)  # thousands of firms sign the same list
-def _field_set(*fields: str) -> frozenset[str]:
-    return frozenset(fields)
-
-
-@dataclass(frozen=True)
-class Registry:
-    """A provider's consents after its first `epoch` records, `by_scope` (subject, recipient, purpose) newest first."""
-
-    epoch: int = 0
-    consents: dict[str, Consent] = field(default_factory=dict, repr=False)
-    ended: dict[str, str] = field(default_factory=dict, repr=False)
-    by_scope: dict[tuple[str, str, str], tuple[Consent, ...]] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def from_records(
-        cls, records: Sequence[Record], epoch: int, firm_keys: Mapping[str, str], verify: bool = True
-    ) -> "Registry":
-        """Return the state after the first `epoch` of the signed `records`.
-
-        With `verify`, each is checked to be signed by the key that `firm_keys` (subject key to key, hex) holds: raises
-        SignatureRejected. Raises ConsentRejected for a record that does not fit, or an epoch that is not reached.
-        """
-        if not 0 <= epoch <= len(records):
-            raise ConsentRejected(f"epoch {epoch} is asked of a registry of {len(records)} records")
-        return cls().extended(records[:epoch], firm_keys, verify)
-
-    def extended(self, records: Sequence[Record], firm_keys: Mapping[str, str], verify: bool = True) -> "Registry":
-        """Return the state after these records more; raises as `from_records`."""
-        grown = Registry(self.epoch + len(records), dict(self.consents), dict(self.ended), dict(self.by_scope))
-        try:
-            for signed in records:
-                record = verify_record(signed, firm_keys) if verify else signed["record"]
-                (grown._end if record["type"] == "revocation" else grown._give)(record)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise ConsentRejected("a record of the registry is neither a consent nor a revocation") from None
-        return grown
-
-    def _give(self, record: Record) -> None:
-        if record["consent_id"] in self.consents:
-            raise ConsentRejected("this consent id is in the registry already; a new consent needs a new id")
-        if "supersedes" in record:
-            self._end({**record, "consent_id": record["supersedes"]}, "SUPERSEDED")
-        kept = {name: record[name] for name in _KEPT & record.keys()}
-        consent = Consent(record["consent_id"], _field_set(*record["fields"]), MODES.index(record["mode"]), kept)
-        scope = (record["subject_key"], record["recipient"], record["purpose"])
-        self.consents[consent.id] = consent
-        self.by_scope[scope] = (consent, *self.by_scope.get(scope, ()))
-
-    def _end(self, record: Record, why: str = "REVOKED") -> None:
-        given = self.consents.get(record["consent_id"])
-        if given is None or given.record["subject_key"] != record["subject_key"]:
-            raise ConsentRejected("a record ends a consent that this subject has not given here before")
-        if self.ended.get(given.id) != "REVOKED":
-            self.ended[given.id] = why
-
-
-def verify_record(signed: Record, firm_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return the record when its subject's registered key alone signed it and is its `signer_key`.
-
-    Raises SignatureRejected otherwise; ConsentRejected when a value that the gate reads is missing or of another type,
-    or the subject has no registered key.
-    """
-    record = signed["record"]
-    key = firm_keys.get(record["subject_key"])
-    gated: dict[str, type] = _GATED if record["type"] == "consent" else {"consent_id": str}
-    gated = gated | ({"max_uses": int} if "max_uses" in record else {})
-    if key is None or record["signer_key"] != key or record["type"] not in ("consent", "revocation"):
-        raise ConsentRejected("a record is no consent or revocation by the key that is registered for its subject")
-    if any(type(record.get(name)) is not kind for name, kind in gated.items()):
-        raise ConsentRejected("a record lacks a value that the gate reads, or it has another type")
-    return signing.verify_by(signed, key)
 
 
 def decide_field(

@@ -20,53 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
 from lianxin.federation.errors import InputFault
+from lianxin.parties import store_schema as schema
 
-SCHEMA_VERSION = 1
 _PAGE = 1000
 _BUSY_TIMEOUT_MS = 10_000
-_metadata = sa.MetaData()
-
-
-def _table(name: str, *columns: Any) -> sa.Table:
-    return sa.Table(name, _metadata, *columns)
-
-
-def _position(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, primary_key=True, autoincrement=False)
-
-
-def _bytes(name: str) -> sa.Column[bytes]:
-    return sa.Column(name, sa.LargeBinary, nullable=False)
-
-
-def _text(name: str, is_key: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, primary_key=is_key, nullable=False)
-
-
-_schema = _table("schema", _position("version"))
-_leaves = _table("leaves", _position("position"), _bytes("data"))
-_checkpoints = _table(
-    "checkpoints", _position("position"), sa.Column("size", sa.BigInteger, nullable=False), _bytes("data")
-)
-_registry = _table("registry", _position("epoch"), _bytes("data"))
-_firm_keys = _table("firm_keys", _text("subject_key", True), _text("key"))
-_release_consents = _table("release_consents", _text("release", True), _text("consents"))
-_runs = _table("runs", _text("run", True), _text("state"), _bytes("contract"), _text("note"))
-_witnessed = _table("witnessed", _position("position"), _text("party"), _bytes("data"))
-_settings = _table("settings", _text("key", True), _bytes("value"))
-_envelopes = _table(
-    "envelopes",
-    _position("ledger_index"),
-    _text("direction"),
-    _text("run"),
-    _text("conversation"),
-    _text("sender"),
-    sa.Column("seq", sa.BigInteger, nullable=False),
-    _bytes("header"),
-    _bytes("signature"),
-    _text("message_hash"),
-    sa.UniqueConstraint("direction", "run", "conversation", "sender", "seq"),
-)
 
 
 @dataclass(frozen=True)
@@ -126,12 +83,12 @@ class Store:
 
     def leaf_count(self) -> int:
         """Return the number of leaves."""
-        return self._count(_leaves)
+        return self._count(schema.leaves)
 
     def leaves(self, start: int = 0) -> Iterator[bytes]:
         """Yield the leaves' bytes from position `start` on, in order, a page a transaction."""
         while True:
-            page = self._page(_leaves.c.position, start)
+            page = self._page(schema.leaves.c.position, start)
             yield from page
             start += len(page)
             if len(page) < _PAGE:
@@ -144,22 +101,26 @@ class Store:
         envelopes: Sequence[EnvelopeRow] = (),
         release_consents: Mapping[str, Sequence[str]] | None = None,
         registry: Sequence[bytes] = (),
+        uses: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
 
-        `registry` continues the registry at its next epoch. A release's id is its leaf's hash, so that a statistic that
+        `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is used
+        for, each kept once. A release's id is its leaf's hash, so that a statistic that
         is released twice within a second has one id and one list. Raises InputFault when a position or an envelope's
         sequence number is taken: something else wrote to this store.
         """
         rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
         lists = {name: json.dumps(list(ids)) for name, ids in (release_consents or {}).items()}
         try:
-            with self._write() as connection:
-                _insert(connection, _leaves, rows)
-                _insert(connection, _envelopes, [vars(row) for row in envelopes])
+            with self.writing() as connection:
+                _insert(connection, schema.leaves, rows)
+                _insert(connection, schema.envelopes, [vars(row) for row in envelopes])
                 for name, ids in lists.items():
-                    _put(connection, _release_consents, {"release": name}, {"consents": ids})
-                _insert(connection, _registry, _registry_rows(connection, registry))
+                    _put(connection, schema.release_consents, {"release": name}, {"consents": ids})
+                _insert(connection, schema.registry, _registry_rows(connection, registry))
+                for consent, use in uses:
+                    _put(connection, schema.uses, {"consent": consent, "use": use}, {"use": use})
         except sa.exc.IntegrityError:
             raise InputFault(
                 f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
@@ -168,94 +129,107 @@ class Store:
 
     def add_checkpoint(self, size: int, data: bytes) -> None:
         """Add the bytes of a signed checkpoint over the first `size` leaves."""
-        with self._write() as connection:
-            position = connection.scalar(sa.select(sa.func.count()).select_from(_checkpoints))
-            _insert(connection, _checkpoints, [{"position": position, "size": size, "data": data}])
+        with self.writing() as connection:
+            position = connection.scalar(sa.select(sa.func.count()).select_from(schema.checkpoints))
+            _insert(connection, schema.checkpoints, [{"position": position, "size": size, "data": data}])
 
     def checkpoints(self) -> list[bytes]:
         """Return the bytes of all signed checkpoints, oldest first."""
-        return self._scalars(sa.select(_checkpoints.c.data).order_by(_checkpoints.c.position))
+        return self._scalars(sa.select(schema.checkpoints.c.data).order_by(schema.checkpoints.c.position))
 
     def last_checkpoint(self) -> bytes | None:
         """Return the bytes of the newest signed checkpoint, None when there is none."""
-        newest = sa.select(_checkpoints.c.data).order_by(_checkpoints.c.position.desc()).limit(1)
+        newest = sa.select(schema.checkpoints.c.data).order_by(schema.checkpoints.c.position.desc()).limit(1)
         return next(iter(self._scalars(newest)), None)
 
     def add_witnessed(self, party: str, data: bytes) -> None:
         """Keep the bytes of a checkpoint that another party signed and showed to this one."""
-        with self._write() as connection:
-            position = connection.scalar(sa.select(sa.func.count()).select_from(_witnessed))
-            _insert(connection, _witnessed, [{"position": position, "party": party, "data": data}])
+        with self.writing() as connection:
+            position = connection.scalar(sa.select(sa.func.count()).select_from(schema.witnessed))
+            _insert(connection, schema.witnessed, [{"position": position, "party": party, "data": data}])
 
     def witnessed(self, party: str | None = None) -> list[bytes]:
         """Return the signed checkpoints kept of one other party, or of all, oldest first."""
-        query = sa.select(_witnessed.c.data).order_by(_witnessed.c.position)
-        return self._scalars(query if party is None else query.where(_witnessed.c.party == party))
+        query = sa.select(schema.witnessed.c.data).order_by(schema.witnessed.c.position)
+        return self._scalars(query if party is None else query.where(schema.witnessed.c.party == party))
 
     # Consents
 
     def registry_epoch(self) -> int:
         """Return the number of signed consents and revocations."""
-        return self._count(_registry)
+        return self._count(schema.registry)
 
     def append_registry(self, records: Sequence[bytes]) -> int:
         """Append signed records and return the new epoch."""
-        with self._write() as connection:
+        with self.writing() as connection:
             rows = _registry_rows(connection, records)
-            _insert(connection, _registry, rows)
+            _insert(connection, schema.registry, rows)
         return rows[-1]["epoch"] if rows else self.registry_epoch()
 
     def iterate_registry(self) -> Iterator[bytes]:
         """Yield the registry's records in order, a page of them in memory."""
         start = 1
-        while page := self._page(_registry.c.epoch, start):
+        while page := self._page(schema.registry.c.epoch, start):
             yield from page
             start += len(page)
 
     def registry_records(self, epoch: int | None = None) -> list[bytes]:
         """Return the registry's records in order: the first `epoch`, by default all."""
-        query = sa.select(_registry.c.data).order_by(_registry.c.epoch)
-        return self._scalars(query if epoch is None else query.where(_registry.c.epoch <= epoch))
+        query = sa.select(schema.registry.c.data).order_by(schema.registry.c.epoch)
+        return self._scalars(query if epoch is None else query.where(schema.registry.c.epoch <= epoch))
 
     def add_firm_keys(self, keys: Mapping[str, str]) -> None:
         """Register firms' public keys by subject key. Raises InputFault when a firm has another key already."""
-        with self._write() as connection:
-            known = _pairs(connection, sa.select(_firm_keys.c.subject_key, _firm_keys.c.key))
+        with self.writing() as connection:
+            known = _pairs(connection, sa.select(schema.firm_keys.c.subject_key, schema.firm_keys.c.key))
             if any(known.get(subject, key) != key for subject, key in keys.items()):
                 raise InputFault("a firm of this list already has another key; a registered key does not change")
             fresh = [{"subject_key": subject, "key": key} for subject, key in keys.items() if subject not in known]
-            _insert(connection, _firm_keys, fresh)
+            _insert(connection, schema.firm_keys, fresh)
 
     def firm_keys(self) -> dict[str, str]:
         """Return every registered firm's public key by subject key, in order of subject keys."""
-        query = sa.select(_firm_keys.c.subject_key, _firm_keys.c.key).order_by(_firm_keys.c.subject_key)
-        with self._read() as connection:
+        query = sa.select(schema.firm_keys.c.subject_key, schema.firm_keys.c.key).order_by(
+            schema.firm_keys.c.subject_key
+        )
+        with self.reading() as connection:
             return _pairs(connection, query)
 
     def add_release_consents(self, release: str, consents: Sequence[str]) -> None:
         """Keep the ids of the consents behind a release."""
-        with self._write() as connection:
-            _insert(connection, _release_consents, [{"release": release, "consents": json.dumps(list(consents))}])
+        with self.writing() as connection:
+            _insert(connection, schema.release_consents, [{"release": release, "consents": json.dumps(list(consents))}])
 
     def release_consents(self) -> dict[str, list[str]]:
         """Return the ids of the consents behind each release, by release id."""
-        query = sa.select(_release_consents.c.release, _release_consents.c.consents)
-        with self._read() as connection:
-            rows = _pairs(connection, query.order_by(_release_consents.c.release))
+        query = sa.select(schema.release_consents.c.release, schema.release_consents.c.consents)
+        with self.reading() as connection:
+            rows = _pairs(connection, query.order_by(schema.release_consents.c.release))
         return {release: json.loads(ids) for release, ids in rows.items()}
+
+    def uses(self, consents: Iterable[str]) -> dict[str, set[str]]:
+        """Return, for each of these consents that was used, what it was used for."""
+        found: dict[str, set[str]] = {}
+        wanted = list(consents)
+        with self.reading() as connection:
+            for start in range(0, len(wanted), _PAGE):
+                query = sa.select(schema.uses).where(schema.uses.c.consent.in_(wanted[start : start + _PAGE]))
+                for consent, use in connection.execute(query):
+                    found.setdefault(consent, set()).add(use)
+        return found
 
     # Runs and envelopes
 
     def put_run(self, run: str, state: str, contract: bytes, note: str = "") -> None:
         """Write a run's state, signed contract and note, whether it is new or known."""
         values = {"state": state, "contract": contract, "note": note}
-        with self._write() as connection:
-            _put(connection, _runs, {"run": run}, values)
+        with self.writing() as connection:
+            _put(connection, schema.runs, {"run": run}, values)
 
     def set_run_state(self, run: str, state: str, note: str = "") -> None:
         """Change a known run's state and note. Raises InputFault when the run is unknown."""
-        with self._write() as connection:
-            change = sa.update(_runs).where(_runs.c.run == run).values(state=state, note=note)
+        with self.writing() as connection:
+            change = sa.update(schema.runs).where(schema.runs.c.run == run).values(state=state, note=note)
             if not connection.execute(change).rowcount:
                 raise InputFault(f"run {run} is not known to this node; approve its contract first")
 
@@ -265,44 +239,44 @@ class Store:
 
     def runs(self) -> list[RunRow]:
         """Return every run, by id."""
-        with self._read() as connection:
-            return [RunRow(*row) for row in connection.execute(sa.select(_runs).order_by(_runs.c.run))]
+        with self.reading() as connection:
+            return [RunRow(*row) for row in connection.execute(sa.select(schema.runs).order_by(schema.runs.c.run))]
 
     def add_envelope(self, row: EnvelopeRow) -> None:
         """Keep one envelope. Raises InputFault when its sequence number is taken in its direction."""
         try:
-            with self._write() as connection:
-                _insert(connection, _envelopes, [vars(row)])
+            with self.writing() as connection:
+                _insert(connection, schema.envelopes, [vars(row)])
         except sa.exc.IntegrityError:
             raise InputFault(f"sequence number {row.seq} of a conversation is already used in this direction") from None
 
     def envelopes(self, run: str | None = None) -> list[EnvelopeRow]:
         """Return the envelopes of one run, or of all, in ledger order."""
-        query = sa.select(_envelopes).order_by(_envelopes.c.ledger_index)
-        with self._read() as connection:
-            rows = connection.execute(query if run is None else query.where(_envelopes.c.run == run))
+        query = sa.select(schema.envelopes).order_by(schema.envelopes.c.ledger_index)
+        with self.reading() as connection:
+            rows = connection.execute(query if run is None else query.where(schema.envelopes.c.run == run))
             return [EnvelopeRow(*row) for row in rows]
 
     # Settings
 
     def setting(self, key: str) -> bytes | None:
         """Return the bytes kept under `key`, None when there are none."""
-        return next(iter(self._scalars(sa.select(_settings.c.value).where(_settings.c.key == key))), None)
+        return next(iter(self._scalars(sa.select(schema.settings.c.value).where(schema.settings.c.key == key))), None)
 
     def put_setting(self, key: str, value: bytes) -> None:
         """Keep `value` under `key`, in place of what was there."""
-        with self._write() as connection:
-            _put(connection, _settings, {"key": key}, {"value": value})
+        with self.writing() as connection:
+            _put(connection, schema.settings, {"key": key}, {"value": value})
 
     def change_setting(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
         """Put `change(what is kept)` in place of what is kept under `key`, in one transaction; return the new bytes.
 
         What `change` raises leaves everything as it was.
         """
-        with self._write() as connection:
-            kept = connection.scalar(sa.select(_settings.c.value).where(_settings.c.key == key))
+        with self.writing() as connection:
+            kept = connection.scalar(sa.select(schema.settings.c.value).where(schema.settings.c.key == key))
             changed = change(kept)
-            _put(connection, _settings, {"key": key}, {"value": changed})
+            _put(connection, schema.settings, {"key": key}, {"value": changed})
         return changed
 
     def reserve(self, key: str, count: int) -> int:
@@ -315,31 +289,32 @@ class Store:
 
     def delete_setting(self, key: str) -> None:
         """Forget what is kept under `key`, if anything."""
-        with self._write() as connection:
-            connection.execute(sa.delete(_settings).where(_settings.c.key == key))
+        with self.writing() as connection:
+            connection.execute(sa.delete(schema.settings).where(schema.settings.c.key == key))
 
     def _open_schema(self) -> None:
-        with self._write() as connection:
-            tables = set(sa.inspect(connection).get_table_names())
-            if not tables:
-                _metadata.create_all(connection)
-                _insert(connection, _schema, [{"version": SCHEMA_VERSION}])
-            found = connection.scalar(sa.select(_schema.c.version)) if not tables or "schema" in tables else "none"
-        if found != SCHEMA_VERSION:
-            raise InputFault(f"the store has schema version {found}, this program reads {SCHEMA_VERSION}; migrate it")
+        with self.writing() as connection:
+            found = schema.open_tables(connection)
+        if found != schema.SCHEMA_VERSION:
+            raise InputFault(
+                f"the store has schema version {found}, this program reads {schema.SCHEMA_VERSION}; run the version that "
+                "wrote it"
+            )
 
-    def _write(self) -> AbstractContextManager[sa.Connection]:
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """Return a transaction that writes: committed at the block's end, rolled back if it raises."""
         return _Locked(self._lock, self._engine)
 
-    def _read(self) -> AbstractContextManager[sa.Connection]:
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """Return a transaction that reads."""
         return self._engine.begin()
 
     def _scalars(self, query: sa.Select[Any]) -> list[bytes]:
-        with self._read() as connection:
+        with self.reading() as connection:
             return list(connection.scalars(query))
 
     def _count(self, table: sa.Table) -> int:
-        with self._read() as connection:
+        with self.reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
     def _page(self, position: sa.Column[int], start: int) -> list[bytes]:
@@ -391,7 +366,7 @@ def _put(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], val
 
 
 def _registry_rows(connection: sa.Connection, records: Sequence[bytes]) -> list[dict[str, Any]]:
-    epoch = connection.scalar(sa.select(sa.func.count()).select_from(_registry)) or 0
+    epoch = connection.scalar(sa.select(sa.func.count()).select_from(schema.registry)) or 0
     return [{"epoch": epoch + offset, "data": record} for offset, record in enumerate(records, start=1)]
 
 

@@ -35,6 +35,8 @@ def make_contract(node_keys: Mapping[str, str] | None = None, **terms: Any) -> R
         "max_queries": 1024, "max_firms": 100_000, "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000,
         "chunk_bytes": 128 * 1024, "points_to_double_odds": 20, "step_deadline_s": DEADLINE_S,
         "created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-12-31T00:00:00Z",
+        "retain_until": "2026-12-31T00:00:00Z", "lawful_basis": "consent", "impact_assessment": "bench-impact",
+        "agreement": "bench-agreement",
     }  # fmt: skip
     return parse_contract({**record, **terms})
 

@@ -254,6 +254,8 @@ def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, 
     return {
         "run": RUN,
         "proposer": PROPOSER,
+        "impact_assessment": f"{RUN}-impact",
+        "agreement": f"{RUN}-agreement",
         "features": list(inputs.platform.features),
         "identifiers": [inputs.id_column],
         "matching": terms.matching,

@@ -52,7 +52,7 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
     """Return a valid contract between `platform-a` and that many banks, with `changes` to its terms."""
     names = [f"bank-{k + 1}" for k in range(banks)]
     record = {
-        "type": "run-contract", "version": 2, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
+        "type": "run-contract", "version": 3, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
         "proposer": "operator-1",
         "parties": [party(n, "platform" if n == "platform-a" else "bank") for n in ["platform-a", *names]],
         "fields": fields_of(names), "catalogues": {}, "forms": FORMS, "matching": "paillier", "model": "scorecard",
@@ -62,7 +62,8 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
         "max_firms": 100_000,
         "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000, "chunk_bytes": 128 * 1024,
         "points_to_double_odds": 20, "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
-        "expires_at": "2026-12-31T00:00:00Z",
+        "expires_at": "2026-12-31T00:00:00Z", "retain_until": "2027-01-31T00:00:00Z", "lawful_basis": "consent",
+        "impact_assessment": "impact-1", "agreement": "agreement-1",
     }  # fmt: skip
     return parse_contract({**record, **changes})
 

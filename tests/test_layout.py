@@ -167,9 +167,10 @@ def torch_loads_weights_only(path: str, text: str) -> Broken:
 
 
 def judges_stand_alone(path: str, text: str) -> Broken:
-    if not fnmatch.fnmatch(path, "parties/auditor*.py") and path != "parties/decision.py":
+    if not fnmatch.fnmatch(path, "parties/auditor*.py") and not fnmatch.fnmatch(path, "parties/decision*.py"):
         return
-    trusted = r"lianxin\.crypto\b" + (r"|lianxin\.parties\.(decision|auditor)(\b|_)" if "auditor" in path else "")
+    judges = "(decision|auditor)" if "auditor" in path else "decision_"
+    trusted = rf"lianxin\.(crypto\b|parties\.{judges}(\b|_|\w))"
     for node, _, name in imports(path, text):
         if not re.match(trusted, name) and name.split(".")[0] not in sys.stdlib_module_names:
             yield line_of(node), f"{name}: what an auditor trusts is the standard library, crypto and parties/decision"

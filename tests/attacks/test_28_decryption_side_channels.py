@@ -1,13 +1,11 @@
 """Row 28: what decryption tells beside the plaintext: its time, its errors, and the wrong result of a hardware fault.
 
-Ours multiplies the ciphertext with a fresh encryption of zero before a secret exponent meets it, raises it with
-`powmod_sec`, checks c^{p-1} = 1 mod p on either side before L, and has one error for all that fails. Each of the four is
-taken out here, and then: the base of the power is what the peer sent; times tell a chosen ciphertext from others
-(dudect: Welch's t of cropped processor times, |t| >= 4.5); a flipped bit gives p (Boneh, DeMillo and Lipton, "the
-Bellcore attack"); an error that depends on the plaintext gives the plaintext.
-
-What is not hidden: a plaintext of zero, or of few bits, is opened some 2 µs sooner than others (0.3 % at 1,024 bits; L,
-the join and the result itself are shorter). What our roles open are sums under masks of the length of n.
+Ours adds a uniform number to the plaintext and multiplies the ciphertext with a fresh encryption of zero before a secret
+exponent meets it, raises it with `powmod_sec`, checks c^{p-1} = 1 mod p on either side before L, and has one error for all
+that fails. Each is taken out here, and then: the base of the power is what the peer sent; the results of the powers are
+few for a small plaintext; times tell a chosen ciphertext from others (dudect: Welch's t of cropped processor times,
+|t| >= 4.5); a flipped bit gives p (Boneh, DeMillo and Lipton, "the Bellcore attack"); an error that depends on the
+plaintext gives the plaintext. Blinding and fixed pattern stand in for one another: times tell only where both are out.
 """
 
 import os
@@ -19,7 +17,7 @@ import gmpy2
 import pytest
 from gmpy2 import mpz, powmod, powmod_sec
 from scipy import stats
-from torture import repeats
+from torture import IS_TORTURE, repeats
 
 from lianxin.crypto import modulus_proof, paillier
 from lianxin.crypto.errors import DecryptionFault
@@ -76,6 +74,13 @@ class Unrandom(Drbg):
         return 0
 
 
+class Shiftless(Drbg):
+    """A generator whose numbers below n are 0 and all others drawn: blinds the ciphertext and not the plaintext."""
+
+    def below(self, bound: int) -> int:
+        return 0 if bound == PUBLIC.n else super().below(bound)
+
+
 def test_without_blinding_the_peer_chooses_the_base_of_every_secret_power(
     bases: list[tuple[mpz, mpz, mpz]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,8 +113,8 @@ def joined(power_p: mpz, power_q: mpz) -> int:
     return int(at_p + P * ((at_q - at_p) * gmpy2.invert(P, Q) % Q))
 
 
-def unblinded(c: int) -> int:
-    """The weak decryption: the sender's base under a power whose time depends on it, and no check."""
+def unchecked(c: int) -> int:
+    """The weak decryption: no check of either power."""
     return joined(powmod(c, P - 1, SQUARES[0]), powmod(c, Q - 1, SQUARES[1]))
 
 
@@ -151,16 +156,56 @@ def detections(decrypt: Decrypt, fixed: int, samples: range, name: str) -> Itera
         yield abs(welch_t(decrypt, fixed, samples, seeded(f"{name} {k}"))) >= DETECTED
 
 
-def test_times_tell_a_chosen_ciphertext_from_others_without_blinding_and_fixed_pattern() -> None:
-    assert any(detections(unblinded, 2, range(2000), "weak"))
+SENT = {"the number 2": 2, "0": ENCRYPTOR.encrypt(0, seeded("0")), "1": ENCRYPTOR.encrypt(1, seeded("1"))}
+SENT["n - 1"] = ENCRYPTOR.encrypt(-1, seeded("n - 1"))
+SENT["a masked sum"] = ENCRYPTOR.encrypt(seeded("mask").below(PUBLIC.n), seeded("a masked sum"))
 
 
-@pytest.mark.parametrize("name", ["a masked sum", "n - 1"])
-def test_times_tell_no_fixed_ciphertext_of_full_length_from_random_ones_under_ours(name: str) -> None:
-    drbg = seeded(f"times of {name}")
-    fixed = ENCRYPTOR.encrypt(-1 if name == "n - 1" else drbg.below(PUBLIC.n), drbg)
-    samples = repeats(f"decryptions timed, of a fixed encryption of {name} and of others")
-    assert not all(detections(lambda c: DECRYPTOR.decrypt(c, drbg), fixed, samples, f"ours {name}"))
+@pytest.mark.parametrize("name", SENT)
+def test_times_tell_no_chosen_ciphertext_from_random_ones_under_ours(name: str) -> None:
+    drbg, samples = seeded(f"times of {name}"), repeats(f"decryptions timed, of {name} and of random ciphertexts")
+    assert not all(detections(lambda c: DECRYPTOR.decrypt(c, drbg), SENT[name], samples, f"ours {name}"))
+
+
+def test_without_blinding_and_fixed_pattern_times_tell_a_chosen_ciphertext(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paillier._CrtDecryption, "_fresh_zero", lambda *_: mpz(1))
+    monkeypatch.setattr(paillier, "powmod_sec", powmod)
+    samples, drbg = repeats("decryptions timed, neither blinded nor of fixed pattern"), Unrandom(bytes(32))
+    assert all(detections(lambda c: DECRYPTOR.decrypt(c, drbg), 2, samples, "weak"))
+
+
+@pytest.mark.skipif(not IS_TORTURE, reason="the counts of make torture are needed")
+def test_without_the_shift_times_tell_a_plaintext_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, drbg = repeats("decryptions timed, of 0 and without a shift"), Shiftless(bytes(32))
+    assert all(detections(lambda c: DECRYPTOR.decrypt(c, drbg), SENT["0"], samples, "no shift"))
+
+
+@pytest.fixture
+def powers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[mpz, mpz]]:
+    """What `powmod_sec` returns from here on: (power, modulus)."""
+    seen: list[tuple[mpz, mpz]] = []
+
+    def watching(base: mpz, exponent: mpz, modulus: mpz) -> mpz:
+        seen.append((powmod_sec(base, exponent, modulus), modulus))
+        return seen[-1][0]
+
+    monkeypatch.setattr(paillier, "powmod_sec", watching)
+    return seen
+
+
+def test_what_secret_powers_result_in_is_spread_evenly_whatever_was_encrypted(powers: list[tuple[mpz, mpz]]) -> None:
+    drbg = seeded("results")
+    for _ in range(256):
+        assert DECRYPTOR.decrypt(SENT["0"], drbg) == 0
+    for square in SQUARES:
+        parts = [int(power * 16 // square) for power, modulus in powers if modulus == square]
+        assert stats.chisquare([parts.count(part) for part in range(16)]).pvalue > 0.01
+
+
+def test_without_the_shift_the_power_of_an_encrypted_zero_is_one(powers: list[tuple[mpz, mpz]]) -> None:
+    for _ in range(10):
+        DECRYPTOR.decrypt(SENT["0"], Shiftless(bytes(32)))
+    assert {power for power, _ in powers} == {1}
 
 
 # ---- faults
@@ -169,7 +214,7 @@ def test_times_tell_no_fixed_ciphertext_of_full_length_from_random_ones_under_ou
 def test_one_wrong_bit_of_an_unchecked_decryption_gives_the_factors_to_whoever_knows_the_plaintext() -> None:
     c, drbg = ENCRYPTOR.encrypt(12345, seeded("bellcore")), seeded("bits")
     power_p, power_q = powmod(c, P - 1, SQUARES[0]), powmod(c, Q - 1, SQUARES[1])
-    assert unblinded(c) == joined(power_p, power_q) == 12345
+    assert unchecked(c) == joined(power_p, power_q) == 12345
     for _ in range(100):  # a flip below the length of p is lost when L divides by p
         released = joined(power_p ^ (mpz(1) << 520 + drbg.below(500)), power_q)
         assert gmpy2.gcd(released - 12345, N) == Q
