@@ -32,11 +32,10 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError
 from lianxin.federation.key_exchange import announce_key, received_key
 from lianxin.federation.model import Provenance
-from lianxin.federation.scorecard import WOE_BITS, Layouts, rounded
+from lianxin.federation.scorecard import LABEL_SHIFT, TAG_BITS, TAG_SHIFT, WOE_BITS, Layouts, rounded
 from lianxin.federation.session import Receive, Role, Send
 from lianxin.federation.streams import check_chunk
 
-LABEL_SHIFT, TAG_SHIFT, TAG_BITS = 32, 64, 40
 LABEL_PURPOSE, MASK_PURPOSE = "labels", "masks"
 
 

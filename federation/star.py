@@ -19,6 +19,7 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
 from lianxin.federation.rounds import PlatformOutcome
 from lianxin.federation.scorecard import (
+    COUNT_BITS,
     WOE_BITS,
     DescentState,
     Floats,
@@ -27,8 +28,6 @@ from lianxin.federation.scorecard import (
     plan_layouts,
     scores,
 )
-
-COUNT_BITS = 64
 
 
 def woe_integers(goods: Sequence[int], bads: Sequence[int]) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from torture import cases
 
 from lianxin.crypto import canonical, key_file, paillier
 from lianxin.crypto.errors import CryptoError, KeyFileLocked, KeyFileRejected, KeyMisused
@@ -230,7 +231,7 @@ def test_scrypt_runs_at_its_floor_or_above_and_once_for_all_keys_of_a_salt(monke
     assert costs == [(1 << 15, 8, 1)]
 
 
-@settings(max_examples=1000, derandomize=True, deadline=None)
+@cases()
 @given(st.data())
 def test_a_file_with_any_byte_changed_is_refused_by_name(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(SAVED) - 1))

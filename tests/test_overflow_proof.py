@@ -15,7 +15,7 @@ from lianxin.crypto.errors import PackingOverflow
 from lianxin.crypto.intervals import Interval, unsigned
 from lianxin.crypto.packing import SlotLayout, centre, prove_fits, read_slots
 from lianxin.crypto.randomness import Drbg
-from lianxin.federation import binning, contract, scorecard, star
+from lianxin.federation import binning, contract, scorecard
 from lianxin.federation.contract import RunContract
 from lianxin.federation.star import BankStar
 from lianxin.parties.agreement import _fits
@@ -52,10 +52,7 @@ def test_a_ciphertext_of_2048_bits_sums_at_least_eight_packed_values_at_the_larg
     assert scorecard.plan_layouts(sized(rows, 64)).masks.slots >= 8
 
 
-def test_the_fields_of_the_label_counts_are_those_that_are_sent() -> None:
-    sent = (binning.LABEL_SHIFT, binning.TAG_SHIFT, binning.TAG_BITS, star.COUNT_BITS)
-    proved = (scorecard.LABEL_SHIFT, scorecard.TAG_SHIFT, scorecard.TAG_BITS, scorecard.COUNT_BITS)
-    assert sent == proved
+def test_the_ring_of_tag_shares_is_the_one_that_is_proved() -> None:
     assert binning.tag_ring(contract_of()) == unsigned(contract_of().key_bits - scorecard.TAG_SHIFT - 2).high + 1
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lianxin.crypto import pairwise_masks
 from lianxin.federation.binning import Columns
 from lianxin.federation.errors import PeerError, RunStopped
+from lianxin.federation.scorecard import COUNT_BITS
 from lianxin.federation.star import (
-    COUNT_BITS,
     BankStar,
     BankTable,
     MaskAgreement,

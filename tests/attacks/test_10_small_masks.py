@@ -148,7 +148,7 @@ def test_the_width_of_a_slot_follows_from_the_scales_and_the_bounds_of_the_contr
 
 def test_every_statistical_mask_is_at_least_sixty_bits_longer_than_what_it_hides() -> None:
     contract = contract_of(max_rows=250_000)
-    tags = unsigned(binning.TAG_BITS).total_at_most(contract.max_rows).high
+    tags = unsigned(scorecard.TAG_BITS).total_at_most(contract.max_rows).high
     product = psi_paillier.EXPONENT_BOUND * 2 * Q
     packed = 1 << contract.key_bits - 64
     spans = {

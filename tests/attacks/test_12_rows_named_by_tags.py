@@ -36,8 +36,8 @@ def named(bank_key, monkeypatch):
         (answer,) = [message for _, message in said if type(message).__name__ == "LabelHistogram"]
         sums = decode_keyed(bank_key.public, answer.ciphertexts)
         opened = paillier.Decryptor(bank_key).decrypt_many(sums, Drbg(b"o" * 32))
-        tags = [bank.drbg.child("tags").child(row).bits(binning.TAG_BITS) for row in range(ROWS)]
-        return [row for row, tag in enumerate(tags) if tag in {value >> binning.TAG_SHIFT for value in opened}]
+        tags = [bank.drbg.child("tags").child(row).bits(scorecard.TAG_BITS) for row in range(ROWS)]
+        return [row for row, tag in enumerate(tags) if tag in {value >> scorecard.TAG_SHIFT for value in opened}]
 
     return count
 
