@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 ROOMS := crypto federation parties simulations
 PEERS := build/peers
+SIDE_BY_SIDE := -n 2 --dist loadfile
 PROTOS := $(wildcard proto/*.proto)
-TORTURE := tests/attacks $(addprefix tests/test_,$(addsuffix .py,canonical decoders group histogram intervals \
+TORTURE := tests/attacks $(addprefix tests/test_,$(addsuffix .py,canonical consent_bulk consent_records consent_snapshot decision_laws decoders \
+	desensitise_risk group histogram intervals \
 	key_file modulus_proof multiexp overflow_proof packing paillier pairwise_masks psi_ecdh psi_paillier))
 
 .PHONY: demo test torture dev check bench protos clean
@@ -32,7 +34,7 @@ demo: $(VENV)/.core
 	$(BIN)/lianxin simulate province --nodes processes --out build/demo
 
 test: $(VENV)/.test
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 # a hundred times the cases, LIANXIN_FUZZ_SECONDS a decoder; TORTURE="tests/test_packing.py" takes a part
 torture: $(VENV)/.test

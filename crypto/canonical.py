@@ -19,6 +19,7 @@ from lianxin.crypto.errors import EncodingRejected
 INTEGER_LIMIT = 2**53
 MAX_DEPTH = 32
 _INTEGER_DIGITS = len(str(INTEGER_LIMIT))
+_WRITER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def encode(record: dict[str, Any]) -> bytes:
@@ -28,8 +29,7 @@ def encode(record: dict[str, Any]) -> bytes:
     """
     if not isinstance(record, dict):
         raise EncodingRejected("a record is an object; pass a dict")
-    ordered = _canonical_object(record, MAX_DEPTH)
-    return json.dumps(ordered, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _WRITER.encode(_canonical_object(record, MAX_DEPTH)).encode()
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -93,11 +93,18 @@ def _canonical(value: Any, depth: int) -> Any:
 
 def _canonical_object(value: dict[str, Any], depth: int) -> dict[str, Any]:
     _check_depth(depth)
-    if not all(isinstance(key, str) for key in value):
-        raise EncodingRejected("the keys of an object are text")
-    is_plain = all(map(str.isascii, value))
+    try:
+        is_plain = "".join(value).isascii()
+    except TypeError:
+        raise EncodingRejected("the keys of an object are text") from None
     keys = sorted(value) if is_plain else sorted(map(_canonical_text, value), key=_utf16_units)
-    return {key: _canonical(value[key], depth - 1) for key in keys}
+    ordered = {}
+    for key in keys:  # most values are plain text or small numbers: those need no walk
+        item = value[key]
+        kind = type(item)
+        is_done = item.isascii() if kind is str else kind is int and -INTEGER_LIMIT < item < INTEGER_LIMIT
+        ordered[key] = item if is_done else _canonical(item, depth - 1)
+    return ordered
 
 
 def _canonical_text(text: str) -> str:

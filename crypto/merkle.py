@@ -4,9 +4,9 @@
     root([])      = SHA-256("")                    root([d])  = leaf_hash(d)
     root(D[n])    = node(root(D[0:k]), root(D[k:n])),  k the largest power of two below n
 
-`MerkleTree` keeps the hash of every complete subtree: 64 bytes a leaf in memory, one amortised hash an append, and
-O(log^2 n) for the root of any prefix and for a proof. The `verify_*` functions are sections 2.1.3.2 and 2.1.4.2; they
-need no tree.
+`HashTree` makes roots of prefixes and proofs, in O(log^2 n), of whatever holds the hashes of complete subtrees.
+`MerkleTree` keeps them all in memory: 64 bytes a leaf, one amortised hash an append (`crypto/tiles.py` keeps them
+elsewhere). The `verify_*` functions are sections 2.1.3.2 and 2.1.4.2; they need no tree.
 """
 
 import hashlib
@@ -28,22 +28,17 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class MerkleTree:
-    """The hashes of an append-only list. Not thread-safe: its owner holds a lock."""
-
-    def __init__(self) -> None:
-        self._levels: list[bytearray] = [bytearray()]
+class HashTree:
+    """Roots and proofs of an append-only list. Its kinds give `size` and the hash of each complete subtree."""
 
     @property
     def size(self) -> int:
         """The number of leaves."""
-        return len(self._levels[0]) // HASH_BYTES
+        raise NotImplementedError
 
-    def append(self, leaf: bytes) -> int:
-        """Add a leaf's bytes and return its index, from 0."""
-        index = self.size
-        self._push(0, leaf_hash(leaf))
-        return index
+    def _node(self, level: int, position: int) -> bytes:
+        """Return the hash over leaves position * 2^level up to (position + 1) * 2^level."""
+        raise NotImplementedError
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the first `size` leaves, by default of all. Raises ValueError outside [0, size]."""
@@ -66,17 +61,6 @@ class MerkleTree:
         if not 0 < old <= new <= self.size:
             raise ValueError(f"the tree has {self.size} leaves; no consistency proof from {old} to {new}")
         return self._subproof(old, 0, new, True) if old < new else []
-
-    def _push(self, level: int, digest: bytes) -> None:
-        if level == len(self._levels):
-            self._levels.append(bytearray())
-        self._levels[level] += digest
-        count = len(self._levels[level]) // HASH_BYTES
-        if count % 2 == 0:
-            self._push(level + 1, node_hash(self._node(level, count - 2), self._node(level, count - 1)))
-
-    def _node(self, level: int, position: int) -> bytes:
-        return bytes(self._levels[level][position * HASH_BYTES : (position + 1) * HASH_BYTES])
 
     def _range_root(self, start: int, end: int) -> bytes:
         width = end - start
@@ -101,6 +85,35 @@ class MerkleTree:
         if old <= middle:
             return [*self._subproof(old, start, middle, is_whole), self._range_root(middle, end)]
         return [*self._subproof(old, middle, end, False), self._range_root(start, middle)]
+
+
+class MerkleTree(HashTree):
+    """The hashes of an append-only list, in memory. Not thread-safe: its owner holds a lock."""
+
+    def __init__(self) -> None:
+        self._levels: list[bytearray] = [bytearray()]
+
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return len(self._levels[0]) // HASH_BYTES
+
+    def append(self, leaf: bytes) -> int:
+        """Add a leaf's bytes and return its index, from 0."""
+        index = self.size
+        self._push(0, leaf_hash(leaf))
+        return index
+
+    def _push(self, level: int, digest: bytes) -> None:
+        if level == len(self._levels):
+            self._levels.append(bytearray())
+        self._levels[level] += digest
+        count = len(self._levels[level]) // HASH_BYTES
+        if count % 2 == 0:
+            self._push(level + 1, node_hash(self._node(level, count - 2), self._node(level, count - 1)))
+
+    def _node(self, level: int, position: int) -> bytes:
+        return bytes(self._levels[level][position * HASH_BYTES : (position + 1) * HASH_BYTES])
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:

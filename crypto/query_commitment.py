@@ -8,9 +8,10 @@ one answer, and can open any of them to an auditor later.
 1. asker: the root goes out, and into both ledgers, before the first query.
 2. asker: each query with its commitment. The evaluator collects the leaves and refuses to publish its tags unless they
    have that root, so that no query can depend on an answer.
-3. auditor: for an index of its choice the asker opens (salt_i, statement_i, path, witness_i). The witness, a Paillier
-   randomiser or a blind, shows what the query asks for (`psi_paillier.verify_query`, `psi_ecdh.verify_query`): the firm
-   of the statement, whose release holds its consent, or `padding_identifier(salt_i)`, a hash that is no firm.
+3. auditor: for each index of a sample (`sample_positions`, `verify_sample`) the asker opens (salt_i, statement_i, path,
+   witness_i). The witness, a Paillier randomiser or a blind, shows what the query asks for (`psi_paillier.verify_query`,
+   `psi_ecdh.verify_query`): the firm of the statement, whose release holds its consent, or `padding_identifier(salt_i)`,
+   a hash that is no firm.
 
 Threat model: the commitment hides the firm under HMAC with a secret salt and binds under collision resistance. Nothing
 here shows the evaluator that a statement is true; an auditor's sample does, with all of step 3 and no less.
@@ -18,15 +19,18 @@ here shows the evaluator that a statement is true; an auditor's sample does, wit
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lianxin.crypto import merkle
 from lianxin.crypto.errors import CommitmentRejected, EncodingRejected
-from lianxin.crypto.randomness import derive_seed
+from lianxin.crypto.randomness import Drbg, derive_seed
 
 COMMITMENT_BYTES = LEAF_BYTES = 32
 PADDING = b"padding"
+SAMPLE_ROWS = (
+    690  # of queries of which one in a hundred is unauthorised, a sample that misses them all is one in a thousand
+)
 _FIRM, _RELEASE_BYTES = b"firm\x00", 32
 
 
@@ -63,6 +67,11 @@ class QueryOpening:
     statement: bytes = field(repr=False)
     witness: int = field(repr=False)
     path: tuple[bytes, ...]
+
+    @property
+    def release_id(self) -> str:
+        """The release, in hex, that a firm's statement names; empty for padding."""
+        return "" if self.statement == PADDING else self.statement[len(_FIRM) : len(_FIRM) + _RELEASE_BYTES].hex()
 
     @property
     def asked_for(self) -> bytes:
@@ -148,3 +157,39 @@ def verify_opening(opening: QueryOpening, query: bytes, index: int, queries: int
         raise CommitmentRejected("an opened query says neither a firm nor padding; its sender did not open it")
     leaf = query_leaf(commit(opening.salt, opening.statement), query)
     merkle.verify_inclusion(merkle.leaf_hash(leaf), index, queries, list(opening.path), root)
+
+
+def sample_positions(queries: int, seed: bytes, rows: int = SAMPLE_ROWS) -> list[int]:
+    """Return the positions that an auditor opens, ascending: `rows` of them, uniform without repetition, or all.
+
+    `seed` (32 bytes) is drawn by the auditor after the root is in both ledgers, so that no asker knows it before. A share p
+    of bad queries is missed with probability under (1 - p)^rows.
+    """
+    drbg, chosen = Drbg(seed).child("audit-sample", queries), set[int]()
+    while len(chosen) < min(rows, queries):
+        chosen.add(drbg.below(queries))
+    return sorted(chosen)
+
+
+def verify_sample(
+    opened: Mapping[int, tuple[QueryOpening, bytes]],
+    positions: Sequence[int],
+    queries: int,
+    root: bytes,
+    is_authorised: Callable[[str, bytes], bool],
+    verify_query: Callable[[QueryOpening, bytes], None],
+) -> None:
+    """Check an asker's openings at the sampled `positions`, each with the query as it crossed.
+
+    `is_authorised(release id in hex, identifier)` says whether that release holds the firm, `verify_query` raises where
+    a query asks for something else than its opening says. Raises CommitmentRejected, naming the position alone, for one
+    that is not opened or is neither padding nor an authorised firm; ProofOfInclusionRejected for one under another root.
+    """
+    for position in positions:
+        if position not in opened:
+            raise CommitmentRejected(f"query {position} of the sample was not opened; its asker has to explain it")
+        opening, query = opened[position]
+        verify_opening(opening, query, position, queries, root)
+        verify_query(opening, query)
+        if opening.statement != PADDING and not is_authorised(opening.release_id, opening.asked_for):
+            raise CommitmentRejected(f"query {position} asks for a firm that its release does not hold")

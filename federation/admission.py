@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 RUN_KEY, CONVERSATION_KEY = "lianxin-run", "lianxin-conversation"
 TOKEN_KEY, STREAM_KEY, HEARD_KEY = "lianxin-token", "lianxin-stream", "lianxin-heard"
-SERVICES = {"contracts": "Contracts", "matching": "Matching", "vertical": "Vertical", "learning": "Learning"}
+SERVICES = {"contracts": "Contracts", "matching": "Matching", "vertical": "Vertical", "learning": "Learning", "query": "Query"}
 UNBOUNDED = 2**31
 TOKENS_REMEMBERED = 1024
 CLOSE_DEADLINE_S = 5.0

@@ -29,11 +29,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Released:
-    """Rows that passed the gate: `firms[i]` is the i-th row's firm, `columns[f][i]` its value of field f."""
+    """Rows that passed the gate: `firms[i]` is the i-th row's firm, `columns[f][i]` its value of field f.
+
+    `disputed[f]` are the firms whose value of field f is under an objection: it may be used, with that mark (R27).
+    """
 
     provenance: Provenance
     firms: tuple[str, ...] = field(repr=False)
     columns: Mapping[str, Sequence[Any]] = field(repr=False)
+    disputed: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
 
 
 class Clock(Protocol):

@@ -20,6 +20,7 @@ from typing import Any
 from lianxin.crypto import canonical
 from lianxin.federation import plan_leakage
 from lianxin.federation.contract import RunContract
+from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.plan_calibration import (
     REFERENCE,
     Calibration,
@@ -36,6 +37,7 @@ from lianxin.federation.plan_costs import (
     cpu_us,
     platform_work,
 )
+from lianxin.federation.plan_queries import describe_query_plan, query_plan
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.federation.steps import STEPS
 
@@ -56,8 +58,10 @@ def make_plan(contract: RunContract, calibration: Calibration, platform_firms: i
 
     `platform_firms` is how many firms the platform declares for matching, which no term of the contract bounds; by
     default as many as `max_rows`. Raises PackingOverflow when the contract's sizes fit no layout, ValueError for a
-    calibration of another key size.
+    calibration of another key size. A standing agreement for field queries has the short plan of `plan_queries`.
     """
+    if contract.model == FIELD_QUERY:
+        return query_plan(contract)
     if calibration.key_bits != contract.key_bits:
         raise ValueError(f"a calibration for {calibration.key_bits} bits cannot price keys of {contract.key_bits}")
     firms = contract.max_rows if platform_firms is None else platform_firms
@@ -157,6 +161,8 @@ def _carried(traffic: Iterable[Traffic], party: str) -> int:
 
 def describe_plan(plan: Mapping[str, Any]) -> list[str]:
     """Return the plan as plain sentences for a terminal: who learns what, the cost, and what is not protected."""
+    if plan.get("model") == FIELD_QUERY:
+        return describe_query_plan(plan)
     budgets, calibration = plan["budgets"], plan["calibration"]
     lines = [f"Plan of run {plan['run']} between {', '.join(plan['parties'])}; matching by {plan['matching']}."]
     lines += [_described(entry) for entry in plan["learns"]]

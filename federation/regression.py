@@ -13,7 +13,7 @@ out negative when the label 1 is bad.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,9 +51,9 @@ class StarFit:
 class _Block:
     """Rows whose j-th design column is parameter `places[j]` of the joint vector."""
 
-    design: Floats
-    labels: Floats
-    weights: Floats
+    design: Floats = field(repr=False)
+    labels: Floats = field(repr=False)
+    weights: Floats = field(repr=False)
     places: NDArray[np.intp]
 
 

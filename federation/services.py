@@ -161,7 +161,7 @@ class _Door(grpc.GenericRpcHandler):
     now: Now
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Return the handler of one of the four services; None (unimplemented) for any other path."""
+        """Return the handler of one of the services; None (unimplemented) for any other path."""
         kind = _PATHS.get(handler_call_details.method)
         if kind is None:
             return None

@@ -28,8 +28,9 @@ from lianxin.federation.model import MODES, Clock, Provenance
 GENESIS = "0" * 64
 ROW_MODES = frozenset(MODES)
 FITTING_MODES = {
-    "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset(MODES[1:]), "PLAIN": frozenset(MODES[3:]),
+    "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset(MODES[2:]), "PLAIN": frozenset(MODES[3:]),
 }  # fmt: skip
+SCORE_STEPS = frozenset({"scoring.points"})  # a score is row-level too: it crosses as DESENSITISED
 _RULE = re.compile(r"[A-Z]{1,8}[0-9]{0,2}(-[A-Z]{1,8})?")
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ class Session:
         self.last_step = step
         try:
             crossings = wire.guard(message, step, self.contract.record["forms"], bool(rights))
-            self._check_rights(crossings, rights)
+            self._check_rights(crossings, rights, step)
         except GuardRefused as refusal:
             self.trace.refused(self.contract.run, self.peer, refusal.rule, step, None)
             raise
@@ -113,11 +114,10 @@ class Session:
         self._sent, self._last_sent = self._sent + 1, opened.message_hash
         self.channel.send(data)
 
-    def _check_rights(self, crossings: Sequence[wire.Crossing], rights: Sequence[Provenance]) -> None:
+    def _check_rights(self, crossings: Sequence[wire.Crossing], rights: Sequence[Provenance], step: str) -> None:
         modes = {right.mode for right in rights}
         for crossing in crossings:
-            fitting = FITTING_MODES.get(crossing.form, ROW_MODES)
-            if crossing.form not in wire.FREE_FORMS and not modes & fitting:
+            if crossing.form not in wire.FREE_FORMS and not modes & fitting_modes(crossing.form, step):
                 raise GuardRefused(
                     f"{crossing.name} is {crossing.form} and no release in a fitting mode is behind it", "G04"
                 )
@@ -217,6 +217,12 @@ class Session:
 
     def _says(self, what: str) -> str:
         return f"{self.peer} {what} (run {self.contract.run}, {self.conversation})"
+
+
+def fitting_modes(form: str, step: str) -> frozenset[str]:
+    """Return the modes of a release that lets values of `form` cross in `step`; a consent to a score is for scores."""
+    fitting = FITTING_MODES.get(form, ROW_MODES)
+    return fitting | {"SCORE_ONLY"} if form == "DESENSITISED" and step in SCORE_STEPS else fitting
 
 
 class PeerRefused(PeerError):

@@ -40,4 +40,6 @@ STEPS: Mapping[str, Step] = {
     "round.residuals": _step("vertical", "ResidualShares", "MaskedResiduals"),
     "round.gradient": _step("vertical", "MaskedGradient", "RoundNoted"),
     "scoring.points": _step("vertical", "ScorePoints", "PointsNoted"),
+    "query.ask": _step("query", "QueryRequest"),
+    "query.answer": _step("query", "QueryReply"),
 }

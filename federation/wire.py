@@ -23,7 +23,7 @@ from lianxin.crypto.signing import SigningKey
 from lianxin.crypto.signing import verify as verify_signature
 from lianxin.federation.errors import GuardRefused
 from lianxin.federation.steps import STEPS
-from lianxin.proto import contract_pb2, crossing_pb2, envelope_pb2, learning_pb2, matching_pb2, vertical_pb2
+from lianxin.proto import contract_pb2, crossing_pb2, envelope_pb2, learning_pb2, matching_pb2, query_pb2, vertical_pb2
 from lianxin.proto.contract_pb2 import Approval, Proposal, Refusal, RunClosed, RunStatus, SignedContract
 from lianxin.proto.learning_pb2 import LearningMessage, NamedArray, NamedNumber, NamedText
 from lianxin.proto.matching_pb2 import (
@@ -38,6 +38,7 @@ from lianxin.proto.matching_pb2 import (
     PlatformOpening,
     PlatformTags,
 )
+from lianxin.proto.query_pb2 import DesensitisedField, PlainField, QueryReply, QueryRequest, RefusedField
 from lianxin.proto.vertical_pb2 import (
     EncryptedLabels,
     HistogramNoted,
@@ -68,6 +69,7 @@ __all__ = [
     "BankOpening",
     "BankQueries",
     "Crossing",
+    "DesensitisedField",
     "EncryptedLabels",
     "HistogramNoted",
     "LabelHistogram",
@@ -82,6 +84,7 @@ __all__ = [
     "NamedNumber",
     "NamedText",
     "Opened",
+    "PlainField",
     "PlatformAnswers",
     "PlatformEvaluatedElements",
     "PlatformMatchesNoted",
@@ -89,8 +92,11 @@ __all__ = [
     "PlatformTags",
     "PointsNoted",
     "Proposal",
+    "QueryReply",
+    "QueryRequest",
     "RangeChoice",
     "Refusal",
+    "RefusedField",
     "ResidualShares",
     "RoundNoted",
     "RunClosed",
@@ -112,7 +118,7 @@ __all__ = [
 MESSAGE_LIMIT_BYTES = 1024 * 1024 + 64 * 1024
 FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
 ENVELOPE_DOMAIN = "envelope"
-_MODULES = (contract_pb2, matching_pb2, vertical_pb2, learning_pb2)
+_MODULES = (contract_pb2, matching_pb2, vertical_pb2, learning_pb2, query_pb2)
 MESSAGES: Mapping[str, type[Message]] = {
     name: getattr(module, name) for module in _MODULES for name in module.DESCRIPTOR.message_types_by_name
 }

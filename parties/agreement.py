@@ -13,6 +13,8 @@ from lianxin.crypto.errors import CryptoError, PackingOverflow
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
 from lianxin.federation.contract import VERSION, RunContract, parse_contract
 from lianxin.federation.errors import InputFault, PeerError
+from lianxin.federation.field_query import MODEL as FIELD_QUERY
+from lianxin.federation.field_query import agreement_fault
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
 from lianxin.parties.config import PolicySection, RunConfig
@@ -59,8 +61,8 @@ def draft_contract(config: RunConfig, identity: Identity, catalogue_digest: str,
         contract = parse_contract(record)
     except PeerError as fault:
         raise InputFault(str(fault)) from None
-    if not _fits(contract):
-        raise InputFault("the masks of so many rounds do not fit the key size; lower rounds or spare_attempts")
+    if lacking := _model_fault(contract):
+        raise InputFault(f"the terms of run {contract.run} cannot be agreed: {lacking}")
     return contract
 
 
@@ -73,7 +75,7 @@ def _fields(config: RunConfig, platform: str) -> list[dict[str, str]]:
     fields += [_field(platform, name, "feature") for name in config.features]
     for bank, terms in sorted(config.banks.items()):
         fields += [_field(bank, name, "identifier") for name in terms.identifiers]
-        fields += [_field(bank, terms.label, "label")]
+        fields += [_field(bank, terms.label, "label")] if terms.label else []
         fields += [_field(bank, name, "feature") for name in terms.features]
     return fields
 
@@ -94,13 +96,26 @@ def check_proposal(contract: RunContract, identity: Identity, columns: set[str],
     if keys.get(identity.party) != identity.signing_key.public_hex or identity.party not in contract.banks:
         return Verdict("C02", "this bank is not in the contract under its own key")
     asked = set(contract.fields_of(identity.party, "feature"))
-    if not asked <= columns or contract.fields_of(identity.party, "label") != (label,):
+    labels = () if contract.model == FIELD_QUERY else (label,)
+    if not asked <= columns or contract.fields_of(identity.party, "label") != labels:
         return Verdict("C03", "the contract asks for columns that this bank's table does not have")
     if not contract.created_at <= now < contract.expires_at:
         return Verdict("C04", "the contract is not in force now")
-    if not _fits(contract):
-        return Verdict("C01", "the masks of so many attempts do not fit the key size")
-    return Verdict("", "")
+    fault = _model_fault(contract)
+    return Verdict("C01", fault) if fault else Verdict("", "")
+
+
+def _model_fault(contract: RunContract) -> str:
+    """Return what keeps a contract's model from being run, "" when nothing does."""
+    if contract.model == FIELD_QUERY:
+        return agreement_fault(contract)
+    if any(not contract.fields_of(bank, "label") for bank in contract.banks):
+        return "each bank needs a label"
+    return (
+        ""
+        if _fits(contract)
+        else "the masks of so many attempts do not fit the key size; lower rounds or spare_attempts"
+    )
 
 
 def _fits(contract: RunContract) -> bool:

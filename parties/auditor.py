@@ -24,6 +24,7 @@ PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
     "leaves": auditor_ledger.leaf_findings,
     "checkpoints": auditor_ledger.checkpoint_findings,
     "witnessed": auditor_ledger.witnessed_findings,
+    "cosignatures": auditor_ledger.cosignature_findings,
     "registry": auditor_ledger.registry_findings,
     "approval": auditor_ledger.approval_findings,
     "releases": auditor_releases.release_findings,

@@ -15,6 +15,12 @@ from lianxin.parties.auditor_evidence import HEADER, Evidence, Finding, Record, 
 
 GENESIS = "0" * 64
 FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
+ROW_MODES = frozenset({"COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT"})
+FITTING_MODES = {  # the auditor's own copy of what a sender's session keeps to (docs/crossings.md)
+    "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset({"DESENSITISED", "PLAINTEXT"}),
+    "PLAIN": frozenset({"PLAINTEXT"}),
+}  # fmt: skip
+SCORE_STEPS = frozenset({"scoring.points"})
 
 
 def envelope_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -82,7 +88,8 @@ def term_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 
 
 def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
-    """Yield the envelopes that carry values without an earlier release of this party to their recipient."""
+    """Yield the envelopes that carry values without an earlier release of this party, in a fitting mode, to their
+    recipient."""
     releases: dict[str, tuple[int, Record]] = {}
     for index, leaf in own.of_kind("release", run.id):
         releases.setdefault(own.release_id(index), (index, leaf))  # equal leaves have one id
@@ -95,6 +102,19 @@ def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         if not is_right or (needs_right and not behind):
             what = f"a {leaf['message_type']} left without an earlier release to {leaf['peer']} (rule G04)"
             yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
+            continue
+        modes = {release.get("mode") for _, release in behind}
+        for form in sorted({one["form"] for one in leaf["forms"]}):
+            if not fits_mode(form, leaf["step"], modes):
+                what = f"a {leaf['message_type']} left as {form} behind a release in another mode (rule G04)"
+                yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
+
+
+def fits_mode(form: str, step: str, modes: set[Any]) -> bool:
+    """Return whether one of the releases' `modes` lets values of `form` cross in `step`."""
+    fitting = FITTING_MODES.get(form, ROW_MODES)
+    is_score = form == "DESENSITISED" and step in SCORE_STEPS and "SCORE_ONLY" in modes
+    return form in FREE_FORMS or is_score or bool(modes & fitting)
 
 
 def minimum_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -134,12 +154,24 @@ def unreceived(run: Run) -> Iterator[Finding]:
     for party, one in run.evidence.items():
         for _, leaf in one.of_kind("refusal", run.id):
             received.add((leaf["peer"], party, leaf.get("message_hash", "")))
+    cut = set(_cut_queries(run))
     for party, index, leaf in _directed(run, "out"):
+        if leaf["conversation"] in cut:
+            continue
         if leaf["peer"] in run.evidence and (party, leaf["peer"], leaf["message_hash"]) not in received:
             yield Finding(
                 f"{party}, leaf {index}: sent to {leaf['peer']}, whose ledger does not know that it came",
                 f"ask {leaf['peer']} for the missing leaf",
             )
+
+
+def _cut_queries(run: Run) -> Iterator[str]:
+    """Yield the conversations of field queries that the asking bank's ledger says were cut off (Q05)."""
+    for party, one in run.evidence.items():
+        for _, leaf in one.of_kind("refusal", run.id):
+            name = leaf.get("conversation")
+            if leaf["rule"] == "Q05" and isinstance(name, str) and name.startswith(f"query/{party}/"):
+                yield name
 
 
 def _directed(run: Run, direction: str) -> Iterator[tuple[str, int, Record]]:

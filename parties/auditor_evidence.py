@@ -18,6 +18,7 @@ from lianxin.crypto.errors import CryptoError
 
 Record = dict[str, Any]
 _LINE_FILES = ("checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes")
+_LATER_FILES = ("grades",)  # evidence of 0.1 and 0.2 has none of these
 CONTRACT = {
     "run": str, "purpose": str, "created_at": str, "expires_at": str, "rounds": int, "min_rows": int,
     "parties": [{"party": str, "node_key": str}], "fields": [{"provider": str, "field": str, "use": str}],
@@ -38,6 +39,11 @@ KINDS: Mapping[str, Record] = {
         "decision": str,
     },
     "refusal": {"peer": str, "rule": str},
+    "grade": {"grade_hash": str, "policy_hash": str, "table_hash": str, "model": str, "accepted": bool},
+    "deletion": {"dataset": str, "rule": str, "count": int},
+    "objection": {"event": str, "field": str, "record_hash": str},
+    "model-marked": {"revocations": int, "consent_root": str, "choice": str},
+    "alarm": {"rule": str, "skew_s": int},
 }  # fmt: skip
 HEADER = {
     "run": str, "conversation": str, "step": str, "round": int, "seq": int, "sender": str, "recipient": str,
@@ -126,9 +132,10 @@ class Run:
 def read_evidence(folder: Path) -> Evidence:
     """Return the evidence in `folder`/evidence; what is missing or malformed is named in `unreadable`."""
     unreadable: list[str] = []
-    read = {name: _read(folder, f"{name}.jsonl", unreadable) for name in ("ledger", *_LINE_FILES)}
+    there = [name for name in _LATER_FILES if (folder / "evidence" / f"{name}.jsonl").exists()]
+    read = {name: _read(folder, f"{name}.jsonl", unreadable) for name in ("ledger", *_LINE_FILES, *there)}
     lines = {name: _split_lines(name, data, unreadable) for name, data in read.items()}
-    records = {name: [_decoded(line) for line in lines[name]] for name in _LINE_FILES}
+    records = {name: [_decoded(line) for line in lines[name]] for name in (*_LINE_FILES, *there)}
     for name, found in records.items():
         unreadable += [f"{name}.jsonl, line {n}, is not canonical" for n, one in enumerate(found, 1) if not one]
     contract = _decoded(_read(folder, "contract.json", unreadable).removesuffix(b"\n"))

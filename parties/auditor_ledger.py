@@ -5,7 +5,7 @@ Each check yields a finding for each fault, none when all is well; a finding nam
 
 from collections.abc import Iterator
 
-from lianxin.crypto import canonical, merkle, signing
+from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import decision
 from lianxin.parties.auditor_evidence import KINDS, Evidence, Finding, Record, Run, fits
@@ -53,9 +53,7 @@ def checkpoint_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the heads that this party saw of others and that are no prefix of their ledgers now."""
     for n, signed in enumerate(own.records["witnessed"]):
-        record = signed.get("record")
-        named = record.get("party") if isinstance(record, dict) else None
-        party = named if isinstance(named, str) else ""
+        party = _log_of(signed)
         head = _verified_head(signed, party, run) if party else None
         if head is None:
             yield Finding(f"{own.party}, witnessed head {n}: no party of the run signed it", f"ask {own.party}")
@@ -66,13 +64,65 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
             )
 
 
-def _verified_head(signed: Record, party: str, run: Run) -> Record | None:
+def cosignature_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the cosignatures of the run's parties on this party's heads, and on those it kept, that do not verify."""
+    for name in ("checkpoints", "witnessed"):
+        for n, line in enumerate(own.records[name]):
+            note = _note_of(line)
+            for party, key in run.node_keys.items():
+                if note is not None and not _cosignature_holds(note, party, key):
+                    yield Finding(
+                        f"{own.party}, {name} {n}: the cosignature of {party} does not verify",
+                        f"ask {own.party} whence it has it",
+                    )
+
+
+def _cosignature_holds(note: notes.Note, party: str, node_key: str) -> bool:
+    name = notes.log_name(party)
+    if (name, notes.key_id(name, notes.COSIGNATURE, node_key)) not in {(s.name, s.key_id) for s in note.signatures}:
+        return True  # it has not cosigned this head
     try:
-        record = signing.verify_signed(signed, {party: run.node_keys[party]})
-    except (CryptoError, KeyError):
+        notes.verify_cosignature(note, name, node_key)
+    except CryptoError:
+        return False
+    return True
+
+
+def _note_of(line: Record) -> notes.Note | None:
+    try:
+        return notes.parse_note(line["note"].encode()) if fits(line, {"type": str, "note": str}) else None
+    except (CryptoError, ValueError):
+        return None
+
+
+def _log_of(line: Record) -> str:
+    """Return the party that a kept head says it is of, "" when it says none."""
+    if (note := _note_of(line)) is not None:
+        return note.text.partition("\n")[0].removeprefix(notes.log_name(""))
+    record = line.get("record")
+    named = record.get("party") if isinstance(record, dict) else None
+    return named if isinstance(named, str) else ""
+
+
+def _verified_head(line: Record, party: str, run: Run) -> Record | None:
+    """Return `size` and `root` of a head that the party's node key signed, as a note or as a record of before 0.3."""
+    try:
+        if line.get("type") == "checkpoint-note":
+            return _noted_head(line, party, run.node_keys[party])
+        record = signing.verify_signed(line, {party: run.node_keys[party]})
+    except (CryptoError, KeyError, ValueError):
         return None
     is_head = record["type"] == "checkpoint" and fits(record, {"party": str, "size": int, "root": str, "time": str})
     return record if is_head and record["party"] == party else None
+
+
+def _noted_head(line: Record, party: str, node_key: str) -> Record | None:
+    note = _note_of(line)
+    if note is None or line.get("version") != 1:
+        return None
+    notes.verify(note, notes.log_name(party), node_key)
+    head = notes.parse_checkpoint(note.text)
+    return {"size": head.size, "root": head.root.hex()} if head.origin == notes.log_name(party) else None
 
 
 def _is_prefix(head: Record, evidence: Evidence) -> bool:

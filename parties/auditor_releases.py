@@ -2,14 +2,15 @@
 
 `decision` is the gate's own rule book, run on the contract, the catalogue and the registry at the epoch that the leaf
 names, with the leaf's time as `now`. A firm's row may leave by the newest consent that covers it; a consent that limits
-its uses is counted over the other runs of the same ledger.
+its uses is counted over the other uses in the same ledger, each named by the leaf or else by its run. A desensitised
+release leaves by a grade record that is in evidence, and that an earlier leaf says was measured.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lianxin.crypto import merkle
+from lianxin.crypto import canonical, merkle
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import decision
 from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits
@@ -41,31 +42,28 @@ class _Snapshots:
 
 def release_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases whose terms, epoch or allowed and refused fields the rules do not give again."""
-    snapshots, catalogue = _Snapshots(own), _catalogue(own)
+    snapshots, catalogue, grades = _Snapshots(own), _catalogue(own), _grades(own)
     if catalogue is None:
         yield Finding(f"{own.party}: its catalogue cannot be read", f"ask {own.party} for the catalogue of the run")
         return
+    measured = _measured(own)
     for index, leaf in own.of_kind("release", run.id):
-        reason = _release_fault(run, own, index, leaf, catalogue, snapshots.at(leaf["epoch"]))
+        case = _Case.of(run, leaf, snapshots.at(leaf["epoch"]), catalogue, grades)
+        reason = _release_fault(run, own, index, case)
+        if not reason and leaf["mode"] == decision.DESENSITISED and measured.get(case.request.grade, index) >= index:
+            reason = "the release names a grade that no earlier leaf says was measured (rule R22)"
         if reason:
             yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} by which right the fields left")
 
 
-def _release_fault(
-    run: Run,
-    own: Evidence,
-    index: int,
-    leaf: Record,
-    catalogue: decision.Catalogue,
-    registry: decision.Registry | None,
-) -> str:
+def _release_fault(run: Run, own: Evidence, index: int, case: "_Case") -> str:
+    leaf, again = case.leaf, case.fields
     if leaf["contract_hash"] != run.contract_hash or leaf["provider"] != own.party:
         return "the release is under another contract or of another provider"
-    if leaf["catalogue_hash"] != catalogue.digest:
+    if leaf["catalogue_hash"] != case.catalogue.digest:
         return "the release was decided under another catalogue than the one in evidence"
-    if registry is None or leaf["epoch"] != own.epoch_before(index):
+    if not case.has_registry or leaf["epoch"] != own.epoch_before(index):
         return f"the release was decided at epoch {leaf['epoch']}, which is not the registry's epoch at that leaf"
-    again = decision.decide_release(run.contract, catalogue, registry, _request(leaf), leaf["time"])
     refused = {(one["field"], one["rule"]) for one in leaf["refused"]}
     if set(again.allowed) != set(leaf["fields"]) or set(again.refused) != refused:
         odd = sorted(set(leaf["fields"]) ^ set(again.allowed)) or sorted(field for field, _ in refused)
@@ -74,11 +72,30 @@ def _release_fault(
     return ""
 
 
+def _measured(own: Evidence) -> dict[str, int]:
+    """Return each grade's hash with the index of the first leaf that says it was measured."""
+    found: dict[str, int] = {}
+    for index, leaf in enumerate(own.leaves):
+        if leaf.get("kind") == "grade" and isinstance(grade := leaf.get("grade_hash"), str):
+            found.setdefault(grade, index)
+    return found
+
+
+def _grades(own: Evidence) -> dict[str, decision.Record]:
+    """Return the grade records in evidence, each by the hash of what it really says."""
+    return {canonical.record_hash(record): record for record in own.records.get("grades", []) if record}
+
+
+def use_of(leaf: Record) -> str:
+    """Return the use that a limited consent is counted by: the one that the leaf names, else its run."""
+    return text if isinstance(text := leaf.get("use"), str) and text else leaf["run"]
+
+
 def _request(leaf: Record) -> decision.ReleaseRequest:
     fields = (*leaf["fields"], *(one["field"] for one in leaf["refused"]))
-    return decision.ReleaseRequest(
-        leaf["provider"], leaf["recipient"], leaf["purpose"], leaf["mode"], leaf["step"], fields
-    )
+    grade = text if isinstance(text := leaf.get("grade"), str) else ""
+    words = (leaf["provider"], leaf["recipient"], leaf["purpose"], leaf["mode"], leaf["step"])
+    return decision.ReleaseRequest(*words, fields, grade)
 
 
 def _catalogue(own: Evidence) -> decision.Catalogue | None:
@@ -90,17 +107,18 @@ def _catalogue(own: Evidence) -> decision.Catalogue | None:
 
 def consent_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases whose consents were not live, do not cover them, or are not the ones committed to."""
-    snapshots, catalogue = _Snapshots(own), _catalogue(own)
+    snapshots, catalogue, grades = _Snapshots(own), _catalogue(own), _grades(own)
     lists = {one["release"]: one["consents"] for one in own.records["release_consents"] if fits(one, _CONSENT_LIST)}
     used_by: dict[str, set[str]] = defaultdict(set)
     for index, leaf in own.of_kind("release"):
         ids = lists.get(own.release_id(index))
         if leaf["run"] == run.id and catalogue is not None:
-            case = _Case.of(run, leaf, snapshots.at(leaf["epoch"]) or decision.Registry(), catalogue)
-            for reason in _consent_faults(case, ids, lambda one: len(used_by[one] - {run.id})):
+            case = _Case.of(run, leaf, snapshots.at(leaf["epoch"]), catalogue, grades)
+            uses = {one: len(used_by[one] - {use_of(leaf)}) for one in ids or ()}
+            for reason in _consent_faults(case, ids, uses):
                 yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} for the firm's consent")
         for consent_id in ids or ():
-            used_by[consent_id].add(leaf["run"])
+            used_by[consent_id].add(use_of(leaf))
 
 
 @dataclass(frozen=True)
@@ -110,17 +128,23 @@ class _Case:
     leaf: Record
     registry: decision.Registry
     catalogue: decision.Catalogue
+    grades: Mapping[str, decision.Record]
     request: decision.ReleaseRequest
     fields: decision.ReleaseDecision
+    has_registry: bool
 
     @classmethod
-    def of(cls, run: Run, leaf: Record, registry: decision.Registry, catalogue: decision.Catalogue) -> "_Case":
-        request = _request(leaf)
-        fields = decision.decide_release(run.contract, catalogue, registry, request, leaf["time"])
-        return cls(leaf, registry, catalogue, request, fields)
+    def of(
+        cls, run: Run, leaf: Record, registry: decision.Registry | None, catalogue: decision.Catalogue,
+        grades: Mapping[str, decision.Record],
+    ) -> "_Case":  # fmt: skip
+        """Return the case; without a registry (an epoch that was not reached) it is decided on an empty one."""
+        request, state = _request(leaf), registry or decision.Registry()
+        fields = decision.decide_release(run.contract, catalogue, state, request, leaf["time"], grades)
+        return cls(leaf, state, catalogue, grades, request, fields, registry is not None)
 
 
-def _consent_faults(case: _Case, ids: list[str] | None, uses: Callable[[str], int]) -> Iterator[str]:
+def _consent_faults(case: _Case, ids: list[str] | None, uses: Mapping[str, int]) -> Iterator[str]:
     if ids is None:
         yield "the list of consents behind the release is missing"
         return
@@ -132,7 +156,7 @@ def _consent_faults(case: _Case, ids: list[str] | None, uses: Callable[[str], in
     if case.fields.needing_consent and len(firms) < leaf["rows"]:
         yield f"{leaf['rows']} rows left by the consents of {len(firms)} firms (rule R02)"
     for consent_id in ids:
-        rule = _consent_rule(case, consent_id, uses(consent_id))
+        rule = _consent_rule(case, consent_id, uses[consent_id])
         if rule:
             yield f"consent {consent_id} was not live or does not cover the release (rule {rule})"
 
@@ -155,5 +179,5 @@ def _decided_again(case: _Case, record: decision.Record, uses: dict[str, int]) -
     needed = case.fields.needed_by(kind)
     registry, catalogue = case.registry, case.catalogue
     return decision.decide_firm(
-        record["subject_key"], needed, case.request, registry, leaf["time"], catalogue, kind, uses
+        record["subject_key"], needed, case.request, registry, leaf["time"], catalogue, kind, uses, case.grades
     )

@@ -28,12 +28,16 @@ from lianxin.federation.errors import (
     PeerGone,
     RunStopped,
 )
+from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.grid import answer_instructions
 from lianxin.federation.session import Session, rule_id
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.config import OPERATOR
+from lianxin.parties.identifiers import identifiers_are_uscc
 from lianxin.parties.node import WORKERS_LOST, Node
+from lianxin.parties.query_bank import BankQueries
+from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.records import load_loan_table, read_table
 
 POLL_S = 0.5
@@ -64,7 +68,11 @@ class BankNode:
         self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
         self.pending: dict[str, Pending] = {}
         self.ended: dict[str, dict[str, Any]] = {}
+        self.standing: dict[str, BankQueries] = {}
         self._stop = threading.Event()
+        for row in node.store.runs():
+            if row.state == STANDING:
+                self._stand(open_contract(row.contract))
 
     # ---- the lobby
 
@@ -88,6 +96,7 @@ class BankNode:
 
     def _hold(self, channel: Channel) -> None:
         while not self._stop.is_set():
+            self._end_expired()
             try:
                 data = channel.receive(POLL_S)
             except DeadlinePassed:
@@ -107,7 +116,11 @@ class BankNode:
 
     def _answer(self, channel: Channel, data: bytes) -> None:
         try:
-            proposal: Any = wire.unseal(data).message
+            opened = wire.unseal(data)
+            proposal: Any = opened.message
+            if isinstance(proposal, wire.RunStatus) and opened.header["run"] in self.standing:
+                self._end_standing(channel, data, opened.header["run"])
+                return
             if not isinstance(proposal, wire.Proposal):
                 raise PeerError(f"{channel.peer} sent something else than a proposal into the lobby", "S05")
             contract = decode_contract(proposal.contract)
@@ -124,7 +137,7 @@ class BankNode:
             self._refuse(session, contract, verdict, operator)
             return
         approval = approve(contract, self.node.party, self.node.identity.signing_key)
-        self.node.contract_event(contract.run, contract.hash, "approved", operator=operator)
+        self.node.contract_event(contract.run, contract.hash, "approved", operator=operator, proposer=contract.proposer)
         session.send(wire.Approval(approval=approval), "contract.agree")
         self.node.say(f"approved {contract.run}")
         self._take_part(session, contract)
@@ -206,8 +219,12 @@ class BankNode:
             session.refuse(fault.rule, "contract.agree")
             session.channel.close()
             raise
-        self.node.store.put_run(contract.run, "running", answer.contract)
+        is_standing = contract.model == FIELD_QUERY
+        self.node.store.put_run(contract.run, STANDING if is_standing else "running", answer.contract)
         self.node.contract_event(contract.run, contract.hash, "signed")
+        if is_standing:
+            self._stand(contract)
+            return
         self.node.renew_workers()
         run = BankRun(self.node, contract, self.table, self.link)
         worker = _Worker(self.node, contract, run, self.link)
@@ -215,6 +232,29 @@ class BankNode:
         status = self._await(session, "contract.close", (wire.RunStatus,))
         worker.join(JOIN_DEADLINE_S)
         self._close(session, contract, status, worker)
+
+    # ---- standing agreements
+
+    def _stand(self, contract: RunContract) -> None:
+        """Keep an agreement ready to be asked under; the lobby goes on."""
+        has_codes = identifiers_are_uscc(self.table.identifiers)
+        self.standing[contract.run] = BankQueries(self.node, contract, self.link, has_codes)
+        self.node.say(f"agreement {contract.run} stands until {contract.expires_at}")
+
+    def _end_standing(self, channel: Channel, data: bytes, run: str) -> None:
+        contract = self.standing[run].contract
+        session = resumed_session(self.node, contract, channel, f"contracts/{self.node.party}")
+        status = session.accept(data, "contract.close", (wire.RunStatus,))
+        self.standing.pop(run).close()
+        self._close(session, contract, status, None)
+
+    def _end_expired(self) -> None:
+        """End the agreements whose time has passed: each side by itself, since no envelope may cross any more."""
+        for run, asker in list(self.standing.items()):
+            if asker.contract.expires_at <= self.node.clock.now():
+                self.standing.pop(run).close()
+                end_expired(self.node, asker.contract)
+                self.ended[run] = {"run": run, "state": "finished", "rule": "", "error": ""}
 
     def _check_signed(self, session: Session, contract: RunContract, data: bytes) -> None:
         if open_contract(data).hash != contract.hash:
@@ -245,9 +285,10 @@ class BankNode:
         self.node.contract_event(contract.run, contract.hash, state, rule)
         if worker is not None and worker.work.result:
             write_result(self.node, worker.work)
-        self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])
-        session.send(wire.RunClosed(checkpoint=self.node.head()), "contract.close")
-        if worker is not None:
+        answer = self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])
+        session.send(wire.RunClosed(checkpoint=self.node.head(session.peer), cosignature=answer), "contract.close")
+        was_standing = contract.model == FIELD_QUERY and self.node.store.run(contract.run) is not None
+        if worker is not None or was_standing:
             self.node.export(contract.run)
         self.ended[contract.run] = record | {"bytes_sent": self.node.bytes_sent}
         self.node.say(f"run {contract.run} {state}")

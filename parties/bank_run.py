@@ -31,8 +31,10 @@ from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.idle import IdleFiller
 from lianxin.parties.node import Node
+from lianxin.parties.outputs import far_from_earlier
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply, read_agreement
+from lianxin.parties.retention import date_columns
 
 POOL_CAPACITY = 65_536  # 36 MB at 2048 bits
 
@@ -88,7 +90,9 @@ class BankRun:
         columns[self.label] = [self.table.labels[row] for row in rows]
         firms = [self.table.identifiers[row] for row in rows]
         request = self._request(step, [*self.identifiers, self.label, *self.features])
-        return self.node.boundary.release(dict(self.contract.record), request, firms, columns, round_number)
+        dates = date_columns(self.node.catalogue, request.fields, self.table.columns, rows)
+        record = dict(self.contract.record)
+        return self.node.boundary.release(record, request, firms, columns, round_number, dates=dates)
 
     def _request(self, step: str, fields: Sequence[str]) -> ReleaseRequest:
         platform, purpose = self.contract.platform, self.contract.purpose
@@ -161,6 +165,8 @@ class BankRun:
         rows = [
             row for row, firm in enumerate(self.table.identifiers) if firm in place and self.table.split[row] == "train"
         ]
+        fields, firms = [self.label, *self.features], self.table.identifiers
+        rows = far_from_earlier(self.node.boundary, self.contract, fields, rows, firms)
         rows.sort(key=lambda row: (place[self.table.identifiers[row]], row))
         if not rows or len({self.table.labels[row] for row in rows}) < 2:
             raise RunStopped(
@@ -195,7 +201,8 @@ class BankRun:
         self.star = star
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]
         masked = self.agreement.masked(flat, "counts", self.contract.banks, COUNT_BITS)
-        self.rights = (released.provenance, self._aggregate("binning.count", len(labels), sum(labels), 0))
+        right = self._aggregate("binning.count", len(labels), sum(labels), 0, released.firms)
+        self.rights = (released.provenance, right)
         self.node.say("counted")
         return {"masked_counts": np.array(masked, dtype=np.uint64)}, {}, {}
 
@@ -233,11 +240,13 @@ class BankRun:
         columns = Columns(codes, tuple(spec.count for spec in self.specs.values()))
         return BankStar(self.contract, self.node.party, list(released.columns[self.label]), columns)
 
-    def _aggregate(self, step: str, rows: int, bads: int, round_number: int) -> Provenance:
-        request = self._request(step, ())
-        fields = [self.label, *self.specs]
+    def _aggregate(
+        self, step: str, rows: int, bads: int, round_number: int, firms: Sequence[str] | None = None
+    ) -> Provenance:
+        """Return the right of a statistic; `firms` where the platform reads it: it is held against earlier ones."""
+        request, record, fields = self._request(step, ()), dict(self.contract.record), [self.label, *self.specs]
         return self.node.boundary.aggregate(
-            dict(self.contract.record), request, rows, bads, rows - bads, fields, step, round_number
+            record, request, rows, bads, rows - bads, fields, step, round_number, firms=firms
         )
 
     # ---- train
@@ -357,8 +366,9 @@ class BankRun:
     def _metrics(self) -> apps.Numbers:
         """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""
         labels = self.result["labels"]
+        firms = [self.table.identifiers[row] for row in self.result["test_rows"]]
         try:
-            right = self._aggregate("evaluation", len(labels), sum(labels), self.contract.rounds + 1)
+            right = self._aggregate("evaluation", len(labels), sum(labels), self.contract.rounds + 1, firms)
         except GateRefused:
             self.rights = ()
             return {}

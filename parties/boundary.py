@@ -1,42 +1,54 @@
 """The gate: the one door where a party's rows leave, and the only place where a `Released` is made.
 
-release(contract, request, firms, columns), under the registry's lock so that no withdrawal slips in between:
+release(contract, request, firms, columns), under the registry's lock so that no withdrawal slips in between, and at one
+instant of a clock that never goes back (`boundary_clock`, T01):
 
 1. fields: `decision.decide_release` by contract and class; a refused field's column is dropped;
 2. firms: `decision.decide_firm` for each distinct firm by its live consents; a refused firm's rows are dropped;
-3. trace: a root over one salted commitment a firm and a root over the sorted ids of the consents used go into a
-   release leaf, which is on disk before anything is returned; its hash is the release id.
+3. values: what has expired or is disputed for too long is withheld, transforms are applied (`boundary_values`);
+4. trace: a root over one salted commitment a firm and a root over the sorted ids of the consents used go into a
+   release leaf, which is on disk before anything is returned, together with the uses of limited consents; its hash is
+   the release id (`boundary_proofs`, `boundary_uses`).
 
-A firm's commitment is HMAC(s, k), k its subject key and s derived from the release's secret salt and k, so that opening
-one firm's history (`prove_firm`) opens no other's. Salt and commitments are kept beside the ledger.
-
-A statistic leaves by `aggregate`: its fields are decided in mode AGGREGATE, and it covers at least the contract's
-minimum of rows (OUT-ROWS), of bads and of goods (OUT-BADS). What may not cross at all is a `GateRefused` with its rule
-and a refusal leaf. No leaf, error or summary holds an identifier, a subject key or a value.
+A statistic leaves by `aggregate`: its fields are decided in mode AGGREGATE, and the output gate (`outputs`) asks for the
+contract's minimums (OUT-ROWS, OUT-BADS), for a distance from earlier outputs (OUT-DIFF) and a budget (OUT-BUDGET). What
+may not cross at all is a `GateRefused` with its rule and a refusal leaf. No leaf, error or summary holds an identifier,
+a subject key or a value.
 """
 
-import hashlib
-import hmac
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any, NoReturn
 
 from lianxin.crypto import canonical, merkle
-from lianxin.crypto.errors import ProofOfInclusionRejected
-from lianxin.crypto.randomness import Drbg, derive_seed
+from lianxin.crypto.randomness import Drbg
 from lianxin.federation.errors import GateRefused, InputFault
 from lianxin.federation.model import Clock, Provenance, Released
 from lianxin.parties import decision
+from lianxin.parties.boundary_clock import LedgerClock, newest_time
+from lianxin.parties.boundary_grades import Desensitiser
+from lianxin.parties.boundary_proofs import (
+    FirmProof,
+    firm_commitment,
+    firm_salt,
+    keep_commitments,
+    prove,
+    verify_firm,
+)
+from lianxin.parties.boundary_uses import UseCount, uses_of
+from lianxin.parties.boundary_values import Values, desensitised, kept_values
+from lianxin.parties.config import QuotaSection
 from lianxin.parties.consent import ConsentRegister, subject_key
 from lianxin.parties.decision import AGGREGATE, MODES, Catalogue, Registry, ReleaseDecision, ReleaseRequest
 from lianxin.parties.identifiers import subject_type_of
 from lianxin.parties.ledger import Ledger
+from lianxin.parties.objections import Objections
+from lianxin.parties.outputs import OutputGate, size_rule
 
-_COMMITMENTS = "release-commitments/"
-_SALT_BYTES = 32
+__all__ = ["Boundary", "FirmProof", "ReleaseSummary", "firm_commitment", "firm_salt", "verify_firm"]
 _NO_ROWS = merkle.EMPTY_ROOT.hex()
 
 
@@ -56,22 +68,35 @@ class ReleaseSummary:
 
 
 @dataclass(frozen=True)
-class FirmProof:
-    """One firm's place in a release: its salt and the path from its commitment to the leaf's `rows_root`."""
+class _Firms:
+    """The distinct firms of a release by what was decided: those released with their subject keys, consents, the rest."""
 
-    salt: str = field(repr=False)
-    index: int
-    rows: int
-    path: tuple[str, ...]
+    released: Mapping[str, str] = field(default_factory=dict, repr=False)
+    consents: tuple[str, ...] = ()
+    excluded: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
-class _Firms:
-    """The distinct firms of a release by what was decided."""
+class _Case:
+    """One decision under way: what is asked, at which instant, against which state of the registry."""
 
-    released: Mapping[str, str] = field(repr=False)
-    consents: tuple[str, ...]
-    excluded: tuple[tuple[str, int], ...]
+    contract: Mapping[str, Any]
+    request: ReleaseRequest
+    registry: Registry
+    now: str
+    round: int
+    use: str = ""
+    query: str = ""
+
+    @property
+    def run(self) -> str:
+        """The run's id, "" for a contract without one."""
+        return str(self.contract.get("run", ""))
+
+    @property
+    def use_name(self) -> str:
+        """What a limited consent's use is counted by."""
+        return self.use or self.run
 
 
 class Boundary:
@@ -86,11 +111,17 @@ class Boundary:
         clock: Clock,
         subject_secret: bytes,
         salt_drbg: Drbg,
+        limits: QuotaSection | None = None,
     ) -> None:
         self._party, self._catalogue, self._register = party, catalogue, register
-        self._ledger, self._clock = ledger, clock
-        self._subject_secret, self._salt_drbg = subject_secret, salt_drbg
+        self._ledger, self._subject_secret, self._salt_drbg = ledger, subject_secret, salt_drbg
+        store = register.store
+        self._clock = clock if isinstance(clock, LedgerClock) else LedgerClock(clock, newest_time(store))
+        self.objections = Objections(store, ledger)
+        self.desensitiser: Desensitiser | None = None
+        self._uses, self._outputs = UseCount(store), OutputGate(store, limits or QuotaSection(), subject_secret)
         self._summaries: list[ReleaseSummary] = []
+        self._is_alarmed = False
         self._lock = threading.RLock()
 
     def release(
@@ -101,28 +132,38 @@ class Boundary:
         columns: Mapping[str, Sequence[Any]],
         round: int = 0,
         subject_types: Sequence[str] | None = None,
+        *,
+        use: str = "",
+        grade: str = "",
+        query: str = "",
+        dates: Mapping[str, Sequence[Any]] | None = None,
     ) -> Released:
         """Return the rows and columns that may cross, after the ledger has the leaf that says so.
 
         `firms[i]` is the normalised identifier of row i, `columns[f][i]` its value of field f; columns that the request
         does not name are left out, and a field that the contract uses as identifier needs none: `firms` is it.
         `subject_types[i]` (ENT, IND, NP) is by default read off the identifier. `rows` of the leaf and the provenance
-        count distinct firms. Raises GateRefused when no field or no firm may cross, after a refusal leaf; InputFault
-        when lengths differ or a requested column is missing.
+        count distinct firms. `use` names what a limited consent is used for, by default the run; `grade` the measured
+        grade that a DESENSITISED release relies on, by default the newest of the node's policy; `query` the request
+        that this release answers; `dates` are columns that periods count from and that do not leave. Raises GateRefused
+        when no field or no firm may cross, after a refusal leaf; InputFault when lengths differ or a requested column
+        is missing.
         """
         types = _types_of(firms, subject_types)
         _check_shape(contract, request, firms, columns)
-        with self._lock, self._register.held() as registry:
-            now = self._clock.now()
-            fields = self._decide_fields(contract, request, registry, now)
-            request = replace(request, fields=tuple(dict.fromkeys(request.fields)))
-            decided = self._decide_firms(contract, request, fields, types, registry, now)
+        with self._lock, self._register.held() as registry, self._clock.held() as now:
+            case = _Case(contract, request, registry, now, round, use, query)
+            self._check_clock(case)
+            case = replace(case, request=self._graded(case, grade))
+            fields = self._decide_fields(case)
+            case = replace(case, request=replace(case.request, fields=tuple(dict.fromkeys(request.fields))))
+            decided = self._decide_firms(case, fields, types)
             if not decided.released:
-                self._refuse(contract, request, decided.excluded[0][0] if decided.excluded else "OUT-ROWS")
-            provenance = self._record(contract, request, round, registry, fields, decided)
-        keep = [firm in decided.released for firm in firms]
-        kept = {name: tuple(compress(columns[name], keep)) for name in fields.allowed if name in columns}
-        return Released(provenance, tuple(compress(firms, keep)), kept)
+                self._refuse(case, decided.excluded[0][0] if decided.excluded else "OUT-ROWS")
+            values = self._values(case, fields, columns, dates or {}, firms, decided)
+            provenance = self._record(case, fields, decided, values)
+        rows = tuple(compress(firms, [firm in decided.released for firm in firms]))
+        return Released(provenance, rows, values.columns, values.disputed)
 
     def aggregate(
         self,
@@ -134,20 +175,31 @@ class Boundary:
         fields: Sequence[str],
         step: str,
         round: int = 0,
+        *,
+        firms: Sequence[str] | None = None,
     ) -> Provenance:
         """Return the right of a statistic of `fields` over `rows` rows to cross, after the ledger has its leaf.
 
-        `bads` and `goods` are the numbers of each label behind a label statistic, None for any other. Raises
-        GateRefused: OUT-ROWS or OUT-BADS under the contract's minimums, or the rule of the first refused field.
+        `bads` and `goods` are the numbers of each label behind a label statistic, None for any other. `firms` are those
+        that the statistic is about, where the recipient can read it: it is then compared with earlier outputs. Raises
+        GateRefused: OUT-ROWS, OUT-BADS, OUT-DIFF or OUT-BUDGET, or the rule of the first refused field.
         """
         request = replace(request, fields=tuple(fields), step=step, mode=AGGREGATE)
-        with self._lock, self._register.held() as registry:
-            release = decision.decide_release(contract, self._catalogue, registry, request, self._clock.now())
-            rule = release.refused[0][1] if release.refused else release.rule
-            rule = rule or self._foreign_rule(request) or _output_rule(contract, rows, bads, goods)
+        with self._lock, self._register.held() as registry, self._clock.held() as now:
+            case = _Case(contract, request, registry, now, round)
+            self._check_clock(case)
+            release = decision.decide_release(contract, self._catalogue, registry, request, now)
+            rule = release.refusal or release.rule or self._foreign_rule(request)
+            rule = rule or size_rule(contract, rows, bads, goods)
+            rule = rule or self._outputs.admit(request.recipient, fields, firms, contract["min_rows"], now)
             if rule:
-                self._refuse(contract, request, rule)
-            return self._write(contract, request, round, registry, release, rows, _NO_ROWS, _Firms({}, (), ()))
+                self._refuse(case, rule)
+            return self._write(case, release, rows, _NO_ROWS, _Firms(), {})
+
+    def to_leave_out(self, recipient: str, fields: Sequence[str], firms: Sequence[str], least: int) -> frozenset[str]:
+        """Return the firms without which a statistic of `fields` is not refused by OUT-DIFF; see `outputs`."""
+        with self._lock:
+            return self._outputs.to_leave_out(recipient, fields, firms, least)
 
     def summaries(self, run: str) -> tuple[ReleaseSummary, ...]:
         """Return what each release of a run kept back, in order, since this gate was opened; the leaves hold it all."""
@@ -161,101 +213,100 @@ class Boundary:
         """Return (step, round, rule, number of firms) of every release of a run that left firms out, in order."""
         return [(s.step, s.round, rule, firms) for s in self.summaries(run) for rule, firms in s.excluded]
 
+    def subject_key(self, firm: str) -> str:
+        """Return the subject key of a normalised identifier at this party."""
+        return subject_key(self._subject_secret, firm)
+
     def prove_firm(self, rows_root: str, firm: str) -> FirmProof | None:
         """Return the proof that a firm's row is under a release's `rows_root`, None when it was not in that release.
 
         Raises InputFault when this party made no release of that root.
         """
-        kept = self._register.store.setting(_COMMITMENTS + rows_root)
-        if kept is None:
-            raise InputFault("no release of this party has that root of rows; take it from a release leaf")
-        key = subject_key(self._subject_secret, firm)
-        commitments = [kept[at : at + merkle.HASH_BYTES] for at in range(_SALT_BYTES, len(kept), merkle.HASH_BYTES)]
-        own_salt = firm_salt(kept[:_SALT_BYTES], key)
-        if (own := firm_commitment(own_salt, key)) not in commitments:
-            return None
-        tree = merkle.MerkleTree()
-        for commitment in commitments:
-            tree.append(commitment)
-        index = commitments.index(own)
-        path = tuple(node.hex() for node in tree.inclusion_proof(index, tree.size))
-        return FirmProof(own_salt.hex(), index, tree.size, path)
+        return prove(self._register.store, rows_root, self.subject_key(firm))
+
+    def _check_clock(self, case: _Case) -> None:
+        """Refuse to decide while the machine's clock disagrees with the ledger (T01); the first time, say so in a leaf."""
+        skew = self._clock.fault_s()
+        if skew and not self._is_alarmed:
+            self._ledger.append({"kind": "alarm", "run": case.run, "rule": "T01", "skew_s": skew})
+        self._is_alarmed = bool(skew)
+        if skew:
+            self._refuse(case, "T01")
 
     def _foreign_rule(self, request: ReleaseRequest) -> str:
         return "" if request.provider == self._party else "R09"
 
-    def _decide_fields(
-        self, contract: Mapping[str, Any], request: ReleaseRequest, registry: Registry, now: str
-    ) -> ReleaseDecision:
-        release = decision.decide_release(contract, self._catalogue, registry, request, now)
-        rule = self._foreign_rule(request) or _mode_rule(request.mode) or release.rule
+    def _graded(self, case: _Case, grade: str) -> ReleaseRequest:
+        """Return the request with the grade that it relies on, as it is in every other mode."""
+        if case.request.mode != "DESENSITISED" or self.desensitiser is None:
+            return case.request
+        return replace(case.request, grade=grade or case.request.grade or self.desensitiser.newest())
+
+    def _mode_rule(self, request: ReleaseRequest) -> str:
+        if request.mode not in MODES:
+            return "R03"
+        if request.mode != "DESENSITISED":
+            return ""
+        return "" if self.desensitiser is not None and self.desensitiser.has(request.grade) else "R22"
+
+    def _grades(self) -> dict[str, Any]:
+        return {} if self.desensitiser is None else {"grades": self.desensitiser.grades}
+
+    def _decide_fields(self, case: _Case) -> ReleaseDecision:
+        request, registry = case.request, case.registry
+        release = decision.decide_release(case.contract, self._catalogue, registry, request, case.now, **self._grades())
+        rule = self._foreign_rule(request) or self._mode_rule(request) or release.rule
         if rule:
-            self._refuse(contract, request, rule)
+            self._refuse(case, rule)
         return release
 
-    def _decide_firms(
-        self,
-        contract: Mapping[str, Any],
-        request: ReleaseRequest,
-        fields: ReleaseDecision,
-        types: Mapping[str, str],
-        registry: Registry,
-        now: str,
-    ) -> _Firms:
-        uses = self._uses(registry, contract.get("run", ""))
+    def _decide_firms(self, case: _Case, fields: ReleaseDecision, types: Mapping[str, str]) -> _Firms:
+        request, registry = case.request, case.registry
+        keys = {firm: self.subject_key(firm) for firm in types}
+        scopes = (registry.by_scope.get((key, request.recipient, request.purpose), ()) for key in keys.values())
+        uses = self._uses.others(registry, (one.id for scope in scopes for one in scope), case.use_name)
         released: dict[str, str] = {}
         consents: set[str] = set()
         excluded: Counter[str] = Counter()
         for firm, kind in types.items():
-            key, needed = subject_key(self._subject_secret, firm), fields.needed_by(kind)
-            decided = decision.decide_firm(key, needed, request, registry, now, self._catalogue, kind, uses)
+            decided = decision.decide_firm(
+                keys[firm], fields.needed_by(kind), request, registry, case.now, self._catalogue, kind, uses,
+                **self._grades(),
+            )  # fmt: skip
             if decided.allow:
-                released[firm] = key
+                released[firm] = keys[firm]
                 consents.update(decided.consents)
             else:
                 excluded[decided.rule] += 1
         ranked = sorted(excluded.items(), key=lambda item: (-item[1], item[0]))
         return _Firms(released, tuple(sorted(consents)), tuple(ranked))
 
-    def _uses(self, registry: Registry, run: str) -> dict[str, int]:
-        """Return, for each consent with a limit, how many other runs have used it."""
-        limited = {name for name, consent in registry.consents.items() if "max_uses" in consent.record}
-        if not limited:
-            return {}
-        store = self._register.store
-        lists, runs_of = store.release_consents(), defaultdict[str, set[str]](set)
-        for leaf in store.leaves():
-            release = hashlib.sha256(leaf).hexdigest()
-            for name in limited.intersection(lists.get(release, ())):
-                runs_of[name].add(canonical.decode(leaf)["run"])
-        return {name: len(runs - {run}) for name, runs in runs_of.items()}
-
-    def _record(
+    def _values(
         self,
-        contract: Mapping[str, Any],
-        request: ReleaseRequest,
-        round: int,
-        registry: Registry,
+        case: _Case,
         fields: ReleaseDecision,
-        firms: _Firms,
-    ) -> Provenance:
-        salt = self._salt_drbg.child_seed("release", str(contract.get("run")), request.step, round, self._ledger.size)
-        commitments = [firm_commitment(firm_salt(salt, key), key) for key in firms.released.values()]
-        rows_root = merkle.root_of(commitments).hex()
-        self._register.store.put_setting(_COMMITMENTS + rows_root, salt + b"".join(commitments))
-        return self._write(contract, request, round, registry, fields, len(commitments), rows_root, firms)
+        columns: Mapping[str, Sequence[Any]],
+        dates: Mapping[str, Sequence[Any]],
+        firms: Sequence[str],
+        decided: _Firms,
+    ) -> Values:
+        disputes = self.objections.disputed()
+        values = kept_values(
+            fields.allowed, columns, dates, firms, decided.released, self._catalogue, disputes, case.now
+        )
+        by = self.desensitiser if case.request.mode == "DESENSITISED" else None
+        return desensitised(values, by, case.run, case.request.recipient)
+
+    def _record(self, case: _Case, fields: ReleaseDecision, firms: _Firms, values: Values) -> Provenance:
+        place = ("release", str(case.contract.get("run")), case.request.step, case.round, self._ledger.size)
+        salt = self._salt_drbg.child_seed(*place)
+        rows_root = keep_commitments(self._register.store, salt, firms.released.values())
+        return self._write(case, fields, len(firms.released), rows_root, firms, values.leaf_keys())
 
     def _write(
-        self,
-        contract: Mapping[str, Any],
-        request: ReleaseRequest,
-        round: int,
-        registry: Registry,
-        fields: ReleaseDecision,
-        rows: int,
-        rows_root: str,
-        firms: _Firms,
+        self, case: _Case, fields: ReleaseDecision, rows: int, rows_root: str, firms: _Firms, more: Mapping[str, Any]
     ) -> Provenance:
+        request, contract = case.request, case.contract
         scope: dict[str, Any] = {
             "provider": request.provider,
             "recipient": request.recipient,
@@ -264,74 +315,53 @@ class Boundary:
             "rows": rows,
             "rows_root": rows_root,
             "consent_root": merkle.root_of(consent.encode() for consent in firms.consents).hex(),
-            "epoch": registry.epoch,
+            "epoch": case.registry.epoch,
         }
+        named = {"use": case.use, "query": case.query, "grade": getattr(request, "grade", "")}
         leaf = scope | {
             "kind": "release",
             "run": contract["run"],
             "step": request.step,
-            "round": round,
+            "round": case.round,
             "contract_hash": canonical.record_hash(dict(contract)),
             "catalogue_hash": self._catalogue.digest,
             "fields": list(fields.allowed),
             "refused": [{"field": name, "rule": rule} for name, rule in fields.refused],
             "excluded": [{"rule": rule, "firms": count} for rule, count in firms.excluded],
             "consents": len(firms.consents),
+            **{name: value for name, value in named.items() if value},
+            **more,
         }
-        _, release_id = self._ledger.append_release(leaf, firms.consents)
-        self._summaries.append(
-            ReleaseSummary(
-                release_id=release_id,
-                run=contract["run"],
-                step=request.step,
-                round=round,
-                fields=fields.allowed,
-                rows=rows,
-                consents=len(firms.consents),
-                refused=fields.refused,
-                excluded=firms.excluded,
+        uses = uses_of(case.registry, firms.consents, case.use_name)
+        _, release_id = self._ledger.append_release(leaf, firms.consents, uses)
+        if not case.query:  # answers to queries go on for as long as their agreement
+            self._summaries.append(
+                ReleaseSummary(
+                    release_id=release_id,
+                    run=contract["run"],
+                    step=request.step,
+                    round=case.round,
+                    fields=fields.allowed,
+                    rows=rows,
+                    consents=len(firms.consents),
+                    refused=fields.refused,
+                    excluded=firms.excluded,
+                )
             )
-        )
         return Provenance(release_id=release_id, fields=fields.allowed, **scope)
 
-    def _refuse(self, contract: Mapping[str, Any], request: ReleaseRequest, rule: str) -> NoReturn:
-        peer, run = request.recipient, str(contract.get("run", ""))
-        self._ledger.append({"kind": "refusal", "run": run, "peer": peer, "rule": rule, "step": request.step})
-        advice = "ask for what the contract and the firms' live consents allow"
-        raise GateRefused(f"the gate lets nothing cross at step {request.step} (rule {rule}); {advice}", rule)
+    def _refuse(self, case: _Case, rule: str) -> NoReturn:
+        step, peer = case.request.step, case.request.recipient
+        self._ledger.append({"kind": "refusal", "run": case.run, "peer": peer, "rule": rule, "step": step})
+        advice = _ADVICE.get(rule, "ask for what the contract and the firms' live consents allow")
+        raise GateRefused(f"the gate lets nothing cross at step {step} (rule {rule}); {advice}", rule)
 
 
-def firm_salt(release_salt: bytes, key: str) -> bytes:
-    """Return the 32-byte salt of one subject key under a release's salt."""
-    return derive_seed(release_salt, "firm", key)
-
-
-def firm_commitment(salt: bytes, key: str) -> bytes:
-    """Return the 32-byte commitment HMAC-SHA-256(salt, subject key)."""
-    return hmac.digest(salt, key.encode(), hashlib.sha256)
-
-
-def verify_firm(proof: FirmProof, key: str, rows_root: str) -> None:
-    """Raise ProofOfInclusionRejected unless `proof` shows subject key `key` among the rows under `rows_root`."""
-    try:
-        salt, root, path = bytes.fromhex(proof.salt), bytes.fromhex(rows_root), [bytes.fromhex(n) for n in proof.path]
-    except ValueError:
-        raise ProofOfInclusionRejected("a firm's proof is not in hex digits") from None
-    digest = merkle.leaf_hash(firm_commitment(salt, key))
-    merkle.verify_inclusion(digest, proof.index, proof.rows, path, root)
-
-
-def _mode_rule(mode: str) -> str:
-    if mode not in MODES:
-        return "R03"
-    return "R22" if mode == "DESENSITISED" else ""
-
-
-def _output_rule(contract: Mapping[str, Any], rows: int, bads: int | None, goods: int | None) -> str:
-    if rows < contract["min_rows"]:
-        return "OUT-ROWS"
-    counts = ((bads, contract["min_bads"]), (goods, contract["min_goods"]))
-    return "OUT-BADS" if any(count is not None and count < least for count, least in counts) else ""
+_ADVICE = {
+    "T01": "set this machine's clock right, then start the node again",
+    "OUT-DIFF": "it differs from an earlier output by too few firms; leave a larger group of firms out",
+    "OUT-BUDGET": "the recipient has had as many outputs as [quota] allows; wait, or raise the limit",
+}
 
 
 def _types_of(firms: Sequence[str], subject_types: Sequence[str] | None) -> dict[str, str]:

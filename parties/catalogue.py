@@ -2,26 +2,40 @@
 
 A catalogue gives every field a class, an identifier role and a default release (boundary.md, section 5); a field
 without a class never crosses (R13). The packaged draft is a draft: its classes are a proposal, and only the headings
-that its `verified` column marks were seen in a source.
+that its `verified` column marks were seen in a source. What a province adds or tightens is in `catalogue_additions`.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from lianxin.federation.errors import InputFault
+from lianxin.parties.catalogue_additions import merge_additions
 from lianxin.parties.decision import Catalogue, CatalogueRejected, Field
+from lianxin.parties.decision_catalogue import SECRET_TESTS
+
+__all__ = [
+    "bind_columns",
+    "generated_catalogue",
+    "lint",
+    "load_catalogue",
+    "load_draft",
+    "load_merged",
+    "merge_additions",
+    "undated",
+    "untested",
+]
 
 _DRAFT = "catalogue_draft.csv"
 _HEADER = (
     "category", "item", "field_name_en", "field_name_zh", "class", "subject_type", "provider", "notes", "verified",
-    "id_role", "default_release", "desens_if_no_auth",
+    "id_role", "default_release", "desens_if_no_auth", "legal_basis",
 )  # fmt: skip
 _GENERATED = {
     "category": "own table", "item": "generated", "class": "BIZ", "subject_type": "ENT|IND", "verified": "n",
-    "id_role": "NI", "default_release": "COMPUTE", "desens_if_no_auth": "drop",
+    "id_role": "NI", "default_release": "COMPUTE", "desens_if_no_auth": "drop", "legal_basis": "consent",
 }  # fmt: skip
 _RELEASES = {
     "PUB": {"OPEN"},
@@ -46,6 +60,24 @@ def load_catalogue(path: Path) -> Catalogue:
         raise InputFault(f"{path} cannot be read; check the path of the catalogue") from None
     except CatalogueRejected as fault:
         raise InputFault(f"{path}: {fault}") from None
+
+
+def load_merged(path: Path | None, additions: Sequence[Path] = ()) -> Catalogue:
+    """Return the catalogue at `path` (the packaged draft without one) with the additions merged in, in their order.
+
+    Raises InputFault naming the file, and the line and the column that cannot be used or the contradiction that it makes.
+    """
+    merged = load_catalogue(path) if path else load_draft()
+    for addition in additions:
+        known = set(lint(merged))
+        try:
+            merged = merge_additions(merged, load_catalogue(addition))
+        except CatalogueRejected as fault:
+            raise InputFault(f"{addition}: {fault}") from None
+        for finding in lint(merged):
+            if finding not in known:
+                raise InputFault(f"{addition}: merged in, field {finding}")
+    return merged
 
 
 def generated_catalogue(columns: Mapping[str, str]) -> Catalogue:
@@ -86,11 +118,11 @@ def bind_columns(columns: Iterable[str], catalogue: Catalogue, bindings: Mapping
 
 
 def lint(catalogue: Catalogue) -> list[str]:
-    """Return one sentence for each field whose class, release and transform contradict each other, in file order."""
+    """Return one sentence for each field whose columns contradict each other, in file order."""
     findings: list[str] = []
     spelled: dict[str, str] = {}
     for entry in catalogue.values():
-        findings += [f"{entry.id}: {fault}" for fault in _faults(entry)]
+        findings += [f"{entry.id}: {fault}" for fault in (*_faults(entry), *_duty_faults(entry, catalogue))]
         twin = spelled.setdefault(entry.id.casefold(), entry.id)
         if twin != entry.id:
             findings.append(f"{entry.id}: the id differs from {twin} by upper and lower case only; rename one")
@@ -107,3 +139,31 @@ def _faults(entry: Field) -> list[str]:
     if entry.default_release == "SEP_WRITTEN" and not (entry.concerns("NP") or entry.concerns("IND")):
         faults.append("a written consent is a natural person's; name NP or IND in subject_type")
     return faults
+
+
+def _duty_faults(entry: Field, catalogue: Catalogue) -> list[str]:
+    """What the law asks of a field and its columns do not answer: basis, end of storage, identity, office."""
+    faults = []
+    is_released = entry.default_release != "NEVER"
+    if entry.class_ in ("PI", "SPI") and is_released and not entry.legal_basis:
+        faults.append("personal information needs a legal_basis; name one (PIPL 13)")
+    if entry.class_ == "BIZ" and entry.legal_basis == "made_public":
+        faults.append("what is made public is no trade secret; use class PUB or another legal_basis")
+    if entry.id_role == "DI" and entry.default_release == "OPEN" and entry.class_ != "PUB":
+        faults.append("a direct identifier is open only where the law publishes it; use class PUB or another release")
+    if entry.expiry_from and (not entry.expiry or entry.expiry_from not in catalogue):
+        faults.append("expiry_from names no field of this catalogue, or there is no expiry; give both or neither")
+    if entry.is_duty and entry.default_release != "OPEN_NAME":
+        faults.append("what is published of an office has the default release OPEN_NAME; correct duty or the release")
+    return faults
+
+
+def untested(catalogue: Catalogue) -> list[str]:
+    """Return the trade secrets for which the provider has not recorded all three tests of R39, in file order."""
+    secrets = (entry for entry in catalogue.values() if entry.class_ == "BIZ")
+    return [entry.id for entry in secrets if set(entry.secret_tests.split("|")) != SECRET_TESTS]
+
+
+def undated(catalogue: Catalogue) -> list[str]:
+    """Return the fields that expire (R21) and name no date to count from: their provider drops them by hand."""
+    return [entry.id for entry in catalogue.values() if entry.expiry and not entry.expiry_from]

@@ -19,19 +19,35 @@ from rich.console import Console
 
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation.errors import LianxinError
-from lianxin.parties import cli_audit, cli_bench, cli_nodes, cli_simulate
+from lianxin.parties import (
+    cli_audit,
+    cli_bench,
+    cli_boundary,
+    cli_catalogue,
+    cli_consent,
+    cli_desensitise,
+    cli_ledger,
+    cli_nodes,
+    cli_query,
+    cli_simulate,
+)
 
 app = typer.Typer(
     name="lianxin", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="Joint credit models between a platform and banks; no raw field leaves its owner unless a named rule lets it.",
 )  # fmt: skip
 app.add_typer(cli_nodes.network, name="network")
-app.add_typer(cli_nodes.platform, name="platform")
-app.add_typer(cli_nodes.bank, name="bank")
+app.add_typer(cli_query.platform, name="platform")  # the groups of cli_nodes, with the commands of field queries
+app.add_typer(cli_query.bank, name="bank")
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
+app.add_typer(cli_boundary.boundary, name="boundary")
 app.command(name="replay")(cli_audit.replay)
 app.add_typer(cli_bench.bench, name="bench")
+app.add_typer(cli_ledger.ledger, name="ledger")
+app.add_typer(cli_catalogue.catalogue, name="catalogue")
+app.add_typer(cli_consent.consent, name="consent")
+app.add_typer(cli_desensitise.desensitise, name="desensitise")
 STOPPED = 130
 STOPPED_SENTENCE = "stopped by the operator; what was begun in --out stays there and can be removed"
 

@@ -73,6 +73,30 @@ def matching(
     _conclude(record, out, as_json, console, bench_report)
 
 
+@bench.command("ledger")
+def ledger(
+    leaves: Annotated[int, typer.Option(min=1_000, max=100_000_000, help="How many leaves fill the store.")] = 100_000,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where the store is made; its disk is measured.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Leaves a second, alone and together, beside the flushes of the disk; memory, and bytes a leaf.
+
+    Example: lianxin bench ledger --leaves 100000 --folder build --json
+    """
+    from lianxin.simulations.bench_ledger import bench_ledger
+
+    if folder is not None:
+        _check_out(folder)
+    with Console(stderr=True).status("measuring") as status:
+        record = bench_ledger(leaves, folder, status.update)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    for name, value in record.items():
+        if name not in ("bench", "machine"):
+            typer.echo(f"{name}: {value}")
+
+
 def _check_out(out: Path | None) -> None:
     from lianxin.simulations.bench_report import check_folder
 

@@ -13,6 +13,8 @@ import typer
 
 from lianxin.crypto.randomness import Drbg, system_seed
 from lianxin.federation.errors import InputFault, LianxinError
+from lianxin.parties.cli_boundary import act
+from lianxin.parties.cli_status import report_end, show_status
 from lianxin.parties.control import ControlServer, ask
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
     from lianxin.federation import plan
 
     def make(contract: "RunContract") -> dict[str, Any]:
-        if config.simulation is not None:
+        if config.simulation is not None or contract.model == "field_query":
             return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
         calibration = plan.measure_calibration(contract.key_bits, Drbg(system_seed()), time.process_time_ns)
         return plan.make_plan(contract, calibration)
@@ -189,6 +191,10 @@ def platform_serve(
 
 
 def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict[str, Any]:
+    if request["do"] == "consents":
+        return _about_consents(served.node, request)
+    if request["do"] == "boundary":
+        return act(served.node, request)
     if request["do"] == "status":
         return _status(served.node, int(request["from"]), served.ended)
     if request["do"] == "launch":
@@ -202,6 +208,8 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
         start = len(served.node.events())
         threading.Thread(target=_lead, args=(served, terms, request["operator"]), daemon=True).start()
         return {"run": terms.run, "from": start}
+    if request["do"] == "end":
+        return served.end(request["run"], request["operator"] or None)
     raise ValueError("unknown request")
 
 
@@ -251,7 +259,17 @@ def _hold(served: "BankNode", failure: list[LianxinError], stopped: threading.Ev
         stopped.set()
 
 
+def _about_consents(node: "Node", request: Mapping[str, Any]) -> dict[str, Any]:
+    from lianxin.parties.consent_desk import answer
+
+    return answer(node, request)
+
+
 def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, Any]:
+    if request["do"] == "consents":
+        return _about_consents(served.node, request)
+    if request["do"] == "boundary":
+        return act(served.node, request)
     if request["do"] == "status":
         waiting = {
             run: {"contract": dict(pending.contract.record), "plan": dict(pending.plan)}
@@ -261,6 +279,11 @@ def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, An
     if request["do"] == "decide":
         served.decide(request["run"], bool(request["yes"]), request["operator"])
         return {"run": request["run"]}
+    if request["do"] == "query":
+        from lianxin.parties.query_bank import agreement_for
+
+        asker = agreement_for(served.standing, request["purpose"], request["run"])
+        return {"answer": asker.ask(request["firms"], request["fields"], request["mode"], request["operator"])}
     raise ValueError("unknown request")
 
 
@@ -285,51 +308,10 @@ def platform_launch(
             typer.echo(note, err=True)
         seen += len(answer["events"])
         if name in answer["ended"]:
-            _report_end(answer["ended"][name], as_json)
+            report_end(answer["ended"][name], as_json)
             return
         time.sleep(LAUNCH_POLL_S)
     typer.echo(json.dumps({"run": name}) if as_json else f"run {name} is proposed")
-
-
-def _report_end(ended: Mapping[str, Any], as_json: bool) -> None:
-    if ended["state"] != "finished":
-        fault = LianxinError(ended["error"])
-        fault.exit_code = ended.get("exit_code", 3)
-        raise fault
-    typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
-
-
-def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
-    """Return a waiting proposal in a few lines: who, what for, which of this party's fields, until when."""
-    asked = [f"{entry['field']} ({entry['use']})" for entry in contract["fields"] if entry["provider"] == party]
-    sums = f"rows {contract['min_rows']}, bads {contract['min_bads']}, goods {contract['min_goods']}"
-    return [
-        f"{contract['run']} waits: proposed by {contract['proposer']} of {contract['platform']}",
-        f"  purpose {contract['purpose']}, {contract['matching']} matching",
-        f"  {contract['key_bits']}-bit keys, {contract['profile']}",
-        f"  asks of {party}: {', '.join(asked)}",
-        f"  {contract['rounds']} rounds, until {contract['expires_at']}",
-        f"  least sizes: {sums}; when a bank is lost: {contract['on_loss']}",
-    ]
-
-
-def _show_status(config: "NodeConfig", as_json: bool) -> None:
-    from lianxin.federation import plan
-
-    answer = ask(config.state, {"do": "status", "from": 0})
-    if as_json:
-        typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))
-        return
-    for run, outcome in answer["ended"].items():
-        typer.echo(f"{run}: {outcome['state']} {outcome.get('error', '')}".rstrip())
-    for run, shown in answer.get("waiting", {}).items():
-        for sentence in _terms_of(answer["party"], shown["contract"]):
-            typer.echo(sentence)
-        for sentence in plan.describe_plan(shown["plan"]):
-            typer.echo(f"  {sentence}")
-        typer.echo(f"answer with `lianxin bank approve {run} --node FILE --operator YOU` or `lianxin bank refuse ...`")
-    for _, note in answer["events"][-5:]:
-        typer.echo(f"  {note}")
 
 
 @platform.command("status")
@@ -338,7 +320,7 @@ def platform_status(config: Config, as_json: AsJson = False) -> None:
 
     Example: lianxin platform status platform.toml --json
     """
-    _show_status(_config(config, "platform"), as_json)
+    show_status(_config(config, "platform"), as_json)
 
 
 @platform.command("keys")
@@ -369,7 +351,7 @@ def bank_status(config: Config, as_json: AsJson = False) -> None:
 
     Example: lianxin bank status a.toml
     """
-    _show_status(_config(config, "bank"), as_json)
+    show_status(_config(config, "bank"), as_json)
 
 
 RunId = Annotated[str, typer.Argument(help="The run's id.")]

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lianxin.federation.contract import MINIMUM_KEY_BITS
 from lianxin.federation.errors import InputFault
@@ -27,8 +27,11 @@ class DataSection(_Section):
     split: str | None = None
     loan_id: str | None = None
     catalogue: Path | None = None
+    catalogue_additions: list[Path] = []
     consents: Path | None = None
     firm_keys: Path | None = None
+    attesting: list[str] = []
+    desensitisation: Path | None = None
 
 
 OPERATOR = r"[a-z0-9][a-z0-9.-]{1,62}[a-z0-9]"
@@ -49,10 +52,22 @@ class PolicySection(_Section):
 
 
 class QuotaSection(_Section):
-    """How many padded matching queries a platform answers a bank in a rolling window, over all runs."""
+    """How many padded matching queries a platform answers a bank in a rolling window, over all runs, and how many firms in
+    field queries; `outputs` are statistics of one field to one recipient in that window, `output_sets` the distinct sets of
+    firms that they may be about, ever."""
 
     queries: int = Field(default=1_000_000, ge=64)
+    field_queries: int = Field(default=10_000, ge=1)
     days: int = Field(default=30, ge=1, le=3650)
+    outputs: int = Field(default=1000, ge=1)
+    output_sets: int = Field(default=256, ge=1, le=100_000)
+
+
+class WitnessSection(_Section):
+    """How many other parties must have cosigned the ledger's head, and within how many hours of a leaf; 0 asks for none."""
+
+    quorum: int = Field(default=0, ge=0, le=15)
+    hours: int = Field(default=4, ge=1, le=720)
 
 
 KEY_FILE = "keys.key"
@@ -88,6 +103,7 @@ class NodeConfig(_Section):
     data: DataSection
     policy: PolicySection | None = None
     quota: QuotaSection = QuotaSection()
+    witness: WitnessSection = WitnessSection()
     keys: KeysSection | None = None
     simulation: SimulationSection | None = None
 
@@ -95,8 +111,8 @@ class NodeConfig(_Section):
 class BankTerms(_Section):
     """What a run asks of one bank."""
 
-    features: list[str]
-    label: str
+    features: list[str] = []
+    label: str = ""
     identifiers: list[str]
 
 
@@ -135,6 +151,13 @@ class RunConfig(_Section):
     on_loss: Literal["rerun", "stop"] = "stop"
     days: int = Field(default=30, ge=1, le=3650)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _standing(cls, values: Any) -> Any:
+        """A standing agreement matches and trains nothing: the sizes of both need no saying."""
+        is_standing = isinstance(values, dict) and values.get("model") == "field_query"
+        return {"max_queries": 64, "max_rows": 64, "identifiers": [], **values} if is_standing else values
+
 
 Section = TypeVar("Section", bound=_Section)
 
@@ -153,7 +176,8 @@ def load_node(path: Path) -> NodeConfig:
     if config.keys is not None and (config.keys.key_file is None) == (config.keys.passphrase_file is None):
         raise InputFault(f"{path}: keys: give exactly one of key_file and passphrase_file, a path each")
     base = path.resolve().parent
-    paths = {name: base / value for name, value in vars(config.data).items() if isinstance(value, Path)}
+    paths: dict[str, Any] = {name: base / value for name, value in vars(config.data).items() if isinstance(value, Path)}
+    paths["catalogue_additions"] = [base / value for value in config.data.catalogue_additions]
     data = config.data.model_copy(update=paths)
     places: dict[str, Any] = {"identity": base / config.identity, "state": base / config.state, "data": data}
     if config.keys is not None:

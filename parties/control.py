@@ -16,6 +16,7 @@ from lianxin.federation.errors import InputFault, LianxinError
 
 SOCKET = "control.sock"
 _LIMIT_BYTES = 1 << 20
+_ANSWER_LIMIT_BYTES = 1 << 27  # a query of a thousand firms is answered in one line
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -91,8 +92,10 @@ def ask(state: Path, request: Mapping[str, Any], deadline_s: float = 30.0) -> di
             with connection.makefile("rwb") as stream:
                 stream.write(json.dumps(dict(request)).encode() + b"\n")
                 stream.flush()
-                line = stream.readline(_LIMIT_BYTES)
-    except (OSError, TimeoutError):
+                line = stream.readline(_ANSWER_LIMIT_BYTES)
+    except TimeoutError:
+        raise InputFault(f"the node in {state} did not answer within {deadline_s:.0f} s; see its log") from None
+    except OSError:
         raise InputFault(
             f"no node answers in {state}; start it with `lianxin platform serve` or `lianxin bank serve`"
         ) from None

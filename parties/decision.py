@@ -1,18 +1,23 @@
 """Who may send which field of which firm to whom: the rules R01..R39 as one pure, total function.
 
 `decide` walks the gate's order, denying by default: class known (R13), prohibited (R20), purpose and field agreed
-(R01), names and identifiers kept out of models (R11), recipient a party (R09), contract in force (R38), mode known
-(R03) and under the field's ceiling (R39, R12); then one live consent of the firm covers every field that needs one, by
-a signer with the power to give it. Nothing reads a clock, a file or a random number: contract, catalogue and the
-registry's first `epoch` records give an auditor the gate's own answer. Times compare as text.
+(R01), names and identifiers kept out of models (R11), recipient a party (R09) and no platform operator for plaintext
+(R18), written agreement (R08), impact assessment (R15), contract in force (R38), lawful basis (R02), mode known (R03)
+and under the field's ceiling (R39, R12), a measured grade behind what is desensitised (R22); then one live consent of
+the firm covers every field that needs one, by a signer with the power to give it. Nothing reads a clock, a file or a
+random number: contract, catalogue, grades and the registry's first `epoch` records give an auditor the gate's own
+answer. Times compare as text. Which rule a refusal names depends on no order of fields or of consents.
 
-Sources: Personal Information Protection Law 6, 14, 15, 23, 27-30; Credit Reporting Regulation 14; Anti-Unfair
-Competition Law 9. A sole trader (`IND`) counts as a natural person: nothing of it is open, its trade secrets are
-personal information, and a secret that the catalogue declares for enterprises alone needs its written consent.
+A trade secret crosses by authorisation or desensitised; personal information by authorisation, desensitised or not.
+
+Sources: Personal Information Protection Law 6, 13-15, 20, 23, 27-30, 55; Credit Reporting Regulation 13, 14, 18; Data
+Security Law 38; Anti-Unfair Competition Law 9. A sole trader (`IND`) counts as a natural person: nothing of it is open,
+its trade secrets are personal information, and a secret that the catalogue declares for enterprises alone needs its
+written consent. `decision_rules` has every rule with its source and its place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lianxin.parties.decision_catalogue import (
@@ -24,10 +29,14 @@ from lianxin.parties.decision_catalogue import (
     Record,
 )
 from lianxin.parties.decision_consents import MODES, Consent, ConsentRejected, Registry, verify_record
+from lianxin.parties.decision_grades import transform_of
+from lianxin.parties.decision_purposes import PURPOSES
 
 __all__ = [
     "AGGREGATE",
+    "DESENSITISED",
     "FIELD_ID",
+    "GATE_ORDER",
     "MODES",
     "PURPOSES",
     "SUBJECT_TYPES",
@@ -49,18 +58,23 @@ __all__ = [
 ]
 
 AGGREGATE = "AGGREGATE"  # a statistic over enough rows: its fields are decided, its firms need no consent
-_FIRM, _ALL = frozenset({"PUB", "LIM", "BIZ"}), frozenset({"PUB", "LIM", "BIZ", "PI", "SPI"})
-PURPOSES = {  # pre-loan, approval, monitoring, training, validation, product matching, statistics, objections
-    **dict.fromkeys(("P1", "P2", "P4", "P5", "P8"), _ALL),
-    **{"P3": _ALL - {"SPI"}, "P6": _FIRM, "P7": _FIRM},
-}
-NAME_PURPOSES = frozenset({"P1", "P2", "P3", "P8"})
+DESENSITISED = "DESENSITISED"  # the mode, and the right of a field that crosses by its measured grade alone
+_PERSONAL = ("PI", "SPI")
+_UNNAMED_TERMS = (1, 2)  # contract versions without agreement, impact assessment and lawful basis
+GATE_ORDER = (
+    "R13", "R20", "R01", "R11", "R09", "R18", "R08", "R15", "R38", "R02", "R03", "R12", "R39", "R22",
+)  # fmt: skip
+_STATE_RULES = {"REVOKED": "R04", "INVALID": ""}  # replaced by a newer one: R03, told only where nothing else is
+_FIRM_ORDER = ("", "R04", "R38", "R37", "R03", "R12", "R09", "R29", "R20", "R25")
 SIGNERS = {"ENT": ("legal_rep",), "IND": ("operator",), "NP": ("legal_rep", "operator", "shareholder")}
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
-    """What one party asks to send another: `fields` of `provider` to `recipient`, in `mode`, at `step` of a run."""
+    """What one party asks to send another: `fields` of `provider` to `recipient`, in `mode`, at `step` of a run.
+
+    `grade` is the hash of the grade record by which fields in mode DESENSITISED cross.
+    """
 
     provider: str
     recipient: str
@@ -68,11 +82,15 @@ class ReleaseRequest:
     mode: str
     step: str
     fields: tuple[str, ...]
+    grade: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`rule` is a refusal's rule id; when allowed, the right: OPEN, CONSENT, AGGREGATE. `consents` are those used."""
+    """`rule` is a refusal's rule id; when allowed, the right: OPEN, CONSENT, DESENSITISED, AGGREGATE.
+
+    `consents` are those used, `transform` what the grade says of the field in mode DESENSITISED.
+    """
 
     allow: bool
     rule: str
@@ -83,12 +101,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseDecision:
-    """The field-level part of a release; `rule` is the first refusal when no field may cross, else empty."""
+    """The field-level part of a release; `rule` is empty unless no field may cross: then it is `refusal`."""
 
     allowed: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
     needing_consent: tuple[str, ...]
     rule: str = ""
+
+    @property
+    def refusal(self) -> str:
+        """The refused fields' rule that comes first in the gate's order, "" when none is refused."""
+        return min((rule for _, rule in self.refused), key=GATE_ORDER.index, default="")
 
     def needed_by(self, subject_type: str) -> tuple[str, ...]:
         """Return the fields that this subject's consent must cover: of a natural person, all that are allowed."""
@@ -96,9 +119,13 @@ class ReleaseDecision:
 
 
 def decide_field(
-    field_id: str, request: ReleaseRequest, contract: Record, catalogue: Catalogue, now: str | None = None
-) -> Decision:
-    """Return whether contract (in force at `now`, where given) and class let the field cross; no contract, no field."""
+    field_id: str, request: ReleaseRequest, contract: Record, catalogue: Catalogue, now: str | None = None,
+    grades: Mapping[str, Record] | None = None,
+) -> Decision:  # fmt: skip
+    """Return whether contract (in force at `now`, where given) and class let the field cross; no contract, no field.
+
+    `grades` are the provider's grade records by their hash; without them nothing crosses desensitised.
+    """
     try:
         entry = catalogue[field_id]
         is_agreed = contract["catalogues"][request.provider] == catalogue.digest
@@ -109,46 +136,91 @@ def decide_field(
         return Decision(False, rule)
     if request.mode == AGGREGATE:
         return Decision(True, AGGREGATE)
-    is_open = entry.default_release == "OPEN" and request.mode in MODES[:2]
-    transform = entry.transform if request.mode == "DESENSITISED" else "none"
-    return Decision(True, "OPEN" if is_open else "CONSENT", not is_open, transform)
+    if request.mode == DESENSITISED:
+        return _desensitised(entry, request, grades)
+    is_open = _is_open(entry, request)
+    return Decision(True, "OPEN" if is_open else "CONSENT", not is_open)
+
+
+def _desensitised(entry: Field, request: ReleaseRequest, grades: Mapping[str, Record] | None) -> Decision:
+    transform = transform_of(entry.id, request.provider, request.grade, grades)
+    if not transform:
+        return Decision(False, "R22")
+    is_personal = entry.class_ in _PERSONAL and not _is_open(entry, request)
+    return Decision(True, "CONSENT" if is_personal else DESENSITISED, is_personal, transform)
+
+
+def _is_open(entry: Field, request: ReleaseRequest) -> bool:
+    """What the law publishes is open in every mode, other open fields where no row can be read (R19)."""
+    if entry.default_release == "OPEN":
+        return entry.class_ == "PUB" or request.mode in MODES[:2]
+    return entry.default_release == "OPEN_NAME" and entry.is_duty and PURPOSES[request.purpose].duty
 
 
 def _field_rule(entry: Field, request: ReleaseRequest, contract: Record, now: str | None) -> str:
     wanted = (request.provider, entry.id)
     uses = {listed["use"] for listed in contract["fields"] if (listed["provider"], listed["field"]) == wanted}
-    parties = {party["party"] for party in contract["parties"]}
-    classes = PURPOSES.get(request.purpose, frozenset())
-    is_name = entry.default_release == "OPEN_NAME" and request.purpose not in NAME_PURPOSES
+    roles = {party["party"]: party.get("role") for party in contract["parties"]}
+    purpose = PURPOSES.get(request.purpose)
+    is_for = purpose is not None and purpose.admits(entry.class_, entry.category)
+    is_name = entry.default_release == "OPEN_NAME" and not (purpose and purpose.names)
+    is_operator = roles.get(request.recipient) == "platform" and request.mode == "PLAINTEXT"
     refusals = {
         "R20": entry.class_ == "BAN" or entry.default_release == "NEVER",
-        "R01": not uses or request.purpose != contract["purpose"] or entry.class_ not in classes,
-        "R11": is_name or (entry.id_role == "DI" and "feature" in uses),
-        "R09": request.recipient == request.provider or not {request.recipient, request.provider} <= parties,
-        "R38": now is not None and not contract["created_at"] <= now < contract["expires_at"],
+        "R01": not uses or request.purpose != contract["purpose"] or not is_for,
+        "R11": is_name or (entry.id_role == "DI" and "feature" in uses and not _is_read_only(contract)),
+        "R09": request.recipient == request.provider or not {request.recipient, request.provider} <= roles.keys(),
+        "R18": is_operator and entry.class_ in ("BIZ", *_PERSONAL),
+        **_term_refusals(contract, now),
         "R03": request.mode not in (*MODES, AGGREGATE),
         "R12" if entry.class_ == "SPI" else "R39": entry.default_release == "COMPUTE" and request.mode in MODES[2:],
     }
     return next((rule for rule, holds in refusals.items() if holds), "")
 
 
+def _is_read_only(contract: Record) -> bool:
+    return contract.get("model") == "field_query"  # nothing is trained: a name is shown, and is no feature of a model
+
+
+def _term_refusals(contract: Record, now: str | None) -> dict[str, bool]:
+    """Whether each rule on the contract's own terms refuses; the versions that could not name them are not asked."""
+    is_asked = not (type(contract.get("version")) is int and contract["version"] in _UNNAMED_TERMS)
+    named = {key: is_asked and not _is_named(contract.get(key)) for key in ("agreement", "impact_assessment")}
+    return {
+        "R08": named["agreement"],
+        "R15": named["impact_assessment"],
+        "R38": now is not None and not contract["created_at"] <= now < contract["expires_at"],
+        "R02": is_asked and contract.get("lawful_basis") != "consent",
+    }
+
+
+def _is_named(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def decide_release(
-    contract: Record, catalogue: Catalogue, registry: Registry, request: ReleaseRequest, now: str
-) -> ReleaseDecision:
+    contract: Record, catalogue: Catalogue, registry: Registry, request: ReleaseRequest, now: str,
+    grades: Mapping[str, Record] | None = None,
+) -> ReleaseDecision:  # fmt: skip
     """Return the field-level part of a release; it names the registry's snapshot, which changes the firms only."""
-    decisions = {name: decide_field(name, request, contract, catalogue, now) for name in request.fields}
+    decisions = {name: decide_field(name, request, contract, catalogue, now, grades) for name in request.fields}
     allowed = tuple(name for name, decision in decisions.items() if decision.allow)
     refused = tuple((name, decision.rule) for name, decision in decisions.items() if not decision.allow)
     needing = tuple(name for name in allowed if decisions[name].needs_consent)
-    return ReleaseDecision(allowed, refused, needing, "" if allowed else refused[0][1] if refused else "R01")
+    release = ReleaseDecision(allowed, refused, needing)
+    return release if allowed else replace(release, rule=release.refusal or "R01")
 
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """What a consent of one type of subject must say to cover these fields; `missing` is the rule for having none."""
+    """What a consent of one type of subject must say to cover these fields; `missing` is the rule for having none.
+
+    `persons` are the classes that a natural person must sign for beside the firm, `foreign` those nobody could sign for.
+    """
 
     fields: frozenset[str]
     classes: frozenset[str]
+    persons: frozenset[str]
     foreign: frozenset[str]
     is_written: bool
     missing: str
@@ -162,40 +234,56 @@ def _need(catalogue: Catalogue, fields: tuple[str, ...], subject_type: str) -> _
                or (subject_type == "IND" and e.class_ == "BIZ" and not e.concerns("IND"))]  # fmt: skip
     raised = {e.class_ if e.class_ == "SPI" or not is_person else "SPI" if e in written else "PI" for e in entries}
     unknown = {"SPI"} if len(entries) < len(fields) else set()
-    foreign = unknown | {e.class_ for e in entries if e.class_ in ("PI", "SPI")
+    persons = {e.class_ for e in entries if e.class_ in _PERSONAL
                and not is_person and (e.concerns("NP") or not e.concerns("ENT"))}  # fmt: skip
     missing = next((rule for name, rule in (("SPI", "R12"), ("PI", "R09"), ("BIZ", "R39")) if name in raised), "R02")
-    return _Need(frozenset(fields), frozenset(raised), frozenset(foreign), bool(written), missing)
+    classes = (frozenset(raised), frozenset(persons), frozenset(unknown))
+    return _Need(frozenset(fields), *classes, bool(written), missing)
 
 
 def decide_firm(
     subject_key: str, fields_needing_consent: Sequence[str], request: ReleaseRequest, registry: Registry, now: str,
     catalogue: Catalogue, subject_type: str | None = None, uses: Mapping[str, int] | None = None,
-) -> Decision:
+    grades: Mapping[str, Record] | None = None,
+) -> Decision:  # fmt: skip
     """Return whether one live consent of this firm covers all these fields for this request.
 
     `subject_type` is what the provider knows the firm to be; without it (the auditor) a consent is judged as what it
-    says it is. `uses` counts the other runs that used a limited consent. The newest consent that covers wins; a
-    refusal's rule is the newest consent's shortfall, or where there is none the strictest class's rule.
+    says it is. `uses` counts the other uses of a limited consent. The newest consent that covers wins. A refusal's rule
+    is the shortfall of the consent that came nearest, or where there is none the strictest class's rule.
     """
     fields = tuple(fields_needing_consent)
-    if not fields or request.mode not in MODES:
-        return Decision(request.mode in MODES, "OPEN" if request.mode in MODES else "R03")
+    rule = _row_rule(fields, request, subject_type, grades)
+    if rule or not fields:
+        is_raw = request.mode != DESENSITISED
+        return Decision(False, rule) if rule else Decision(True, "OPEN" if is_raw else DESENSITISED)
     rules = []
     for consent in registry.by_scope.get((subject_key, request.recipient, request.purpose), ()):
-        rule = _life_rule(consent, registry, now, (uses or {}).get(consent.id, 0))
-        rule = rule or _scope_rule(consent, fields, request, catalogue, subject_type)
-        if not rule:
+        state = registry.state_of(consent.id, now, (uses or {}).get(consent.id, 0))
+        rule = _STATE_RULES.get(state, "R38")
+        if state == "ACTIVE":
+            rule = _scope_rule(consent, fields, request, catalogue, subject_type)
+        if state == "ACTIVE" and not rule:
             return Decision(True, "CONSENT", True, consents=(consent.id,))
         rules.append(rule)
-    return Decision(False, rules[0] if rules else _need(catalogue, fields, subject_type or "ENT").missing, True)
+    if not rules:
+        return Decision(False, _need(catalogue, fields, subject_type or "ENT").missing, True)
+    return Decision(False, max(rules, key=_FIRM_ORDER.index) or "R03", True)
 
 
-def _life_rule(consent: Consent, registry: Registry, now: str, used: int) -> str:
-    if consent.id in registry.ended:
-        return "R04" if registry.ended[consent.id] == "REVOKED" else "R03"
-    is_used_up = used >= consent.record.get("max_uses", used + 1)
-    return "" if consent.record["not_before"] <= now < consent.record["expires_at"] and not is_used_up else "R38"
+def _row_rule(
+    fields: tuple[str, ...], request: ReleaseRequest, subject_type: str | None, grades: Mapping[str, Record] | None
+) -> str:
+    """Return the rule that keeps the row of any firm of this type back, whatever it consented to."""
+    purpose = PURPOSES.get(request.purpose)
+    is_graded = all(transform_of(name, request.provider, request.grade, grades) for name in fields)
+    refusals = {
+        "R03": request.mode not in MODES,
+        "R01": purpose is None,
+        "R29": purpose is not None and not purpose.persons and subject_type in ("IND", "NP"),
+        "R22": request.mode == DESENSITISED and not is_graded,
+    }
+    return next((rule for rule, holds in refusals.items() if holds), "")
 
 
 def _scope_rule(
@@ -204,27 +292,30 @@ def _scope_rule(
     record = consent.record
     has_attorney = record["signer_role"] == "agent" and "power_of_attorney_digest" in record
     need = _need(catalogue, fields, record["subject_type"])
+    foreign = need.foreign if consent.persons else need.foreign | need.persons
     is_informed = record["separate_consent"] and "necessity_text" in record and "impact_text" in record
     refusals = {
         "R37": not has_attorney and record["signer_role"] not in SIGNERS.get(record["subject_type"], ()),
         "R03": request.mode not in MODES[: consent.mode + 1] or not need.fields <= consent.fields,
-        "R12": "SPI" in need.foreign or ("SPI" in need.classes and not is_informed),
+        "R12": "SPI" in foreign or ("SPI" in need.classes and not is_informed),
         "R09": record["provider"] != request.provider
         or (subject_type or record["subject_type"]) != record["subject_type"]
-        or "PI" in need.foreign
+        or "PI" in foreign
         or ("PI" in need.classes and not record["separate_consent"]),
+        "R29": not PURPOSES[request.purpose].persons and record["subject_type"] != "ENT",
         "R20": need.is_written and not record["written"],
+        "R25": request.mode == "PLAINTEXT" and not need.classes.isdisjoint(_PERSONAL) and not record["written"],
     }
     return next((rule for rule, holds in refusals.items() if holds), "")
 
 
 def decide(
     request: ReleaseRequest, subject_key: str, contract: Record, registry: Registry, catalogue: Catalogue, now: str,
-    subject_type: str = "ENT",
-) -> Decision:
+    subject_type: str = "ENT", grades: Mapping[str, Record] | None = None, uses: Mapping[str, int] | None = None,
+) -> Decision:  # fmt: skip
     """Return whether all of the request's fields of this one firm may cross: the fields first, then the firm."""
-    release = decide_release(contract, catalogue, registry, request, now)
+    release = decide_release(contract, catalogue, registry, request, now, grades)
     if release.refused or release.rule:
-        return Decision(False, release.refused[0][1] if release.refused else release.rule)
+        return Decision(False, release.refusal or release.rule)
     needed = release.needed_by(subject_type)
-    return decide_firm(subject_key, needed, request, registry, now, catalogue, subject_type)
+    return decide_firm(subject_key, needed, request, registry, now, catalogue, subject_type, uses, grades)

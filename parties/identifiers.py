@@ -3,11 +3,13 @@
 A code has 18 characters over an alphabet of 31 (no I, O, S, V, Z): register department, entity type, six digits of
 region (GB/T 2260), the nine characters of the organisation code (GB 11714, the ninth is its own check) and a check
 character (boundary.md, section 4). Codes are public and can be listed: a code is never a secret and a bare hash of one
-hides nothing. `92…` is a sole trader, whose data fall under the rules for natural persons.
+hides nothing. `92…` is a sole trader, whose data fall under the rules for natural persons. Citizens' numbers (GB 11643)
+and legal entity identifiers (ISO 17442) are checked here too; neither is matched on.
 """
 
 import unicodedata
 from collections.abc import Iterable
+from datetime import datetime
 from operator import mul
 
 from lianxin.federation.errors import InputFault
@@ -21,10 +23,13 @@ _VALUES = {character: value for value, character in enumerate(ALPHABET)}
 _ORGANISATION_VALUES = {character: int(character, 36) for character in ALPHABET}
 _LENGTH = 18
 _USCC_SHARE = 0.9
+_CARD_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_LEI_LENGTH = 20
+_LEI_LETTERS = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 class IdentifierFault(InputFault):
-    """An identifier is no valid unified social credit code; the message names the rule, never the code."""
+    """An identifier is not well-formed; the message names the rule, never the code."""
 
 
 def check_uscc(code: str) -> None:
@@ -79,16 +84,52 @@ def _organisation_check(org8: str) -> str:
 def normalise_identifier(text: str) -> str:
     """Return `text` in NFKC without outer blanks; 18 ASCII letters and digits, the shape of a code, in upper case."""
     plain = unicodedata.normalize("NFKC", text).strip()
-    return plain.upper() if _has_code_shape(plain) else plain
+    return plain.upper() if is_code_shaped(plain) else plain
 
 
-def _has_code_shape(text: str) -> bool:
+def is_code_shaped(text: str) -> bool:
+    """Return whether a text has a code's 18 ASCII letters and digits, whatever its checks say."""
     return len(text) == _LENGTH and text.isascii() and text.isalnum()
 
 
 def subject_type_of(identifier: str) -> str:
     """Return "IND" for a sole trader's code (`92…`), "ENT" for every other identifier."""
-    return "IND" if _has_code_shape(identifier) and identifier.startswith("92") else "ENT"
+    return "IND" if is_code_shaped(identifier) and identifier.startswith("92") else "ENT"
+
+
+def check_id_card(number: str) -> None:
+    """Raise IdentifierFault unless `number` is a citizen's number of GB 11643: 17 digits and the right check character."""
+    if len(number) != _LENGTH or not (number[:17].isascii() and number[:17].isdecimal()):
+        raise IdentifierFault("a citizen's number has 17 digits and a check character (GB 11643)")
+    if not _is_day(number[6:14]):
+        raise IdentifierFault("characters 7 to 14 of a citizen's number are no date of birth (GB 11643)")
+    total = sum(int(digit) * weight for digit, weight in zip(number, _CARD_WEIGHTS, strict=False))
+    if number[17] != "10X98765432"[total % 11]:
+        raise IdentifierFault("character 18 is not the check character of a citizen's number (GB 11643)")
+
+
+def is_id_card(number: str) -> bool:
+    """Return whether `check_id_card` accepts `number`."""
+    try:
+        check_id_card(number)
+    except IdentifierFault:
+        return False
+    return True
+
+
+def check_lei(code: str) -> None:
+    """Raise IdentifierFault unless `code` is a legal entity identifier of ISO 17442: 18 letters or digits, 2 check digits."""
+    if len(code) != _LEI_LENGTH or not _LEI_LETTERS.issuperset(code) or not code[18:].isdecimal():
+        raise IdentifierFault("a legal entity identifier has 18 capital letters or digits and two check digits")
+    if int("".join(str(int(character, 36)) for character in code)) % 97 != 1:
+        raise IdentifierFault("the check digits of a legal entity identifier do not fit it (ISO 17442)")
+
+
+def _is_day(digits: str) -> bool:
+    try:
+        return datetime.strptime(digits, "%Y%m%d") is not None
+    except ValueError:
+        return False
 
 
 def identifiers_are_uscc(sample: Iterable[str]) -> bool:

@@ -1,35 +1,44 @@
 """A party's append-only ledger: a leaf for everything that crosses or decides, in an RFC 9162 tree (docs/records.md).
 
 A leaf is on disk before its index is returned, so whoever sends bytes after `append` never sends what the ledger does
-not know. The tree is rebuilt from the store at start, and a store that contradicts its own last signed checkpoint is
-refused. Leaves hold digests and counts only.
+not know; appends that come together share one transaction (`ledger_commit`). The tree's hashes lie in the store in
+tiles of 256, and memory holds their frontier alone. A store that contradicts its own last signed checkpoint is refused.
+Leaves hold digests and counts only.
 
-A `Witness` keeps the signed heads of the other parties' ledgers, so that no party can rewrite its own later.
-`export` writes the evidence of docs/records.md, "Run folder", which an auditor verifies without this module.
+A checkpoint is a signed note (`crypto/notes.py`). One is made when CHECKPOINT_S of activity went by since the last, at a
+run's end, at an export and at the end of the node. With a quorum of witnesses, nothing is released once a leaf has
+waited for their cosignatures longer than the hours allowed (rule W01).
 """
 
 import hashlib
-import os
-import re
-import shutil
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lianxin.crypto import canonical, merkle, signing
-from lianxin.crypto.errors import CryptoError
-from lianxin.federation.errors import EvidenceRejected, InputFault
+from lianxin.crypto import canonical, merkle, notes, signing
+from lianxin.crypto.errors import CryptoError, SignatureRejected
+from lianxin.crypto.tiles import TiledTree
+from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, RunStopped
 from lianxin.federation.model import Clock
+from lianxin.parties.clock import FORMAT
+from lianxin.parties.ledger_commit import Entry, GroupCommit
+from lianxin.parties.ledger_export import write_evidence
+from lianxin.parties.ledger_tree import opened_frontier
+from lianxin.parties.ledger_witness import TIME, Witness, head_of, note_of, note_record
 from lianxin.parties.store import EnvelopeRow, Store
 
+__all__ = ["CATALOGUE_SETTING", "Ledger", "Witness", "registry_root"]
+
 CATALOGUE_SETTING = "catalogue"
+CHECKPOINT_S = 60
+ANSWERS_TO = 16  # an answer of a witness belongs to one of so many last checkpoints
 _OURS = frozenset({"type", "version", "time", "party", "operator", "code_version"})
 _NEEDED = frozenset({"kind", "run"})
-_HEAD = {"type": str, "version": int, "party": str, "size": int, "root": str, "time": str}
-_ROOT = re.compile(r"[0-9a-f]{64}")
+_WITNESSED_BY = "witnessed-by/"
 
 
 class Ledger:
@@ -43,59 +52,71 @@ class Ledger:
         clock: Clock,
         code_version: str,
         operator: str,
+        quorum: int = 0,
+        quorum_hours: int = 4,
     ) -> None:
-        """Rebuild the tree from `store`. Raises EvidenceRejected when the last stored checkpoint disagrees with it."""
+        """Open the ledger in `store`; `quorum` witnesses have to cosign within `quorum_hours`, none when it is 0.
+
+        Raises EvidenceRejected when leaves are missing or the last stored checkpoint disagrees with the tree.
+        """
         self._store, self._party, self._key, self._clock = store, party, signing_key, clock
         self._code_version, self._operator = code_version, operator
-        self._lock = threading.RLock()
-        self._tree = merkle.MerkleTree()
-        for leaf in store.leaves():
-            self._tree.append(leaf)
-        self._check_last_checkpoint()
+        self._quorum, self._quorum_hours = quorum, quorum_hours
+        self._frontier = opened_frontier(store, party)
+        self._last = self._checked_last()
+        self._due = _later(self._last_time(), CHECKPOINT_S) if self._last else ""
+        self._covered, self._since = (self._found_cover() if quorum else 0), ""
+        self._commits = GroupCommit(self._write)
 
     @property
     def size(self) -> int:
         """The number of leaves."""
-        with self._lock:
-            return self._tree.size
+        return self._frontier.size
 
-    def root(self) -> str:
-        """Return the root over all leaves, in hex."""
-        with self._lock:
-            return self._tree.root().hex()
+    def root(self, size: int | None = None) -> str:
+        """Return the root over the first `size` leaves, by default all, in hex."""
+        return self._tree().root(size).hex()
 
     def append(self, leaf_fields: Mapping[str, Any], operator: str | None = None) -> tuple[int, str]:
         """Append one leaf and return its index and the SHA-256 of its canonical bytes, once it is on disk.
 
         `leaf_fields` holds `kind`, `run` (empty when the leaf belongs to no run) and the fields of the kind; the rest
         is added here. `operator` names another operator than the node's. Raises ValueError for fields that the ledger
-        itself sets or that are missing, EncodingRejected for values without a canonical form.
+        itself sets or that are missing, EncodingRejected for values without a canonical form, RunStopped when the
+        disk does not write.
         """
-        return self.append_many([leaf_fields], operator)[0]
+        return self._submit(lambda: Entry([self._leaf(leaf_fields, operator)]))[0]
 
     def append_many(
         self, leaves_fields: Iterable[Mapping[str, Any]], operator: str | None = None
     ) -> list[tuple[int, str]]:
         """Append leaves in order, all or none, and return what `append` would for each."""
-        with self._lock:
-            return self._commit([self._leaf(fields, operator) for fields in leaves_fields])
+        return self._submit(lambda: Entry([self._leaf(fields, operator) for fields in leaves_fields]))
 
     def append_envelope(self, leaf_fields: Mapping[str, Any], header: bytes, signature: bytes) -> tuple[int, str]:
         """Append an envelope's leaf together with its canonical header and signature; return what `append` does.
 
         Raises InputFault when the header's sequence number is already used in this direction.
         """
-        with self._lock:
-            leaf = self._leaf(leaf_fields, None)
-            row = _envelope_row(self._tree.size, leaf_fields["direction"], header, signature)
-            return self._commit([leaf], envelopes=[row])[0]
+        row = _envelope_row(leaf_fields["direction"], header, signature)
+        return self._submit(lambda: Entry([self._leaf(leaf_fields, None)], envelope=row))[0]
 
-    def append_release(self, leaf_fields: Mapping[str, Any], consents: Sequence[str]) -> tuple[int, str]:
-        """Append a release's leaf together with the ids of the consents behind it; return index and release id."""
-        with self._lock:
+    def append_release(
+        self, leaf_fields: Mapping[str, Any], consents: Sequence[str], uses: Sequence[tuple[str, str]] = ()
+    ) -> tuple[int, str]:
+        """Append a release's leaf together with the ids of the consents behind it; return index and release id.
+
+        `uses` are pairs of a consent that allows a limited number of uses and the use that this release is part of.
+        Raises GateRefused (W01), after a refusal leaf, when the quorum of witnesses is overdue.
+        """
+        self.check_witnessed(leaf_fields)
+
+        def make() -> Entry:
             leaf = self._leaf(leaf_fields, None)
-            release = hashlib.sha256(leaf).hexdigest()
-            return self._commit([leaf], release_consents={release: list(consents)})[0]
+            lists = {hashlib.sha256(leaf).hexdigest(): list(consents)}
+            return Entry([leaf], beside={"release_consents": lists, "uses": list(uses)})
+
+        return self._submit(make)[0]
 
     def append_registry(self, signed_records: Sequence[Mapping[str, Any]], run: str = "") -> tuple[int, str]:
         """Append signed consents and revocations to the registry together with the one leaf that commits to them.
@@ -104,75 +125,150 @@ class Ledger:
         """
         if not signed_records:
             raise ValueError("a registry leaf speaks of at least one record")
-        with self._lock:
-            encoded = [canonical.encode(dict(signed)) for signed in signed_records]
-            epoch = self._store.registry_epoch() + len(encoded)
-            fields: dict[str, Any] = {"kind": "registry", "run": run, "epoch": epoch}
+        encoded = [canonical.encode(dict(signed)) for signed in signed_records]
+        with self._commits.alone():
+            fields: dict[str, Any] = {"kind": "registry", "run": run}
+            fields["epoch"] = self._store.registry_epoch() + len(encoded)
             if len(encoded) == 1:
                 fields["record_hash"] = canonical.record_hash(signed_records[0]["record"])
             else:
                 fields["registry_root"] = registry_root(chain(self._store.iterate_registry(), encoded))
-            return self._commit([self._leaf(fields, None)], registry=encoded)[0]
+            entry = Entry([self._leaf(fields, None)], beside={"registry": encoded})
+            self._write([entry])
+        return _answers(entry)[0]
+
+    def append_registry_lines(self, lines: Iterable[bytes], named: Mapping[str, Any]) -> tuple[int, str]:
+        """Append the canonical bytes of signed records, read as they are written, with the leaf that commits to them.
+
+        `named` holds the leaf's `epoch`, `record_hash` or `registry_root`, and what else it says. Returns as `append`.
+        """
+        with self._commits.alone():
+            leaf = self._leaf({"kind": "registry", "run": "", **named}, None)
+            entry = Entry([leaf], beside={"registry": lines})
+            self._write([entry])
+        return _answers(entry)[0]
 
     def checkpoint(self) -> dict[str, Any]:
-        """Sign the ledger's present size and root, keep the signed record, and return it."""
-        with self._lock:
-            record = {
-                "type": "checkpoint",
-                "version": 1,
-                "party": self._party,
-                "size": self._tree.size,
-                "root": self._tree.root().hex(),
-                "time": self._clock.now(),
-            }
-            signed = signing.sign_record(record, [(self._party, self._key)])
-            self._store.add_checkpoint(self._tree.size, canonical.encode(signed))
-            return signed
+        """Sign the ledger's present size and root, keep the note, and return the line by which it is kept."""
+        with self._commits.alone():
+            return self._sign_head()
 
-    def inclusion_proof(self, index: int) -> list[str]:
-        """Return the hashes, in hex, that show leaf `index` under the present root."""
-        with self._lock:
-            return [node.hex() for node in self._tree.inclusion_proof(index, self._tree.size)]
+    def close(self) -> None:
+        """Leave a checkpoint over the last leaf, if there is none. The store stays open; it is its owner's."""
+        with self._commits.alone():
+            self._sign_if_behind()
 
-    def consistency_proof(self, old: int) -> list[str]:
-        """Return the hashes, in hex, that show the first `old` leaves to be a prefix of the present ledger."""
-        with self._lock:
-            return [node.hex() for node in self._tree.consistency_proof(old, self._tree.size)]
+    def inclusion_proof(self, index: int, size: int | None = None) -> list[str]:
+        """Return the hashes, in hex, that show leaf `index` under the root over `size` leaves, by default all."""
+        tree = self._tree()
+        return [node.hex() for node in tree.inclusion_proof(index, tree.size if size is None else size)]
+
+    def consistency_proof(self, old: int, size: int | None = None) -> list[str]:
+        """Return the hashes, in hex, that show the first `old` leaves to be a prefix of the first `size`, by default all."""
+        tree = self._tree()
+        return [node.hex() for node in tree.consistency_proof(old, tree.size if size is None else size)]
+
+    # Witnesses
+
+    def request_for(self, witness: str) -> bytes:
+        """Return this ledger's head with a proof from the last one that `witness` is known to have (C2SP tlog-witness).
+
+        The head is the last checkpoint, or a new one when leaves came after it.
+        """
+        with self._commits.alone():
+            note, tree = note_of(self._sign_if_behind()), self._tree()
+        size, known = notes.parse_checkpoint(note.text).size, int(self._store.setting(_WITNESSED_BY + witness) or b"0")
+        known = known if known <= size else 0
+        return notes.make_request(known, tree.consistency_proof(known, size) if known else [], note)
+
+    def take_answer(self, answer: bytes, witness: str, node_key: str) -> int:
+        """Keep a witness's cosignature with the checkpoint that it is for and return that one's size, 0 for no cosignature.
+
+        An answer that names a size instead says from where the next proof has to start. Raises SignatureRejected when
+        it is a cosignature of none of the last checkpoints, EncodingRejected when it is neither.
+        """
+        if answer[:1].isdigit():
+            self._store.put_setting(_WITNESSED_BY + witness, str(notes.parse_size(answer)).encode())
+            return 0
+        given = notes.parse_signatures(answer.decode(errors="replace"))
+        with self._commits.alone():
+            data, note = self._cosigned_head(given, witness, node_key)
+            size = notes.parse_checkpoint(note.text).size
+            self._last = note_record(note) if data == self._store.last_checkpoint() else self._last
+            self._store.replace_checkpoint(data, canonical.encode(note_record(note)))
+            self._store.put_setting(_WITNESSED_BY + witness, str(size).encode())
+            if self._quorum and _cosigners(note) >= self._quorum and size > self._covered:
+                self._covered, self._since = size, ""
+        return size
+
+    def _cosigned_head(
+        self, given: Sequence[notes.NoteSignature], witness: str, node_key: str
+    ) -> tuple[bytes, notes.Note]:
+        name = notes.log_name(witness)
+        for data, _ in zip(self._store.newest_checkpoints(), range(ANSWERS_TO), strict=False):
+            record = canonical.decode_fragment(data)
+            if record.get("type") != "checkpoint-note":
+                break
+            note = note_of(record)
+            with suppress(CryptoError):
+                notes.verify_cosignature(notes.Note(note.text, tuple(given)), name, node_key)
+                return data, note.with_signatures(given)
+        raise SignatureRejected(f"what {witness} answered is a cosignature of no checkpoint of this ledger")
+
+    def check_witnessed(self, leaf_fields: Mapping[str, Any]) -> None:
+        """Raise GateRefused (W01), after a refusal leaf, when the quorum of witnesses is overdue for what is to cross."""
+        if not self._quorum or not self._is_overdue():
+            return
+        peer = str(leaf_fields.get("recipient", leaf_fields.get("peer", "")))
+        named = {"run": leaf_fields["run"], "peer": peer, "step": leaf_fields.get("step", "")}
+        self.append({"kind": "refusal", "rule": "W01", **named})
+        raise GateRefused(
+            f"for more than {self._quorum_hours} hours {self._party} has had leaves that {self._quorum} witnesses did not "
+            "cosign, and nothing leaves it (rule W01); take its head to them with `lianxin ledger cosign`",
+            "W01",
+        )
+
+    def _is_overdue(self) -> bool:
+        if self.size <= self._covered:
+            return False
+        if not self._since:
+            leaf = self._store.leaf(self._covered)
+            self._since = json.loads(leaf)["time"] if leaf else ""
+        return bool(self._since) and self._clock.now() > _later(self._since, 3600 * self._quorum_hours)
+
+    def _found_cover(self) -> int:
+        for data in self._store.newest_checkpoints():
+            record = canonical.decode_fragment(data)
+            if record.get("type") == "checkpoint-note" and _cosigners(note_of(record)) >= self._quorum:
+                return notes.parse_checkpoint(note_of(record).text).size
+        return 0
+
+    # Evidence
 
     def export(self, folder: Path, run: str | None = None, catalogue: bytes | None = None) -> Path:
         """Write this party's evidence of one run to `folder`/evidence and return that path.
 
         `run` may be left out when the node knows one run only; `catalogue` is by default the setting "catalogue". The
         ledger and registry are written whole, under a fresh checkpoint when the last one is behind. The folder appears
-        complete or not at all. Raises InputFault when the run, its contract or the catalogue is missing.
+        complete or not at all. Raises InputFault when the run, its contract or the catalogue is missing,
+        EvidenceRejected when the stored leaves are not the ones under that checkpoint.
         """
-        with self._lock:
-            contract = self._contract_of(run)
-            catalogue = self._store.setting(CATALOGUE_SETTING) if catalogue is None else catalogue
-            if catalogue is None:
-                raise InputFault(f"{self._party} has no catalogue to export; publish or import one first")
-            if self._last_checkpoint_size() != self._tree.size:
-                self.checkpoint()
-            name = canonical.decode_fragment(contract)["record"]["run"]
-            files = {"contract.json": [contract, b"\n"], "catalogue.csv": [catalogue], **self._line_files(name)}
-            return _write_folder(folder, "evidence", files)
+        contract = self._contract_of(run)
+        catalogue = self._store.setting(CATALOGUE_SETTING) if catalogue is None else catalogue
+        if catalogue is None:
+            raise InputFault(f"{self._party} has no catalogue to export; publish or import one first")
+        with self._commits.alone():
+            head = notes.parse_checkpoint(note_of(self._sign_if_behind()).text)
+            return write_evidence(self._store, self._party, folder, contract, catalogue, head)
 
-    def _line_files(self, run: str) -> dict[str, Iterable[bytes]]:
-        store = self._store
-        keys = ({"subject_key": subject, "key": key} for subject, key in store.firm_keys().items())
-        lists = ({"release": name, "consents": ids} for name, ids in store.release_consents().items())
-        envelopes = (
-            {"header": canonical.decode(row.header), "signature": row.signature.hex()} for row in store.envelopes(run)
-        )
-        return {
-            "ledger.jsonl": _lines(store.leaves()),
-            "checkpoints.jsonl": _lines(store.checkpoints()),
-            "witnessed.jsonl": _lines(store.witnessed()),
-            "registry.jsonl": _lines(store.iterate_registry()),
-            "firm_keys.jsonl": _lines(map(canonical.encode, keys)),
-            "release_consents.jsonl": _lines(map(canonical.encode, lists)),
-            "envelopes.jsonl": _lines(map(canonical.encode, envelopes)),
-        }
+    def _contract_of(self, run: str | None) -> bytes:
+        rows = [row for row in self._store.runs() if run in (None, row.run) and row.contract]
+        if len(rows) != 1:
+            wanted = "one run" if run is None else f"run {run}"
+            raise InputFault(f"{self._party} holds {len(rows)} contracts where {wanted} is asked for; name a known run")
+        return rows[0].contract
+
+    # What is written; its callers keep every other writer out
 
     def _leaf(self, fields: Mapping[str, Any], operator: str | None) -> bytes:
         if _OURS & set(fields) or not set(fields) >= _NEEDED:
@@ -188,99 +284,72 @@ class Ledger:
         }
         return canonical.encode(leaf)
 
-    def _commit(self, leaves: Sequence[bytes], **beside: Any) -> list[tuple[int, str]]:
-        self._store.append_leaves(self._tree.size, leaves, **beside)
-        return [(self._tree.append(leaf), hashlib.sha256(leaf).hexdigest()) for leaf in leaves]
+    def _submit(self, make: Callable[[], Entry]) -> list[tuple[int, str]]:
+        return _answers(self._commits.submit(make))
 
-    def _check_last_checkpoint(self) -> None:
+    def _write(self, entries: Sequence[Entry]) -> None:
+        first = self._frontier.size
+        leaves = [leaf for entry in entries for leaf in entry.leaves]
+        frontier, tiles = self._frontier.grown(map(merkle.leaf_hash, leaves))
+        beside: dict[str, Any] = {"envelopes": [], "release_consents": {}, "registry": [], "uses": [], "tiles": tiles}
+        at = first
+        for entry in entries:
+            beside["envelopes"] += [entry.envelope(at)] if entry.envelope else []
+            for name, more in entry.beside.items():
+                joined = (
+                    beside[name] | more if isinstance(more, dict) else [*beside[name], *more] if beside[name] else more
+                )
+                beside[name] = joined  # what came alone is handed on as it is: a list of consents may be a stream
+            at += len(entry.leaves)
+        self._store.append_leaves(first, leaves, **beside)
+        self._frontier = frontier
+        for entry in entries:
+            entry.first, first = first, first + len(entry.leaves)
+        self._sign_when_due()
+
+    def _sign_when_due(self) -> None:
+        now = self._clock.now()
+        if not self._due:
+            self._due = _later(now, CHECKPOINT_S)
+        elif now >= self._due:
+            with suppress(RunStopped):  # the leaves are in; a disk that has no room for their head says so at the next
+                self._sign_head()
+
+    def _sign_if_behind(self) -> dict[str, Any]:
+        is_behind = not self._last or notes.parse_checkpoint(note_of(self._last).text).size != self._frontier.size
+        return self._sign_head() if is_behind else dict(self._last)
+
+    def _sign_head(self) -> dict[str, Any]:
+        now = self._clock.now()
+        head = notes.Checkpoint(notes.log_name(self._party), self.size, self._tree().root(), (TIME + now,))
+        note = notes.Note(head.text(), (notes.sign(head.text(), head.origin, self._key),))
+        self._store.add_checkpoint(self.size, canonical.encode(note_record(note)))
+        self._last, self._due = note_record(note), _later(now, CHECKPOINT_S)
+        return dict(self._last)
+
+    def _tree(self) -> TiledTree:
+        return TiledTree(self._frontier, self._store.tile)
+
+    def _checked_last(self) -> dict[str, Any]:
         data = self._store.last_checkpoint()
         if data is None:
-            return
+            return {}
         try:
-            record = signing.verify_signed(canonical.decode_fragment(data), {self._party: self._key.public_hex})
-            agrees = record["root"] == self._tree.root(record["size"]).hex()
-        except (CryptoError, ValueError, KeyError, TypeError):
+            record = canonical.decode_fragment(data)
+            head = head_of(record, self._party, self._key.public_hex)
+            agrees = head.root == self._tree().root(head.size)
+        except (CryptoError, EvidenceRejected, ValueError, KeyError, TypeError, IndexError):
             agrees = False
         if not agrees:
             raise EvidenceRejected(
                 f"the ledger of {self._party} disagrees with its own last signed checkpoint: leaves were lost or "
                 "changed; restore the store from a copy that is not older than that checkpoint"
             )
+        return record if record.get("type") == "checkpoint-note" else {}
 
-    def _last_checkpoint_size(self) -> int:
-        data = self._store.last_checkpoint()
-        return -1 if data is None else canonical.decode_fragment(data)["record"]["size"]
-
-    def _contract_of(self, run: str | None) -> bytes:
-        rows = [row for row in self._store.runs() if run in (None, row.run) and row.contract]
-        if len(rows) != 1:
-            wanted = "one run" if run is None else f"run {run}"
-            raise InputFault(f"{self._party} holds {len(rows)} contracts where {wanted} is asked for; name a known run")
-        return rows[0].contract
-
-
-class Witness:
-    """Remembers the heads of other parties' ledgers: the newest of each, and both heads of a fork as its proof.
-
-    One process a store; safe to share between threads.
-    """
-
-    def __init__(self, store: Store, party: str, signing_key: signing.SigningKey) -> None:
-        self._store, self._party, self._key = store, party, signing_key
-        self._lock = threading.Lock()
-
-    def keep_head(self, signed: Mapping[str, Any], party: str, node_key: str) -> None:
-        """Keep a checkpoint that `party` signed with `node_key`; what came between is left to the auditor.
-
-        Raises SignatureRejected for another signer, EvidenceRejected for a head that is shorter than one already kept
-        or that differs from one of its size. A fork's second head is kept too: together they prove it.
-        """
-        with self._lock:
-            record = _head_of(signed, party, node_key)
-            self._keep(signed, record, self._newest(party))
-
-    def cosign(
-        self, signed: Mapping[str, Any], party: str, node_key: str, proof: Sequence[bytes] = ()
-    ) -> dict[str, Any]:
-        """Keep a checkpoint that extends the newest one kept, and return it with this party's signature added.
-
-        `proof` is the RFC 9162 consistency proof from that one, empty for a first head. Raises as `keep_head`, and
-        ProofOfInclusionRejected when the proof does not join the two.
-        """
-        with self._lock:
-            record = _head_of(signed, party, node_key)
-            newest = self._newest(party)
-            if newest and newest["size"] and record["size"] > newest["size"]:
-                roots = bytes.fromhex(newest["root"]), bytes.fromhex(record["root"])
-                merkle.verify_consistency(newest["size"], record["size"], *roots, proof)
-            self._keep(signed, record, newest)
-        return {"record": record, "signatures": [*signed["signatures"], self._key.sign_record(record, self._party)]}
-
-    def _newest(self, party: str) -> dict[str, Any] | None:
-        heads = (canonical.decode_fragment(data)["record"] for data in self._store.witnessed(party))
-        return max(heads, key=lambda head: head["size"], default=None)
-
-    def _keep(self, signed: Mapping[str, Any], record: dict[str, Any], newest: dict[str, Any] | None) -> None:
-        if newest and record["size"] < newest["size"]:
-            raise EvidenceRejected(
-                f"{record['party']} shows a ledger of {record['size']} leaves after one of {newest['size']}; ask it "
-                "which leaves it dropped"
-            )
-        self._store.add_witnessed(record["party"], canonical.encode(dict(signed)))
-        if newest and record["size"] == newest["size"] and record["root"] != newest["root"]:
-            raise EvidenceRejected(
-                f"{record['party']} signed two different ledgers of {record['size']} leaves; both heads are kept as "
-                "evidence, hand them to the auditor"
-            )
-
-
-def _head_of(signed: Mapping[str, Any], party: str, node_key: str) -> dict[str, Any]:
-    record = signing.verify_signed(signed, {party: node_key})
-    fits = set(record) == set(_HEAD) and all(type(record[name]) is kind for name, kind in _HEAD.items())
-    is_head = fits and (record["type"], record["party"]) == ("checkpoint", party)
-    if not is_head or record["size"] < 0 or not _ROOT.fullmatch(record["root"]):
-        raise EvidenceRejected(f"what {party} signed is no checkpoint of its ledger (docs/records.md); ask it for one")
-    return record
+    def _last_time(self) -> str:
+        extensions = notes.parse_checkpoint(note_of(self._last).text).extensions
+        return next((line.removeprefix(TIME) for line in extensions if line.startswith(TIME)), self._clock.now())
 
 
 def registry_root(encoded_records: Iterable[bytes]) -> str:
@@ -288,38 +357,25 @@ def registry_root(encoded_records: Iterable[bytes]) -> str:
     return merkle.root_of(encoded_records).hex()
 
 
-def _envelope_row(index: int, direction: str, header: bytes, signature: bytes) -> EnvelopeRow:
-    fields = canonical.decode(header)
-    return EnvelopeRow(
-        ledger_index=index,
-        direction=direction,
-        run=fields["run"],
-        conversation=fields["conversation"],
-        sender=fields["sender"],
-        seq=fields["seq"],
-        header=header,
-        signature=signature,
-        message_hash=hashlib.sha256(header).hexdigest(),
-    )
+def _answers(entry: Entry) -> list[tuple[int, str]]:
+    return [(entry.first + n, hashlib.sha256(leaf).hexdigest()) for n, leaf in enumerate(entry.leaves)]
 
 
-def _lines(records: Iterable[bytes]) -> Iterator[bytes]:
-    return (record + b"\n" for record in records)
+def _cosigners(note: notes.Note) -> int:
+    return len({one.name for one in note.signatures[1:]})
 
 
-def _write_folder(parent: Path, name: str, files: Mapping[str, Iterable[bytes]]) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    target, fresh = parent / name, Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
-    try:
-        for file_name, data in files.items():
-            with (fresh / file_name).open("wb") as file:
-                file.writelines(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            target.rename(fresh.with_suffix(".old"))
-        fresh.rename(target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(fresh.with_suffix(".old"), ignore_errors=True)
-    return target
+def _later(time: str, seconds: int) -> str:
+    return (datetime.strptime(time, FORMAT).replace(tzinfo=UTC) + timedelta(seconds=seconds)).strftime(FORMAT)
+
+
+def _envelope_row(direction: str, header: bytes, signature: bytes) -> Callable[[int], EnvelopeRow]:
+    fields, digest = json.loads(header), hashlib.sha256(header).hexdigest()
+
+    def at(index: int) -> EnvelopeRow:
+        return EnvelopeRow(
+            ledger_index=index, direction=direction, run=fields["run"], conversation=fields["conversation"],
+            sender=fields["sender"], seq=fields["seq"], header=header, signature=signature, message_hash=digest,
+        )  # fmt: skip
+
+    return at

@@ -8,6 +8,7 @@ hash of a run's seed is in the ledger before the run begins, so that the party c
 import fcntl
 import hashlib
 import os
+import resource
 import signal
 import stat
 import time
@@ -15,34 +16,37 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from lianxin.crypto import canonical
+from lianxin.crypto import canonical, notes
 from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.paillier import SecretKey
 from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed, system_seed
 from lianxin.federation.channel import Channel
-from lianxin.federation.contract import RunContract
+from lianxin.federation.contract import IDENTIFIER, RunContract
 from lianxin.federation.errors import InputFault
-from lianxin.federation.model import Clock
 from lianxin.federation.session import Session
 from lianxin.parties import catalogue as catalogues
+from lianxin.parties import lineage, retention
 from lianxin.parties.boundary import Boundary
+from lianxin.parties.boundary_clock import TOLERANCE_S, LedgerClock, newest_time, seconds_between
+from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, keep_grade, kept_grades, measured_before
 from lianxin.parties.clock import SimulatedClock, SystemClock
 from lianxin.parties.config import NodeConfig
-from lianxin.parties.consent import ConsentRegister, decode_signed
+from lianxin.parties.consent import Admission, ConsentRegister, decode_signed
+from lianxin.parties.consent_high_water import FILE as HIGH_WATER
 from lianxin.parties.decision import Catalogue
+from lianxin.parties.fault_log import keep_texts_out
 from lianxin.parties.identity import Identity, load_identity
 from lianxin.parties.keys import KeyStore, load_protection
 from lianxin.parties.ledger import CATALOGUE_SETTING, Ledger, Witness
+from lianxin.parties.ledger_witness import TIME
 from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
 
 SUBJECT_KEY_FILE = "subject.key"
-IMPORT_BATCH = 5_000
 WORKER_DEADLINE_S = 60.0
 WORKERS_LOST = (
     "a worker process of this node was killed or ran out of memory, which ended the run here; give the node more memory or "
@@ -62,12 +66,13 @@ class Node:
     register: ConsentRegister
     boundary: Boundary
     catalogue: Catalogue
-    clock: Clock
+    clock: LedgerClock
     trace: LedgerTrace
     keys: KeyStore
     executor: Executor | None = None
     lock: IO[bytes] | None = None
     _events: list[tuple[float, str]] = field(default_factory=list)
+    _eyes: dict[str, dict[str, str]] = field(default_factory=dict)
     bytes_sent: int = 0
 
     @property
@@ -115,17 +120,24 @@ class Node:
             self.executor = make_executor(self.config.workers)
 
     def run_folder(self, run: str) -> Path:
-        """Return the folder of one run under the state folder, made if needed."""
+        """Return the folder of one run under the state folder, made if needed. Raises InputFault for an id that is none."""
+        if IDENTIFIER.fullmatch(run) is None:
+            raise InputFault("a run's folder is asked for under an id that is none (3 to 64 of a-z, 0-9 and '-')")
         folder = self.config.state / "runs" / run
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def contract_event(
-        self, run: str, contract_hash: str, event: str, rule: str = "", operator: str | None = None
+        self, run: str, contract_hash: str, event: str, rule: str = "", operator: str | None = None, proposer: str = ""
     ) -> None:
-        """Append a contract leaf."""
+        """Append a contract leaf. An approval names both of the four eyes: `proposer`, and the operator who approves (R26).
+
+        What this party signs after that names the two again.
+        """
         leaf = {"kind": "contract", "run": run, "contract_hash": contract_hash, "event": event, "rule": rule}
-        self.ledger.append(leaf, operator)
+        if proposer:
+            self._eyes[run] = {"proposer": proposer, "approver": operator or self.config.operator}
+        self.ledger.append(leaf | (self._eyes.get(run, {}) if event in ("approved", "signed") else {}), operator)
 
     def take_revocations(self, before_round: int) -> int:
         """Import the trial's signed revocations that are due before this round; return how many."""
@@ -146,25 +158,54 @@ class Node:
         return self._events[start:]
 
     def export(self, run: str) -> Path:
-        """Write this node's evidence of a run to its state folder and return that path."""
+        """Write this node's evidence of a run to its state folder and return that path.
+
+        What was withdrawn while the run went on is out of its files, and its model marked, before the ledger is written.
+        """
+        lineage.mark_models(self)
         return self.ledger.export(self.run_folder(run), run)
 
-    def head(self) -> bytes:
-        """Return a fresh signed checkpoint of this node's ledger, in canonical bytes."""
-        return canonical.encode(self.ledger.checkpoint())
+    def head(self, peer: str) -> bytes:
+        """Return this ledger's head as `peer` is asked to cosign it: a signed note with the proof that it extends the last."""
+        return self.ledger.request_for(peer)
 
-    def keep_head(self, data: bytes, party: str, node_key: str) -> None:
-        """Keep another party's signed checkpoint, so that it cannot rewrite its ledger later."""
+    def keep_head(self, request: bytes, party: str, node_key: str) -> bytes:
+        """Keep another party's head, so that it cannot rewrite its ledger later; return the answer to it."""
         witness = Witness(self.store, self.party, self.identity.signing_key)
-        witness.keep_head(canonical.decode_fragment(data), party, node_key)
+        answer = witness.keep_head(request, party, node_key, self.clock.now())
+        self.heard(_time_of(request), party)
+        return answer
+
+    def take_answer(self, answer: bytes, party: str, node_key: str) -> None:
+        """Keep another party's cosignature of this ledger's head; one that does not hold is told and not kept."""
+        try:
+            if answer:
+                self.ledger.take_answer(answer, party, node_key)
+        except CryptoError as fault:
+            self.say(f"the cosignature of {party} was not kept: {fault}")
+
+    def heard(self, time: str, party: str) -> None:
+        """Write an alarm leaf when the time that a peer signed is over 30 seconds from this node's (rule T01)."""
+        skew = abs(seconds_between(time, self.clock.now()))
+        if skew > TOLERANCE_S:
+            self.ledger.append({"kind": "alarm", "run": "", "peer": party, "rule": "T01", "skew_s": skew})
 
     def close(self) -> None:
         """Release the store and the workers."""
         if self.executor is not None:
             self.executor.shutdown(wait=False, cancel_futures=True)
-        self.store.close()
-        if self.lock is not None:
-            self.lock.close()
+        try:
+            self.ledger.close()
+        finally:
+            self.store.close()
+            if self.lock is not None:
+                self.lock.close()
+
+
+def _time_of(request: bytes) -> str:
+    """Return the time in a head that a peer showed and that was verified, "" without one."""
+    lines = notes.parse_checkpoint(notes.parse_request(request)[2].text).extensions
+    return next((line.removeprefix(TIME) for line in lines if line.startswith(TIME)), "")
 
 
 def _lock(state: Path) -> IO[bytes]:
@@ -197,14 +238,17 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
         raise InputFault(
             f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s"
         )
+    keep_texts_out()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: keys and seeds are in memory from here on
     protection = load_protection(config)
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    clock: Clock = SimulatedClock(config.simulation.clock) if config.simulation else SystemClock()
     lock = _lock(config.state)
     store = Store(config.state / "store.sqlite")
-    ledger = Ledger(store, identity.party, identity.signing_key, clock, code_version(), config.operator)
-    register = ConsentRegister(store, ledger)
+    clock = _clock(config, store)
+    witness, key = config.witness, identity.signing_key
+    ledger = Ledger(store, identity.party, key, clock, code_version(), config.operator, witness.quorum, witness.hours)
     catalogue = _catalogue(config)
+    register = ConsentRegister(store, ledger, _admission(config, identity, clock, catalogue), config.state / HIGH_WATER)
     store.put_setting(CATALOGUE_SETTING, catalogue.to_csv_bytes())
     secret = read_subject_key(config.identity / SUBJECT_KEY_FILE)
     salt = (
@@ -212,13 +256,41 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
         if config.simulation
         else system_seed()
     )
-    boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt))
+    boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt), config.quota)
     keys = KeyStore(config.state, identity.party, protection)
     node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys)
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
     node.executor, node.lock = make_executor(config.workers), lock
     _import_consents(node)
+    boundary.desensitiser = _desensitiser(node, secret)
+    retention.sweep(node)
+    lineage.mark_models(node)
     return node
+
+
+def _clock(config: NodeConfig, store: Store) -> LedgerClock:
+    """Return the clock that this node's ledger and gate share; in a trial it stands still."""
+    if config.simulation:
+        return LedgerClock(SimulatedClock(config.simulation.clock), newest_time(store))
+    return LedgerClock(SystemClock(), newest_time(store), lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def _desensitiser(node: Node, secret: bytes) -> Desensitiser | None:
+    """Return the node's policy with its grades, None without one; measured once for each policy and table file."""
+    path = node.config.data.desensitisation
+    if path is None:
+        return None
+    from lianxin.parties.desensitise import load_policy, measure
+    from lianxin.parties.records import read_table
+
+    policy, own = load_policy(path), derive_seed(secret, "desensitisation")
+    digest = hashlib.sha256(node.config.data.table.read_bytes()).hexdigest()
+    if not measured_before(node.store, policy.hash, digest):
+        table = read_table(node.config.data.table)
+        columns = {name: table.column(name) for name in table.columns}
+        record = measure(policy, columns, derive_seed(own, "measure"), node.party, node.clock.now())
+        node.ledger.append(grade_leaf(keep_grade(node.store, record, digest), record))
+    return Desensitiser(policy, kept_grades(node.store), own)
 
 
 def _count(node: Node, size: int, direction: str) -> None:
@@ -238,7 +310,7 @@ def _leave_stopping_to_the_owner() -> None:
 
 
 def _catalogue(config: NodeConfig) -> Catalogue:
-    return catalogues.load_catalogue(config.data.catalogue) if config.data.catalogue else catalogues.load_draft()
+    return catalogues.load_merged(config.data.catalogue, config.data.catalogue_additions)
 
 
 def _import_consents(node: Node) -> None:
@@ -252,11 +324,8 @@ def _import_consents(node: Node) -> None:
         raise InputFault(
             f"{data.firm_keys} is no list of firm keys, one a line (docs/records.md): check the path"
         ) from fault
-    lines = _lines(data.consents)
     try:
-        while batch := [decode_signed(line) for line in islice(lines, IMPORT_BATCH)]:
-            _check_providers(node, batch)
-            node.register.import_records(batch)
+        node.register.import_lines(_lines(data.consents), node.executor)
     except (CryptoError, KeyError, TypeError) as fault:
         raise InputFault(f"{data.consents}: {_plain(fault)}; no node starts on consents that do not hold") from fault
 
@@ -265,10 +334,11 @@ def _plain(fault: Exception) -> str:
     return str(fault).rstrip(".") if isinstance(fault, CryptoError) else "a line is no signed consent or revocation"
 
 
-def _check_providers(node: Node, batch: list[dict[str, Any]]) -> None:
-    foreign = sum(signed["record"].get("provider", node.party) != node.party for signed in batch)
-    if foreign:
-        raise InputFault(f"{foreign} consents in {node.config.data.consents} name another provider than {node.party}")
+def _admission(config: NodeConfig, identity: Identity, clock: LedgerClock, catalogue: Catalogue) -> Admission:
+    """Return by what this node's registry judges what comes in: its own party, its pinned peers, its clock."""
+    parties = {peer.party: peer.node_key for peer in identity.peers.values()}
+    parties[identity.party] = identity.signing_key.public_hex
+    return Admission(identity.party, clock, parties, frozenset(config.data.attesting), catalogue)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

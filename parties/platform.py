@@ -23,12 +23,15 @@ from lianxin.federation import apps, wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, PeerError, RunStopped
+from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.grid import PartyGrid
 from lianxin.federation.session import PeerRefused, Session
-from lianxin.parties.agreement import draft_contract, join_signatures
+from lianxin.parties.agreement import draft_contract, join_signatures, open_contract
 from lianxin.parties.config import RunConfig
 from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
+from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
 from lianxin.parties.store import Store
 
@@ -66,10 +69,15 @@ class PlatformNode:
         self.table: FirmTable = load_firm_table(read_table(data.table), data.id)
         self.lobby: dict[str, Channel] = {}
         self.runs: dict[str, ActiveRun] = {}
+        self.desks: dict[str, QueryDesk] = {}
         self.ended: dict[str, dict[str, Any]] = {}
         self._arrival = threading.Condition()
         self._leading = threading.Lock()
         self._closing = threading.Event()
+        self._row_of = {firm: row for row, firm in enumerate(self.table.identifiers)}
+        for row in node.store.runs():
+            if row.state == STANDING:
+                self._stand(open_contract(row.contract))
 
     # ---- conversations
 
@@ -82,8 +90,11 @@ class PlatformNode:
                 self._arrival.notify_all()
             self._hold(channel)
             return
+        if kind == "query" and channel.run in self.desks:
+            self.desks[channel.run].serve(channel)
+            return
         active = self.runs.get(channel.run)
-        if active is None:
+        if active is None or kind == "query":
             self.node.trace.refused(channel.run, channel.peer, "S01", kind, None)
             return
         if kind == "learning":
@@ -111,7 +122,7 @@ class PlatformNode:
 
     def _hold(self, channel: Channel) -> None:
         while not self._closing.wait(HOLD_S) and not channel.is_gone():
-            continue
+            self._end_expired()
         with self._arrival:
             if self.lobby.get(channel.peer) is channel:
                 del self.lobby[channel.peer]
@@ -155,6 +166,8 @@ class PlatformNode:
         try:
             sessions = self._lobby_sessions(contract)
             signed = self._agree(contract, sessions)
+            if contract.model == FIELD_QUERY:
+                return self._begin_standing(contract, sessions, signed, operator)
             self.node.renew_workers()
             active = ActiveRun(PlatformRun(self.node, contract, self.table))
             self.runs[run] = active
@@ -181,6 +194,63 @@ class PlatformNode:
         self.ended[run] = summary
         self.node.say(f"run {run} finished")
         return summary
+
+    # ---- standing agreements
+
+    def _begin_standing(
+        self, contract: RunContract, sessions: Mapping[str, Session], signed: bytes, operator: str
+    ) -> dict[str, Any]:
+        """Keep a signed agreement for field queries; nothing is trained and the next run may be led."""
+        self.node.store.put_run(contract.run, STANDING, signed)
+        self.node.contract_event(contract.run, contract.hash, "signed", operator=operator)
+        self._stand(contract)
+        for session in sessions.values():
+            session.send(wire.SignedContract(contract=signed), "contract.agree")
+        self.ended[contract.run] = {
+            "run": contract.run, "state": STANDING, "contract": contract.hash, "expires_at": contract.expires_at,
+        }  # fmt: skip
+        return self.ended[contract.run]
+
+    def _stand(self, contract: RunContract) -> None:
+        self.desks[contract.run] = QueryDesk(self.node, contract, self.table, self._row_of)
+        self.node.say(f"agreement {contract.run} stands until {contract.expires_at}")
+
+    def end(self, run: str, operator: str | None = None) -> dict[str, Any]:
+        """End a standing agreement and return how; banks that are not connected learn it when they ask next.
+
+        Raises InputFault when no such agreement stands, or another run is under way.
+        """
+        if run not in self.desks:
+            standing = ", ".join(sorted(self.desks)) or "none"
+            raise InputFault(f"no standing agreement {run} is kept here (standing: {standing})")
+        if not self._leading.acquire(blocking=False):
+            raise InputFault("a run is under way at this platform; end the agreement when it has ended")
+        try:
+            return self._end_standing(self.desks.pop(run), operator or self.node.config.operator)
+        finally:
+            self._leading.release()
+
+    def _end_standing(self, desk: QueryDesk, operator: str) -> dict[str, Any]:
+        desk.close()
+        contract = desk.contract
+        self.node.contract_event(contract.run, contract.hash, "ended", operator=operator)
+        with self._arrival:
+            channels = {bank: self.lobby[bank] for bank in contract.banks if bank in self.lobby}
+        sessions = {
+            bank: resumed_session(self.node, contract, channel, f"contracts/{bank}")
+            for bank, channel in channels.items()
+        }
+        self._end(contract, sessions, "finished", "")
+        told = sorted(sessions)
+        self.ended[contract.run] = {"run": contract.run, "state": "finished", "told": told, "matched": {}}
+        return self.ended[contract.run]
+
+    def _end_expired(self) -> None:
+        """End the agreements whose time has passed: each side by itself, since no envelope may cross any more."""
+        due = [run for run, desk in list(self.desks.items()) if desk.contract.expires_at <= self.node.clock.now()]
+        for desk in filter(None, (self.desks.pop(run, None) for run in due)):
+            desk.close()
+            end_expired(self.node, desk.contract)
 
     def _sentence(self, run: str, fault: Exception) -> LianxinError:
         if isinstance(fault, LianxinError):
@@ -254,9 +324,10 @@ class PlatformNode:
     def _end(self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
         self.node.contract_event(contract.run, contract.hash, state, rule)
         self.node.store.set_run_state(contract.run, state, rule)
+        heads = {session.peer: self.node.head(session.peer) for session in sessions.values()}  # one head for all
         for session in sessions.values():
             try:
-                status = wire.RunStatus(state=state, rule=rule, checkpoint=self.node.head())
+                status = wire.RunStatus(state=state, rule=rule, checkpoint=heads[session.peer])
                 session.send(status, "contract.close")
             except LianxinError:
                 self.node.say(f"{session.peer} could not be told the end of {contract.run}")
@@ -264,6 +335,7 @@ class PlatformNode:
             try:
                 closed: Any = session.receive("contract.close", (wire.RunClosed,), CLOSE_DEADLINE_S)
                 self.node.keep_head(closed.checkpoint, bank, contract.node_keys[bank])
+                self.node.take_answer(closed.cosignature, bank, contract.node_keys[bank])
             except (LianxinError, CryptoError):
                 self.node.say(f"{bank} did not confirm the end of {contract.run}")
         self.node.ledger.checkpoint()

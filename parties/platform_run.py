@@ -33,6 +33,7 @@ from lianxin.parties.node import Node
 from lianxin.parties.quota import QueryQuota
 from lianxin.parties.records import FirmTable
 from lianxin.parties.replies import Reply, arrays_named, counts_of, read_agreement
+from lianxin.parties.retention import date_columns
 
 
 @dataclass
@@ -81,7 +82,9 @@ class PlatformRun:
         places = [self.row_of[firm] for firm in firms]
         columns = {name: [self.table.columns[name][place] for place in places] for name in names}
         request = self._request(bank, step, mode, [*self.identifiers, *names])
-        return self.node.boundary.release(dict(self.contract.record), request, firms, columns, round_number)
+        dates = date_columns(self.node.catalogue, names, self.table.columns, places)
+        record = dict(self.contract.record)
+        return self.node.boundary.release(record, request, firms, columns, round_number, dates=dates)
 
     def _work(self, bank: str, *rights: Provenance) -> Work:
         drbg = self.drbg.child("vertical", bank)

@@ -3,6 +3,8 @@
 A query tells a bank whether one firm of its choice is among the platform's, so their number in a window of days is
 limited, and charged on disk before anything is answered: an aborted run has spent its queries. A party of this network
 is one legal entity with one pin, so the quota is kept by party.
+
+Field queries have a quota of their own, in firms asked about: of the days that are over their sums are kept, no more.
 """
 
 from lianxin.crypto import canonical
@@ -11,6 +13,8 @@ from lianxin.federation.model import Clock
 from lianxin.parties.clock import after
 from lianxin.parties.config import QuotaSection
 from lianxin.parties.store import Store
+
+_DAY = len("2026-01-01")
 
 
 class QueryQuota:
@@ -42,6 +46,39 @@ class QueryQuota:
             )
 
         self._store.change_setting(f"quota/{bank}", spend)
+        return left
+
+
+class FieldQuota:
+    """The platform's count of the firms that each bank has asked about. Safe between threads and across restarts."""
+
+    def __init__(self, store: Store, clock: Clock, limits: QuotaSection) -> None:
+        self._store, self._clock, self._limits = store, clock, limits
+
+    def charge(self, bank: str, firms: int) -> int:
+        """Spend `firms` of the bank's quota and return what is left; a day's count comes back as a whole, after `days`.
+
+        Raises PeerError (Q01), having spent nothing, when fewer are left.
+        """
+        now, limits = self._clock.now(), self._limits
+        today, since = now[:_DAY], after(now, -limits.days)[:_DAY]
+        left = 0
+
+        def spend(kept: bytes | None) -> bytes:
+            nonlocal left
+            spent = {entry["time"]: entry["queries"] for entry in _entries(kept) if entry["time"] > since}
+            left = limits.field_queries - sum(spent.values()) - firms
+            if left < 0:
+                raise PeerError(
+                    f"{bank} asks about {firms} firms and {left + firms} are left of {limits.field_queries} in "
+                    f"{limits.days} days; nothing was answered: wait, or raise [quota] field_queries",
+                    "Q01",
+                )
+            spent[today] = spent.get(today, 0) + firms
+            days = [{"time": day, "queries": count} for day, count in sorted(spent.items())]
+            return canonical.encode({"type": "field-query-quota", "version": 1, "spent": days})
+
+        self._store.change_setting(f"field-quota/{bank}", spend)
         return left
 
 

@@ -21,24 +21,11 @@ from sqlalchemy.exc import DatabaseError
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties import store_schema as schema
+from lianxin.parties.store_ledger import PAGE, EnvelopeRow, LedgerTables, insert_rows, put_row, registry_pages
 
-_PAGE = 1000
+__all__ = ["EnvelopeRow", "RunRow", "Store"]
+
 _BUSY_TIMEOUT_MS = 10_000
-
-
-@dataclass(frozen=True)
-class EnvelopeRow:
-    """One envelope that crossed: canonical header bytes, the sender's signature on them, and its leaf's index."""
-
-    ledger_index: int
-    direction: str
-    run: str
-    conversation: str
-    sender: str
-    seq: int
-    header: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
-    message_hash: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class RunRow:
     note: str
 
 
-class Store:
+class Store(LedgerTables):
     """All tables of one node. Safe to share between threads; one process a file."""
 
     def __init__(self, path_or_url: Path | str) -> None:
@@ -79,96 +66,23 @@ class Store:
         """Close every connection."""
         self._engine.dispose()
 
-    # Ledger
-
-    def leaf_count(self) -> int:
-        """Return the number of leaves."""
-        return self._count(schema.leaves)
-
-    def leaves(self, start: int = 0) -> Iterator[bytes]:
-        """Yield the leaves' bytes from position `start` on, in order, a page a transaction."""
-        while True:
-            page = self._page(schema.leaves.c.position, start)
-            yield from page
-            start += len(page)
-            if len(page) < _PAGE:
-                return
-
-    def append_leaves(
-        self,
-        first: int,
-        leaves: Sequence[bytes],
-        envelopes: Sequence[EnvelopeRow] = (),
-        release_consents: Mapping[str, Sequence[str]] | None = None,
-        registry: Sequence[bytes] = (),
-        uses: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
-
-        `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is used
-        for, each kept once. A release's id is its leaf's hash, so that a statistic that
-        is released twice within a second has one id and one list. Raises InputFault when a position or an envelope's
-        sequence number is taken: something else wrote to this store.
-        """
-        rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
-        lists = {name: json.dumps(list(ids)) for name, ids in (release_consents or {}).items()}
-        try:
-            with self.writing() as connection:
-                _insert(connection, schema.leaves, rows)
-                _insert(connection, schema.envelopes, [vars(row) for row in envelopes])
-                for name, ids in lists.items():
-                    _put(connection, schema.release_consents, {"release": name}, {"consents": ids})
-                _insert(connection, schema.registry, _registry_rows(connection, registry))
-                for consent, use in uses:
-                    _put(connection, schema.uses, {"consent": consent, "use": use}, {"use": use})
-        except sa.exc.IntegrityError:
-            raise InputFault(
-                f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
-                "process that uses this store"
-            ) from None
-
-    def add_checkpoint(self, size: int, data: bytes) -> None:
-        """Add the bytes of a signed checkpoint over the first `size` leaves."""
-        with self.writing() as connection:
-            position = connection.scalar(sa.select(sa.func.count()).select_from(schema.checkpoints))
-            _insert(connection, schema.checkpoints, [{"position": position, "size": size, "data": data}])
-
-    def checkpoints(self) -> list[bytes]:
-        """Return the bytes of all signed checkpoints, oldest first."""
-        return self._scalars(sa.select(schema.checkpoints.c.data).order_by(schema.checkpoints.c.position))
-
-    def last_checkpoint(self) -> bytes | None:
-        """Return the bytes of the newest signed checkpoint, None when there is none."""
-        newest = sa.select(schema.checkpoints.c.data).order_by(schema.checkpoints.c.position.desc()).limit(1)
-        return next(iter(self._scalars(newest)), None)
-
-    def add_witnessed(self, party: str, data: bytes) -> None:
-        """Keep the bytes of a checkpoint that another party signed and showed to this one."""
-        with self.writing() as connection:
-            position = connection.scalar(sa.select(sa.func.count()).select_from(schema.witnessed))
-            _insert(connection, schema.witnessed, [{"position": position, "party": party, "data": data}])
-
-    def witnessed(self, party: str | None = None) -> list[bytes]:
-        """Return the signed checkpoints kept of one other party, or of all, oldest first."""
-        query = sa.select(schema.witnessed.c.data).order_by(schema.witnessed.c.position)
-        return self._scalars(query if party is None else query.where(schema.witnessed.c.party == party))
-
     # Consents
 
     def registry_epoch(self) -> int:
         """Return the number of signed consents and revocations."""
-        return self._count(schema.registry)
+        with self.reading() as connection:
+            return connection.scalar(sa.select(sa.func.max(schema.registry.c.epoch))) or 0
 
     def append_registry(self, records: Sequence[bytes]) -> int:
         """Append signed records and return the new epoch."""
         with self.writing() as connection:
-            rows = _registry_rows(connection, records)
-            _insert(connection, schema.registry, rows)
-        return rows[-1]["epoch"] if rows else self.registry_epoch()
+            for page in registry_pages(connection, records):
+                insert_rows(connection, schema.registry, page)
+        return self.registry_epoch()
 
-    def iterate_registry(self) -> Iterator[bytes]:
-        """Yield the registry's records in order, a page of them in memory."""
-        start = 1
+    def iterate_registry(self, after: int = 0) -> Iterator[bytes]:
+        """Yield the registry's records after the first `after` in order, a page of them in memory."""
+        start = after + 1
         while page := self._page(schema.registry.c.epoch, start):
             yield from page
             start += len(page)
@@ -185,7 +99,7 @@ class Store:
             if any(known.get(subject, key) != key for subject, key in keys.items()):
                 raise InputFault("a firm of this list already has another key; a registered key does not change")
             fresh = [{"subject_key": subject, "key": key} for subject, key in keys.items() if subject not in known]
-            _insert(connection, schema.firm_keys, fresh)
+            insert_rows(connection, schema.firm_keys, fresh)
 
     def firm_keys(self) -> dict[str, str]:
         """Return every registered firm's public key by subject key, in order of subject keys."""
@@ -195,10 +109,23 @@ class Store:
         with self.reading() as connection:
             return _pairs(connection, query)
 
+    def firm_keys_of(self, subjects: Iterable[str]) -> dict[str, str]:
+        """Return the registered public keys of these subject keys; who has none is left out."""
+        found: dict[str, str] = {}
+        wanted = sorted(subjects)
+        table = schema.firm_keys.c
+        with self.reading() as connection:
+            for start in range(0, len(wanted), PAGE):
+                named = table.subject_key.in_(wanted[start : start + PAGE])
+                found |= _pairs(connection, sa.select(table.subject_key, table.key).where(named))
+        return found
+
     def add_release_consents(self, release: str, consents: Sequence[str]) -> None:
         """Keep the ids of the consents behind a release."""
         with self.writing() as connection:
-            _insert(connection, schema.release_consents, [{"release": release, "consents": json.dumps(list(consents))}])
+            insert_rows(
+                connection, schema.release_consents, [{"release": release, "consents": json.dumps(list(consents))}]
+            )
 
     def release_consents(self) -> dict[str, list[str]]:
         """Return the ids of the consents behind each release, by release id."""
@@ -212,8 +139,8 @@ class Store:
         found: dict[str, set[str]] = {}
         wanted = list(consents)
         with self.reading() as connection:
-            for start in range(0, len(wanted), _PAGE):
-                query = sa.select(schema.uses).where(schema.uses.c.consent.in_(wanted[start : start + _PAGE]))
+            for start in range(0, len(wanted), PAGE):
+                query = sa.select(schema.uses).where(schema.uses.c.consent.in_(wanted[start : start + PAGE]))
                 for consent, use in connection.execute(query):
                     found.setdefault(consent, set()).add(use)
         return found
@@ -224,7 +151,7 @@ class Store:
         """Write a run's state, signed contract and note, whether it is new or known."""
         values = {"state": state, "contract": contract, "note": note}
         with self.writing() as connection:
-            _put(connection, schema.runs, {"run": run}, values)
+            put_row(connection, schema.runs, {"run": run}, values)
 
     def set_run_state(self, run: str, state: str, note: str = "") -> None:
         """Change a known run's state and note. Raises InputFault when the run is unknown."""
@@ -246,7 +173,7 @@ class Store:
         """Keep one envelope. Raises InputFault when its sequence number is taken in its direction."""
         try:
             with self.writing() as connection:
-                _insert(connection, schema.envelopes, [vars(row)])
+                insert_rows(connection, schema.envelopes, [vars(row)])
         except sa.exc.IntegrityError:
             raise InputFault(f"sequence number {row.seq} of a conversation is already used in this direction") from None
 
@@ -263,10 +190,17 @@ class Store:
         """Return the bytes kept under `key`, None when there are none."""
         return next(iter(self._scalars(sa.select(schema.settings.c.value).where(schema.settings.c.key == key))), None)
 
+    def settings_under(self, prefix: str) -> dict[str, bytes]:
+        """Return what is kept under the keys that begin with `prefix`, by key in order."""
+        key = schema.settings.c.key
+        query = sa.select(key, schema.settings.c.value).where(key.startswith(prefix, autoescape=True)).order_by(key)
+        with self.reading() as connection:
+            return {name: value for name, value in connection.execute(query)}
+
     def put_setting(self, key: str, value: bytes) -> None:
         """Keep `value` under `key`, in place of what was there."""
         with self.writing() as connection:
-            _put(connection, schema.settings, {"key": key}, {"value": value})
+            put_row(connection, schema.settings, {"key": key}, {"value": value})
 
     def change_setting(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
         """Put `change(what is kept)` in place of what is kept under `key`, in one transaction; return the new bytes.
@@ -276,7 +210,7 @@ class Store:
         with self.writing() as connection:
             kept = connection.scalar(sa.select(schema.settings.c.value).where(schema.settings.c.key == key))
             changed = change(kept)
-            _put(connection, schema.settings, {"key": key}, {"value": changed})
+            put_row(connection, schema.settings, {"key": key}, {"value": changed})
         return changed
 
     def reserve(self, key: str, count: int) -> int:
@@ -313,13 +247,9 @@ class Store:
         with self.reading() as connection:
             return list(connection.scalars(query))
 
-    def _count(self, table: sa.Table) -> int:
-        with self.reading() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
-
     def _page(self, position: sa.Column[int], start: int) -> list[bytes]:
         query = sa.select(position.table.c.data).where(position >= start)
-        return self._scalars(query.order_by(position).limit(_PAGE))
+        return self._scalars(query.order_by(position).limit(PAGE))
 
 
 class _Locked(AbstractContextManager[sa.Connection]):
@@ -351,23 +281,6 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN")
-
-
-def _insert(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
-    rows = list(rows)
-    if rows:
-        connection.execute(sa.insert(table), rows)
-
-
-def _put(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    where = [table.c[name] == value for name, value in key.items()]
-    if not connection.execute(sa.update(table).where(*where).values(**values)).rowcount:
-        _insert(connection, table, [{**key, **values}])
-
-
-def _registry_rows(connection: sa.Connection, records: Sequence[bytes]) -> list[dict[str, Any]]:
-    epoch = connection.scalar(sa.select(sa.func.count()).select_from(schema.registry)) or 0
-    return [{"epoch": epoch + offset, "data": record} for offset, record in enumerate(records, start=1)]
 
 
 def _pairs(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, str]:

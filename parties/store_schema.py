@@ -3,7 +3,8 @@
 A version only adds tables and indexes: opening a store of an earlier version creates what is missing, in one
 transaction, and an older program refuses the newer store by its number.
 
-1: 0.1 and 0.2. 2: `uses`, what a limited consent was used for.
+1: 0.1 and 0.2. 2: `uses`, what a limited consent was used for; `tiles`, the ledger's
+hashes.
 """
 
 from typing import Any
@@ -55,6 +56,7 @@ envelopes = _table(
     sa.UniqueConstraint("direction", "run", "conversation", "sender", "seq"),
 )
 uses = _table("uses", _text("consent", True), _text("use", True))
+tiles = _table("tiles", _position("level"), _position("index"), _bytes("data"))
 
 
 def open_tables(connection: sa.Connection) -> int | str:

@@ -43,6 +43,8 @@ class LedgerTrace:
             "releases": [right.release_id for right in rights],
             "rows": max((right.rows for right in rights), default=0), "decision": "allow", "rule": "",
         }  # fmt: skip
+        if direction == "out" and not set(forms.values()) <= wire.FREE_FORMS:
+            self._ledger.check_witnessed(leaf)
         self._ledger.append_envelope(leaf, canonical.encode(header), opened.signature)
         if self._recording is not None and envelope:
             self._keep(header, envelope)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lianxin.proto import crossing_pb2 as lianxin_dot_proto_dot_crossing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clianxin/proto/contract.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"6\n\x08Proposal\x12\x16\n\x08\x63ontract\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\x12\x12\n\x04plan\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\"\"\n\x08\x41pproval\x12\x16\n\x08\x61pproval\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\" \n\x07Refusal\x12\x15\n\x07refusal\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\"(\n\x0eSignedContract\x12\x16\n\x08\x63ontract\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\"N\n\tRunStatus\x12\x13\n\x05state\x18\x01 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x12\n\x04rule\x18\x02 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x18\n\ncheckpoint\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"%\n\tRunClosed\x12\x18\n\ncheckpoint\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clianxin/proto/contract.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"6\n\x08Proposal\x12\x16\n\x08\x63ontract\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\x12\x12\n\x04plan\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\"\"\n\x08\x41pproval\x12\x16\n\x08\x61pproval\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\" \n\x07Refusal\x12\x15\n\x07refusal\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\"(\n\x0eSignedContract\x12\x16\n\x08\x63ontract\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x01\"N\n\tRunStatus\x12\x13\n\x05state\x18\x01 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x12\n\x04rule\x18\x02 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x18\n\ncheckpoint\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\"@\n\tRunClosed\x12\x18\n\ncheckpoint\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x19\n\x0b\x63osignature\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSTATUS'].fields_by_name['checkpoint']._serialized_options = b'\360\251\031\002'
   _globals['_RUNCLOSED'].fields_by_name['checkpoint']._loaded_options = None
   _globals['_RUNCLOSED'].fields_by_name['checkpoint']._serialized_options = b'\360\251\031\002'
+  _globals['_RUNCLOSED'].fields_by_name['cosignature']._loaded_options = None
+  _globals['_RUNCLOSED'].fields_by_name['cosignature']._serialized_options = b'\360\251\031\002'
   _globals['_PROPOSAL']._serialized_start=71
   _globals['_PROPOSAL']._serialized_end=125
   _globals['_APPROVAL']._serialized_start=127
@@ -61,5 +63,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSTATUS']._serialized_start=239
   _globals['_RUNSTATUS']._serialized_end=317
   _globals['_RUNCLOSED']._serialized_start=319
-  _globals['_RUNCLOSED']._serialized_end=356
+  _globals['_RUNCLOSED']._serialized_end=383
 # @@protoc_insertion_point(module_scope)

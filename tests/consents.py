@@ -54,6 +54,53 @@ def consent_record(firm: str = FIRM, **changes: Any) -> dict[str, Any]:
     return consent.make_consent(**(values | changes))
 
 
+NOTICE = {
+    "type": "notice", "version": 1, "notice_id": "notice-1", "language": "en", "who": "bank-1, 1 Main Street",
+    "purpose": "to decide on a loan", "method": "one query", "kinds": "staff and electricity", "retention": "30 days",
+    "rights": "withdraw at any time at the platform",
+}  # fmt: skip
+BANK_KEY = signing.SigningKey.from_seed(b"k" * 32)
+
+
+def request_record(firm: str = FIRM, **changes: Any) -> dict[str, Any]:
+    values = {
+        "consent_id": "consent-1", "created_at": NOW, "subject_key": subject_of(firm),
+        "subject_type": subject_type_of(firm), "requester": "bank-1", "key": BANK_KEY.public_hex,
+        "provider": "platform-a", "recipient": "bank-1", "purpose": "P2", "fields": ["pwr_kwh_12m", "staff_count"],
+        "mode": "PLAINTEXT", "not_before": NOW, "expires_at": "2026-06-30T00:00:00Z", "catalogue_version": "draft",
+        "notice": NOTICE, "fetch": "ONETIME", "max_uses": 1, "data_life_days": 30,
+    }  # fmt: skip
+    return consent.make_request(**(values | changes))
+
+
+def grantor_of(firm: str, **changes: Any) -> dict[str, Any]:
+    kind = subject_type_of(firm) if firm in (FIRM, SOLE_TRADER) else "NP"
+    role = {} if kind != "NP" else {"role": "legal_rep"}
+    return consent.make_grantor(subject_of(firm), kind, key_of(firm).public_hex, **(role | changes))
+
+
+def full_record(*grantors: str, **changes: Any) -> dict[str, Any]:
+    """Return a consent of version 2 by these grantors, the firm first."""
+    names = grantors or (FIRM,)
+    asked = request_record(names[0], **changes)
+    flags = {"separate_consent": len(names) > 1, "written": len(names) > 1}
+    return consent.answer_request(asked, [grantor_of(name) for name in names], NOW, **flags)
+
+
+def signed_by(record: dict[str, Any], *firms: str) -> dict[str, Any]:
+    """Return the record signed by each of these grantors under its own subject key."""
+    return signing.sign_record(record, [(subject_of(firm), key_of(firm)) for firm in firms or (FIRM,)])
+
+
+def asked(record: dict[str, Any]) -> dict[str, Any]:
+    return signing.sign_record(record, [("bank-1", BANK_KEY)])
+
+
+def act_record(make: Any, firm: str = FIRM, consent_id: str = "consent-1", **changes: Any) -> dict[str, Any]:
+    named = {"subject_key": subject_of(firm), "signer_key": key_of(firm).public_hex, "at": NOW}
+    return make(**(named | {"consent_id": consent_id} | changes))
+
+
 def revocation_record(firm: str = FIRM, consent_id: str = "consent-1", **changes: Any) -> dict[str, Any]:
     values = {"subject_key": subject_of(firm), "signer_key": key_of(firm).public_hex, "revoked_at": NOW}
     return consent.make_revocation(**(values | {"consent_id": consent_id} | changes))
@@ -91,12 +138,19 @@ def request_of(*fields: str, **changes: Any) -> ReleaseRequest:
 class Provider:
     """A party with a store in `folder`, and every room between its table and the gate."""
 
-    def __init__(self, folder: Path, *firms: str) -> None:
+    def __init__(
+        self, folder: Path, *firms: str, high_water: bool = False, attesting: tuple[str, ...] | None = None
+    ) -> None:
         self.clock = Clock()
         self.store = Store(folder / "store.db")
         self.key = signing.SigningKey.from_seed(b"n" * 32)
         self.ledger = Ledger(self.store, "platform-a", self.key, self.clock, "test", "operator-1")
-        self.register = consent.ConsentRegister(self.store, self.ledger)
+        parties, catalogue = {"bank-1": BANK_KEY.public_hex, "platform-a": self.key.public_hex}, CATALOGUE
+        admission = consent.Admission("platform-a", self.clock, parties, frozenset(attesting or ()), catalogue)
+        self.register = consent.ConsentRegister(
+            self.store, self.ledger, None if attesting is None else admission,
+            folder / "high-water.json" if high_water else None,
+        )  # fmt: skip
         self.register.register_firm_keys(firm_keys(*firms))
         self.boundary = self.gate(self.ledger)
 

@@ -185,15 +185,15 @@ class World:
         used = {"consents": [f"consent-{n}" for n in range(4)], "recipient": BANK, "fields": ["revenue", "region"]}
         used |= {"refused": [{"field": "genes", "rule": "R20"}]}
         right = platform.release(**(used | lies.get("release", {})))
-        label = bank.release([], recipient=PLATFORM, fields=["bad_flag"])
+        label = bank.release([], recipient=PLATFORM, fields=["bad_flag"], **({"mode": "AGGREGATE"} | lies.get("label", {})))
         self.cross(BANK, PLATFORM, "LabelHistogram", "AGGREGATE", [label], **lies.get("aggregate", {}))
         behind = lies.get("releases", [right])
         self.cross(PLATFORM, BANK, "EncryptedLabels", "CIPHERTEXT", behind, **lies.get("ciphertext", {}))
         if "after release" in lies:
             lies["after release"](self)
         self.cross(PLATFORM, BANK, "RunStatus", "CONTROL", [], **lies.get("status", {}))
-        bank.witness.keep_head(platform.ledger.checkpoint(), PLATFORM, KEYS[PLATFORM].public_hex)
-        platform.witness.keep_head(bank.ledger.checkpoint(), BANK, KEYS[BANK].public_hex)
+        bank.witness.keep(platform.ledger.checkpoint(), PLATFORM, KEYS[PLATFORM].public_hex)
+        platform.witness.keep(bank.ledger.checkpoint(), BANK, KEYS[BANK].public_hex)
         for party in (platform, bank):
             for event in (lies.get("end", "finished"), "archived"):
                 party.log("contract", contract_hash=canonical.record_hash(a_contract()["record"]), event=event, rule="")

@@ -92,6 +92,7 @@ PARTIES_LIE: dict[str, tuple[dict[str, Any], str, str]] = {
     "another contract behind a release": ({"release": {"contract_hash": "0" * 64}}, "releases", "contract"),
     "a value without a release": ({"releases": []}, "rights", "G04"),
     "a release that does not exist": ({"releases": ["f" * 64]}, "rights", "G04"),
+    "a statistic behind a release of rows": ({"label": {"mode": "COMPUTE_ONLY"}}, "rights", "G04"),
     "an aggregate of too few rows": ({"aggregate": {"rows": 2}}, "minimum-rows", "2 rows"),
     "a round too many": ({"status": {"header": {"round": 5}}}, "terms", "round 5"),
     "an envelope of another contract": ({"status": {"header": {"contract": "0" * 64}}}, "terms", "another contract"),

@@ -59,6 +59,7 @@ def test_the_leaf_says_what_the_provenance_says(provider: w.Provider) -> None:
     assert right.release_id == canonical.record_hash(leaf)
 
 
+@pytest.mark.rule("R28")
 def test_the_consents_behind_a_release_are_kept_beside_the_ledger(provider: w.Provider) -> None:
     right = release(provider).provenance
     [ids] = provider.store.release_consents().values()
@@ -163,12 +164,16 @@ def test_expiry_is_judged_by_the_clock_that_was_given(provider: w.Provider) -> N
     assert B not in release(provider).firms
 
 
+@pytest.mark.rule("R09")
 def test_a_sole_trader_crosses_by_a_persons_consent_alone(provider: w.Provider) -> None:
     provider.give(SOLE, consent_id="consent-9", fields=["est_date", "staff_count"], written=True, **w.PERSON)
     assert SOLE in release(provider).firms
-    assert SOLE not in provider.boundary.release(
-        w.contract_of(), w.request_of(*FIELDS), FIRMS, COLUMNS, subject_types=["ENT"] * 4
-    ).firms
+    assert (
+        SOLE
+        not in provider.boundary.release(
+            w.contract_of(), w.request_of(*FIELDS), FIRMS, COLUMNS, subject_types=["ENT"] * 4
+        ).firms
+    )
 
 
 def test_a_firms_several_loans_cross_together_and_count_once(provider: w.Provider) -> None:
@@ -268,6 +273,7 @@ def test_a_statistic_over_enough_rows_crosses_with_its_leaf(provider: w.Provider
         ("R01", 500, None, None, ("biz_scope",)),
     ],
 )
+@pytest.mark.rule("OUT-ROWS", "OUT-BADS")
 def test_a_statistic_over_too_few_or_of_a_refused_field_stays(
     provider: w.Provider, rule: str, rows: int, bads: int | None, goods: int | None, fields: tuple[str, ...]
 ) -> None:

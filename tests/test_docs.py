@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 REFERENCE = DOCS["reference.md"]
 _SHELL = re.compile(r"```sh\n(.*?)```", re.S)
-_NAMED = re.compile(r"`lianxin ([a-z]+(?: [a-z]+)?)")
+_NAMED = re.compile(r"`lianxin ([a-z]+(?: [a-z][a-z-]*)?)")
 _RULE = re.compile(r'"((?:[GSICPMBALNRW][0-9]{2})|OUT-[A-Z]+)"')
 
 
@@ -70,11 +70,11 @@ def test_the_readme_commands_run_in_their_order(tmp_path, monkeypatch, capfd):
 def test_every_configuration_key_is_in_the_reference():
     sections = (
         config.NodeConfig, config.DataSection, config.PolicySection, config.SimulationSection, config.RunConfig,
-        config.BankTerms, config.KeysSection, config.QuotaSection,
+        config.BankTerms, config.KeysSection, config.QuotaSection, config.WitnessSection,
     )  # fmt: skip
     missing = {key for section in sections for key in section.model_fields if f"`{key}`" not in REFERENCE}
-    assert missing - {"data", "policy", "simulation", "banks", "keys", "quota"} == set()
-    assert all(f"[{name}" in REFERENCE for name in ("data", "policy", "simulation", "banks", "keys", "quota"))
+    assert missing - {"data", "policy", "simulation", "banks", "keys", "quota", "witness"} == set()
+    assert all(f"[{name}" in REFERENCE for name in ("data", "policy", "simulation", "banks", "keys", "quota", "witness"))
 
 
 def test_every_rule_that_the_code_raises_is_in_the_reference():

@@ -20,6 +20,7 @@ def evidence(operator: str) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("operator", ["", " ", "operator-li", " operator-li"])
+@pytest.mark.rule("R26")
 def test_the_auditor_finds_an_approval_by_nobody_or_by_the_proposer(operator):
     (finding,) = approval_findings(RUN, evidence(operator))  # type: ignore[arg-type]
     assert "R26" in finding.detail and "leaf 3" in finding.detail

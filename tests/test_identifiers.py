@@ -8,6 +8,8 @@ from lianxin.parties.identifiers import (
     ALPHABET,
     DEPARTMENTS,
     IdentifierFault,
+    check_id_card,
+    check_lei,
     check_uscc,
     identifiers_are_uscc,
     is_uscc,
@@ -105,3 +107,49 @@ def test_nine_codes_in_ten_identifiers_make_a_column_of_codes() -> None:
 
 def test_a_column_of_codes_is_recognised_by_shape_so_that_wrong_checks_are_reported() -> None:
     assert identifiers_are_uscc(["911100006000373400"])
+
+
+@pytest.mark.parametrize("department", ["A", "N", "Y"])
+def test_the_register_departments_with_a_letter_are_departments(department: str) -> None:
+    assert is_uscc(uscc_from(department, "1", "630100", "MA000000"))
+    with pytest.raises(IdentifierFault, match="register department"):
+        uscc_from("B", "1", "630100", "MA000000")
+
+
+CARDS = ["11010519491231002X"]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        ("110105194912310021", "character 18"),
+        ("11010519491331002X", "date of birth"),
+        ("11010519491231002x", "character 18"),
+        ("1101051949123100", "17 digits"),
+        ("１1010519491231002X", "17 digits"),
+        ("", "17 digits"),
+    ],
+)
+def test_a_citizens_number_is_checked_and_never_shown(number: str, reason: str) -> None:
+    check_id_card("11010519491231002X")
+    with pytest.raises(IdentifierFault, match=reason) as refusal:
+        check_id_card(number)
+    assert not number or number not in str(refusal.value)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 16), st.sampled_from("0123456789"))
+def test_one_wrong_digit_of_a_citizens_number_is_noticed(place: int, digit: str) -> None:
+    number = CARDS[0][:place] + digit + CARDS[0][place + 1 :]
+    if number != CARDS[0]:
+        with pytest.raises(IdentifierFault):
+            check_id_card(number)
+
+
+@pytest.mark.parametrize(
+    "code", ["5493001KJTIIGC8Y1R13", "5493001kjtiigc8y1r12", "5493001KJTIIGC8Y1R1", "", "5493001KJTIIGC8Y1RAA"]
+)
+def test_a_legal_entity_identifier_is_checked(code: str) -> None:
+    check_lei("5493001KJTIIGC8Y1R12")
+    with pytest.raises(IdentifierFault):
+        check_lei(code)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from lianxin.crypto import canonical, merkle, signing
-from lianxin.crypto.errors import EncodingRejected, ProofOfInclusionRejected, SignatureRejected
-from lianxin.federation.errors import EvidenceRejected, InputFault
-from lianxin.parties.ledger import Ledger, Witness, registry_root
+from lianxin.crypto import canonical, merkle, notes, signing
+from lianxin.crypto.errors import EncodingRejected
+from lianxin.federation.errors import EvidenceRejected, InputFault, RunStopped
+from lianxin.parties.ledger import Ledger, registry_root
 from lianxin.parties.store import Store
 
+NOW = "2026-05-01T08:00:00Z"
 KEY, PEER = (signing.SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2))
 NOTE = {"kind": "note", "run": ""}
 
@@ -27,6 +28,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bank-a.db"
 
 
+def head_in(line: dict[str, Any]) -> notes.Checkpoint:
+    return notes.parse_checkpoint(notes.parse_note(line["note"].encode()).text)
+
+
 def open_ledger(path: Path, key: signing.SigningKey = KEY) -> Ledger:
     return Ledger(Store(path), "bank-a", key, StillClock(), "lianxin 0.1.0", "operator-1")
 
@@ -36,6 +41,7 @@ def header(seq: int, **changes: Any) -> bytes:
     return canonical.encode({**fields, "seq": seq, **changes})
 
 
+@pytest.mark.rule("R26", "R28")
 def test_a_leaf_carries_who_when_and_which_code_and_comes_back_with_its_hash(path: Path) -> None:
     index, digest = open_ledger(path).append({**NOTE, "text": "联信"})
     (leaf,) = Store(path).leaves()
@@ -71,7 +77,7 @@ def test_a_reopened_ledger_has_the_same_root_and_goes_on(path: Path) -> None:
     first.append_many([{**NOTE, "n": n} for n in range(2500)])
     checkpoint = first.checkpoint()
     again = open_ledger(path)
-    assert (again.size, again.root()) == (2500, first.root()) == (2500, checkpoint["record"]["root"])
+    assert (again.size, again.root()) == (2500, first.root()) == (2500, head_in(checkpoint).root.hex())
     assert again.append(NOTE)[0] == 2500
     assert again.root() == merkle.root_of(Store(path).leaves()).hex()
 
@@ -79,9 +85,10 @@ def test_a_reopened_ledger_has_the_same_root_and_goes_on(path: Path) -> None:
 def test_a_checkpoint_is_signed_by_the_node_key_and_kept(path: Path) -> None:
     ledger = open_ledger(path)
     ledger.append(NOTE)
-    signed = ledger.checkpoint()
-    assert signing.verify_signed(signed, {"bank-a": KEY.public_hex})["size"] == 1
-    assert Store(path).checkpoints() == [canonical.encode(signed)]
+    kept = ledger.checkpoint()
+    notes.verify(notes.parse_note(kept["note"].encode()), "lianxin/bank-a", KEY.public_hex)
+    assert head_in(kept) == notes.Checkpoint("lianxin/bank-a", 1, bytes.fromhex(ledger.root()), (f"time {NOW}",))
+    assert Store(path).checkpoints() == [canonical.encode(kept)]
 
 
 STORE_EDITS = {
@@ -194,34 +201,6 @@ def test_proofs_from_the_ledger_verify_against_its_checkpoints(path: Path) -> No
     merkle.verify_inclusion(leaf, 7, 11, path_up, bytes.fromhex(ledger.root()))
 
 
-def test_a_witness_cosigns_extensions_only(path: Path, tmp_path: Path) -> None:
-    ledger, witness = open_ledger(path), Witness(Store(tmp_path / "w.db"), "platform", PEER)
-    ledger.append(NOTE)
-    keys = {"bank-a": KEY.public_hex, "platform": PEER.public_hex}
-    assert signing.verify_signed(witness.cosign(ledger.checkpoint(), "bank-a", KEY.public_hex), keys)["size"] == 1
-    ledger.append_many([NOTE, NOTE])
-    proof = [bytes.fromhex(node) for node in ledger.consistency_proof(1)]
-    head = ledger.checkpoint()
-    with pytest.raises(ProofOfInclusionRejected):
-        witness.cosign(head, "bank-a", KEY.public_hex)
-    assert witness.cosign(head, "bank-a", KEY.public_hex, proof)["record"]["size"] == 3
-    with pytest.raises(SignatureRejected):
-        witness.cosign(head, "bank-a", PEER.public_hex, proof)
-    with pytest.raises(SignatureRejected):
-        witness.keep_head(head, "bank-b", KEY.public_hex)
-
-
-def test_a_signed_record_that_is_no_checkpoint_is_not_kept_as_a_head(tmp_path: Path) -> None:
-    store = Store(tmp_path / "w.db")
-    record = {"type": "consent", "version": 1, "party": "bank-a", "size": 1, "root": "0" * 64, "time": "x"}
-    for bad in (record, {**record, "type": "checkpoint", "size": -1}, {**record, "type": "checkpoint", "root": "0"}):
-        with pytest.raises(EvidenceRejected, match="no checkpoint"):
-            Witness(store, "platform", PEER).keep_head(
-                signing.sign_record(bad, [("bank-a", KEY)]), "bank-a", KEY.public_hex
-            )
-    assert store.witnessed() == []
-
-
 def exportable(path: Path) -> Ledger:
     ledger, store = open_ledger(path), Store(path)
     contract = {"type": "run-contract", "version": 1, "run": "run-1"}
@@ -235,7 +214,9 @@ def exportable(path: Path) -> Ledger:
 
 FILES = {"contract.json", "catalogue.csv"} | {
     f"{name}.jsonl"
-    for name in ("ledger", "checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes")
+    for name in (
+        *("ledger", "checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes", "grades"),
+    )
 }
 
 
@@ -246,7 +227,7 @@ def test_an_export_holds_every_evidence_file_the_whole_ledger_and_one_run(path: 
     (envelope,) = (folder / "envelopes.jsonl").read_text().splitlines()
     assert json.loads(envelope)["header"]["run"] == "run-1"
     (head,) = (folder / "checkpoints.jsonl").read_text().splitlines()
-    assert json.loads(head)["record"]["size"] == 2
+    assert head_in(json.loads(head)).size == 2
 
 
 def test_a_second_export_replaces_the_first_and_leaves_nothing_else_behind(path: Path, tmp_path: Path) -> None:
@@ -266,7 +247,7 @@ def test_an_export_that_breaks_half_way_leaves_the_old_evidence_as_it_was(
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     ledger.append(NOTE)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunStopped, match="disk full"):
         ledger.export(tmp_path / "out")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["evidence"]

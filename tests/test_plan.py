@@ -19,6 +19,7 @@ from lianxin.federation.model import Released
 from lianxin.federation.steps import STEPS
 from lianxin.parties.agreement import FORMS
 
+RUN_STEPS = [step for step, allowed in STEPS.items() if allowed.conversation != "query"]  # a run trains and asks nothing
 LEAKAGE = Path(__file__).resolve().parents[1] / "docs" / "leakage.md"
 REFERENCE = plan.reference_calibration(2048)
 
@@ -234,8 +235,8 @@ def test_sizes_that_break_the_advice_are_named_and_enough_rows_are_silent():
 
 def test_every_step_of_a_run_is_priced_and_explained():
     made = plan_of(sample(2))
-    assert {entry["step"] for entry in made["learns"]} == set(STEPS)
-    assert {entry["step"] for entry in made["messages"]} == set(STEPS)
+    assert {entry["step"] for entry in made["learns"]} == set(RUN_STEPS)
+    assert {entry["step"] for entry in made["messages"]} == set(RUN_STEPS)
 
 
 @pytest.mark.parametrize("banks", [1, 2, 3])
@@ -279,7 +280,7 @@ def test_the_platforms_firms_count_in_matching_alone_and_only_where_they_are_dec
     for totals, made in zip(sums, (few, many), strict=True):
         for entry in made["messages"]:
             totals[entry["step"]] += entry["bytes"]
-    grown = {step for step in STEPS if sums[1][step] > sums[0][step]} - {"contract.agree", "matching.open"}
+    grown = {step for step in RUN_STEPS if sums[1][step] > sums[0][step]} - {"contract.agree", "matching.open"}
     assert grown == {"matching.compare", "matching.share", "scoring.points"}
     assert sums[1]["matching.compare"] > 16 * 130_000
 
@@ -287,7 +288,7 @@ def test_the_platforms_firms_count_in_matching_alone_and_only_where_they_are_dec
 def test_a_plan_reads_as_sentences_that_name_every_party_and_step():
     lines = plan.describe_plan(plan_of(sample(3)))
     text = "\n".join(lines)
-    assert all(name in text for name in ("platform-a", "bank-1", "bank-2", "bank-3", *STEPS))
+    assert all(name in text for name in ("platform-a", "bank-1", "bank-2", "bank-3", *RUN_STEPS))
     assert all(line.endswith(".") for line in lines)
 
 
@@ -314,7 +315,7 @@ def test_a_transcript_at_the_plans_bounds_is_clean_and_one_byte_or_envelope_more
 def test_a_banks_own_view_is_held_against_its_own_conversations_only():
     made = plan_of(sample(2))
     whole = observed_of(made)
-    assert len(plan.check_transcript_against_plan(made, whole, "bank-1")) == len(STEPS)
+    assert len(plan.check_transcript_against_plan(made, whole, "bank-1")) == len(RUN_STEPS)
     assert plan.check_transcript_against_plan(made, observed_of(made, "bank-1"), "bank-1") == []
 
 

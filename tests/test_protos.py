@@ -19,7 +19,11 @@ from lianxin.proto import crossing_pb2
 NAMES = sorted(path.stem for path in (ROOT / "proto").glob("*.proto"))
 FILES = [import_module(f"lianxin.proto.{name}_pb2").DESCRIPTOR for name in NAMES]
 STEP_OF = {message: step for step, allowed in STEPS.items() for message in allowed.messages}
-CARRIER = {"NamedArray": "arrays", "NamedNumber": "metrics", "NamedText": "config"}
+CARRIER = {
+    **{"NamedArray": "arrays", "NamedNumber": "metrics", "NamedText": "config"},
+    **{"PlainField": "plain", "DesensitisedField": "desensitised", "RefusedField": "refused"},
+}
+NAMED = {"NamedArray", "NamedNumber", "NamedText"}
 
 
 def with_nested(messages: list[Descriptor]) -> Iterator[Descriptor]:
@@ -43,10 +47,14 @@ def made_up(message: Descriptor, formless: str = "") -> Message:
     for known in (descriptor_pb2.DESCRIPTOR, crossing_pb2.DESCRIPTOR):
         pool.AddSerializedFile(known.serialized_pb)
     pool.Add(file)
-    carrier = "LearningMessage" if message.name in CARRIER else message.name
-    made = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{carrier}"))()
+    carrier = message.name
     if message.name in CARRIER:
+        carrier = "LearningMessage" if message.name in NAMED else "QueryReply"
+    made = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{carrier}"))()
+    if message.name in NAMED:
         getattr(made, CARRIER[message.name]).add(name="listed", declared_form=wire.form_number("CONTROL"))
+    elif message.name in CARRIER:
+        getattr(made, CARRIER[message.name]).add(field="listed")
     return made
 
 
@@ -85,5 +93,6 @@ def test_the_guard_refuses_a_message_if_any_of_its_fields_loses_its_form(message
 def test_the_guard_passes_the_same_message_with_its_forms(message: Descriptor) -> None:
     made = made_up(message)
     crossings = wire.guard(made, STEP_OF[made.DESCRIPTOR.name], {"listed": "CONTROL"}, with_right=True)
-    inner = sum(len(entry.ListFields()) + 1 for field, value in made.ListFields() if field.is_repeated for entry in value)
+    entries = [entry for field, value in made.ListFields() if field.is_repeated for entry in value]
+    inner = sum(len(entry.ListFields()) + (entry.DESCRIPTOR.name in NAMED) for entry in entries)
     assert len(crossings) == len(made.ListFields()) + inner

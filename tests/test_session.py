@@ -100,6 +100,7 @@ TAMPERED: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", TAMPERED)
+@pytest.mark.rule("R32")
 def test_an_envelope_changed_on_its_way_is_refused_traced_and_answered(ends: Ends, case: str) -> None:
     field, value, rule = TAMPERED[case]
     ends.platform.session.send(status(), STEP)
@@ -119,6 +120,7 @@ def test_bytes_that_are_no_canonical_envelope_are_refused(ends: Ends, change: Ca
     assert refused.value.rule in {"G02", "G06", "S02"} and ends.bank.refusals() == [refused.value.rule]
 
 
+@pytest.mark.rule("R32")
 def test_every_single_flipped_byte_of_an_envelope_is_refused(ends: Ends) -> None:
     ends.platform.session.send(status(), STEP)
     data = ends.platform.taken()
@@ -144,6 +146,7 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
+@pytest.mark.rule("R32")
 def test_a_peer_that_signs_an_envelope_out_of_place_is_refused(ends: Ends, lie: str) -> None:
     header, rule = LIES[lie]
     ends.platform.put(ends.platform.sealed(status(), **header))
@@ -181,6 +184,7 @@ WRONG_RIGHTS = {
 
 
 @pytest.mark.parametrize("case", WRONG_RIGHTS)
+@pytest.mark.rule("G04")
 def test_values_do_not_leave_without_a_right_for_this_recipient_and_purpose(ends: Ends, case: str) -> None:
     message = wire.PlatformAnswers(chunk=0, answers=b"pseudonyms")
     with pytest.raises(GuardRefused) as refused:
@@ -191,6 +195,7 @@ def test_values_do_not_leave_without_a_right_for_this_recipient_and_purpose(ends
     assert ends.platform.leaves()[-1]["releases"] == ["00" * 32]
 
 
+@pytest.mark.rule("G04")
 def test_without_the_check_of_rights_a_release_for_another_bank_would_do(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,11 +51,13 @@ def made_up(name: str, *fields: tuple[str, str | None]) -> type[Message]:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"made.up.{name}"))
 
 
+@pytest.mark.rule("G01")
 def test_every_field_of_every_message_carries_a_form() -> None:
     fields = [field for kind in wire.MESSAGES.values() for field in kind.DESCRIPTOR.fields]
     assert len(fields) > 60 and [f.full_name for f in fields if wire.form_of(field=f) is None] == []
 
 
+@pytest.mark.rule("G01")
 def test_a_field_without_a_form_is_refused_even_when_it_is_empty() -> None:
     formless = made_up("RunStatus", ("state", "CONTROL"), ("note", None))
     for message in (formless(), formless(state="x"), formless(note="x")):
@@ -69,6 +71,7 @@ def test_the_same_message_with_a_form_on_each_field_passes() -> None:
     assert crossings == [wire.Crossing("RunStatus.state", "CONTROL")]
 
 
+@pytest.mark.rule("G01")
 def test_without_the_check_of_forms_a_field_without_one_would_cross(monkeypatch: pytest.MonkeyPatch) -> None:
     formless = made_up("RunStatus", ("state", "CONTROL"), ("note", None))
     form_of = wire.form_of
@@ -77,6 +80,7 @@ def test_without_the_check_of_forms_a_field_without_one_would_cross(monkeypatch:
 
 
 @pytest.mark.parametrize("step", sorted(STEPS))
+@pytest.mark.rule("G02")
 def test_a_message_crosses_in_the_steps_that_list_it_and_in_no_other(step: str) -> None:
     for name, kind in wire.MESSAGES.items():
         if name in STEPS[step].messages:
@@ -86,6 +90,7 @@ def test_a_message_crosses_in_the_steps_that_list_it_and_in_no_other(step: str) 
                 wire.guard(kind(), step, DECLARED, with_right=True)
 
 
+@pytest.mark.rule("G03")
 def test_a_field_that_the_definition_does_not_have_is_refused_at_any_depth() -> None:
     unknown = bytes([0xF8, 0x07, 0x01])
     outer = wire.RunStatus.FromString(wire.RunStatus(state="x").SerializeToString() + unknown)
@@ -105,6 +110,7 @@ RIGHTLESS = {
 
 
 @pytest.mark.parametrize("form", RIGHTLESS)
+@pytest.mark.rule("G04")
 def test_a_value_needs_a_right_and_crosses_with_one(form: str) -> None:
     step, message = RIGHTLESS[form]
     with refused("G04"):
@@ -120,6 +126,7 @@ UNDECLARED = {
 
 
 @pytest.mark.parametrize("case", UNDECLARED)
+@pytest.mark.rule("G05")
 def test_a_named_value_crosses_only_in_the_form_that_the_contract_declares(case: str) -> None:
     name, form = UNDECLARED[case]
     number = wire.form_number(form)
@@ -133,6 +140,7 @@ def test_a_named_value_crosses_only_in_the_form_that_the_contract_declares(case:
             wire.guard(wire.LearningMessage(**{place: [entry]}), "learning.exchange", DECLARED, with_right=True)
 
 
+@pytest.mark.rule("G05")
 def test_a_name_that_is_not_declared_does_not_cross_beside_an_empty_value() -> None:
     control = wire.form_number("CONTROL")
     for entry in ({"metrics": [wire.NamedNumber(name="91630102", value=0)]},
@@ -152,6 +160,7 @@ def test_a_sealed_message_opens_to_the_same_header_message_and_hash() -> None:
     wire.verify_envelope(came, KEY.public_hex)
 
 
+@pytest.mark.rule("G06")
 def test_a_message_above_the_limit_is_neither_sealed_nor_opened() -> None:
     large = wire.PlatformAnswers(answers=bytes(wire.MESSAGE_LIMIT_BYTES + 1))
     with refused("G06"):
@@ -160,6 +169,7 @@ def test_a_message_above_the_limit_is_neither_sealed_nor_opened() -> None:
         wire.unseal(wire.envelope_pb2.Envelope(payload=bytes(wire.MESSAGE_LIMIT_BYTES + 5000)).SerializeToString())
 
 
+@pytest.mark.rule("G06")
 def test_fields_in_another_order_are_another_encoding_and_refused() -> None:
     data, _ = wire.seal(dict(HEADER), wire.RunStatus(state="finished"), KEY)
     first = wire.envelope_pb2.Envelope(run=HEADER["run"]).SerializeToString()
@@ -170,6 +180,7 @@ def test_fields_in_another_order_are_another_encoding_and_refused() -> None:
         wire.unseal(first + data)
 
 
+@pytest.mark.rule("G02")
 def test_an_envelope_of_a_message_type_or_step_that_is_not_known_is_refused() -> None:
     data, _ = wire.seal(dict(HEADER), wire.RunStatus(state="finished"), KEY)
     for field, value in (("message_type", "Envelope"), ("step", "contract.undo")):

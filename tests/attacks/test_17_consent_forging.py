@@ -77,6 +77,7 @@ FORGERIES: list[tuple[str, type[Exception], Callable[[], Signed]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.rule("R37")
 @pytest.mark.parametrize(("why", "error", "forge"), FORGERIES, ids=[why for why, _, _ in FORGERIES])
 def test_a_forged_consent_is_not_imported_and_opens_nothing(
     provider: w.Provider, why: str, error: type[Exception], forge: Callable[[], Signed]
@@ -103,6 +104,7 @@ MISUSES: list[tuple[str, str, dict[str, Any], tuple[str, ...], dict[str, Any]]] 
 ]
 
 
+@pytest.mark.rule("R03")
 @pytest.mark.parametrize(("why", "rule", "given_", "fields", "asked"), MISUSES, ids=[row[0] for row in MISUSES])
 def test_a_real_consent_opens_nothing_that_it_does_not_name(
     provider: w.Provider,

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from lianxin.crypto import canonical, merkle, signing
+from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import ProofOfInclusionRejected
 from lianxin.federation.errors import EvidenceRejected
 from lianxin.parties.ledger import Ledger, Witness
+from lianxin.parties.ledger_witness import head_of
 from lianxin.parties.store import Store
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "vectors" / "merkle_rfc9162.json"
+NOW = "2026-05-01T08:00:00Z"
 KEY, WITNESS_KEY = (signing.SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2))
 NOTES = [{"kind": "note", "run": "", "n": n} for n in range(7)]
 
@@ -41,7 +43,7 @@ def proof_from(ledger: Ledger, old: int) -> list[bytes]:
 def witness(tmp_path: Path) -> Witness:
     """A witness who has cosigned the honest ledger at seven leaves."""
     witness = Witness(Store(tmp_path / "witness.db"), "platform", WITNESS_KEY)
-    witness.cosign(ledger_of(tmp_path / "honest.db", NOTES).checkpoint(), "bank-a", KEY.public_hex)
+    witness.cosign(ledger_of(tmp_path / "honest.db", NOTES).checkpoint(), "bank-a", KEY.public_hex, now=NOW)
     return witness
 
 
@@ -61,36 +63,39 @@ def test_a_rewritten_ledger_passes_alone_and_is_refused_by_the_witness(
 ) -> None:
     forged = ledger_of(tmp_path / "forged.db", attack(NOTES))
     head = forged.checkpoint()
-    assert signing.verify_signed(head, {"bank-a": KEY.public_hex})["root"] == forged.root()
+    assert head_of(head, "bank-a", KEY.public_hex).root.hex() == forged.root()
     assert ledger_of(tmp_path / "forged.db", []).size == forged.size  # its own node opens it
     proof = proof_from(forged, min(len(NOTES), forged.size))
     with pytest.raises((EvidenceRejected, ProofOfInclusionRejected)):
-        witness.cosign(head, "bank-a", KEY.public_hex, proof)
+        witness.cosign(head, "bank-a", KEY.public_hex, proof, NOW)
 
 
 def test_an_extension_is_cosigned(tmp_path: Path, witness: Witness) -> None:
     grown = ledger_of(tmp_path / "grown.db", [*NOTES, *NOTES])
-    signed = witness.cosign(grown.checkpoint(), "bank-a", KEY.public_hex, proof_from(grown, 7))
-    signing.verify_signed(signed, {"bank-a": KEY.public_hex, "platform": WITNESS_KEY.public_hex})
+    cosigned = witness.cosign(grown.checkpoint(), "bank-a", KEY.public_hex, proof_from(grown, 7), NOW)
+    note = notes.parse_note(cosigned["note"].encode())
+    notes.verify(note, "lianxin/bank-a", KEY.public_hex)
+    assert notes.verify_cosignature(note, "lianxin/platform", WITNESS_KEY.public_hex) == 1777622400
 
 
 def test_two_heads_of_one_size_are_kept_as_evidence_that_anyone_can_verify(tmp_path: Path, witness: Witness) -> None:
     fork = ledger_of(tmp_path / "fork.db", [*NOTES[:6], {**NOTES[6], "n": 99}])
     with pytest.raises(EvidenceRejected, match="two different ledgers"):
-        witness.keep_head(fork.checkpoint(), "bank-a", KEY.public_hex)
+        witness.keep(fork.checkpoint(), "bank-a", KEY.public_hex)
     heads = [canonical.decode_fragment(data) for data in Store(tmp_path / "witness.db").witnessed("bank-a")]
-    records = [signing.verify_signed(head, {"bank-a": KEY.public_hex}) for head in heads]
-    assert [record["size"] for record in records] == [7, 7]
-    assert len({record["root"] for record in records}) == 2
+    found = [head_of(head, "bank-a", KEY.public_hex) for head in heads]
+    assert [head.size for head in found] == [7, 7]
+    assert len({head.root for head in found}) == 2
+    assert [cosigned for _, cosigned in witness._heads("bank-a")] == [False, True]  # the second one only as evidence
 
 
 def test_a_witness_that_restarts_remembers_what_it_saw(tmp_path: Path, witness: Witness) -> None:
     again = Witness(Store(tmp_path / "witness.db"), "platform", WITNESS_KEY)
     short = ledger_of(tmp_path / "short.db", NOTES[:5]).checkpoint()
     with pytest.raises(EvidenceRejected, match="5 leaves after one of 7"):
-        again.keep_head(short, "bank-a", KEY.public_hex)
+        again.keep(short, "bank-a", KEY.public_hex)
     forgetful = Witness(Store(tmp_path / "other.db"), "platform", WITNESS_KEY)
-    forgetful.keep_head(short, "bank-a", KEY.public_hex)  # without memory the truncated ledger passes
+    forgetful.keep(short, "bank-a", KEY.public_hex)  # without memory the truncated ledger passes
 
 
 @pytest.mark.skipif(not VECTORS.is_file(), reason="shared/vectors is not beside the checkout")

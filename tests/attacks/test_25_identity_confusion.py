@@ -7,6 +7,7 @@ the row names it and the test first shows the attack succeeding under that readi
 
 import fnmatch
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,7 @@ class Door:
     heard: list[str] = field(default_factory=list)
     refused: list[tuple[str, str | None]] = field(default_factory=list)
     server: RunningServer | None = None
+    spoken: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def start(self, authority: Authority = CA) -> "Door":
         self.write("ca.crt", authority.certificate.public_bytes(Encoding.PEM))
@@ -161,6 +163,7 @@ class Door:
 
     def hear(self, channel: Channel) -> None:
         self.heard.append(channel.peer)
+        self.spoken.release()
 
     def files(self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> tuple[Path, Path]:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -182,6 +185,7 @@ class Door:
                 list(road.stream_stream("/lianxin.party.Matching/Converse")(iter([b""]), metadata=asked, timeout=5))
             except grpc.RpcError as failed:
                 return failed.code()
+        assert self.spoken.acquire(timeout=5)  # the stream may end before the handler's thread has had its turn
         return grpc.StatusCode.OK
 
 

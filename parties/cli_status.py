@@ -1,0 +1,70 @@
+"""What a node's status and a run's end look like in a terminal: the texts behind the commands of `cli_nodes`."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lianxin.federation.errors import LianxinError
+from lianxin.parties.control import ask
+
+if TYPE_CHECKING:
+    from lianxin.parties.config import NodeConfig
+
+
+def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
+    """Say how a run ended or that an agreement stands. Raises the LianxinError that ended it otherwise."""
+    if ended["state"] == "standing":
+        said = (
+            f"agreement {ended['run']} stands until {ended['expires_at']}; banks ask under it with `lianxin bank query`"
+        )
+        typer.echo(json.dumps(dict(ended)) if as_json else said)
+        return
+    if ended["state"] != "finished":
+        fault = LianxinError(ended["error"])
+        fault.exit_code = ended.get("exit_code", 3)
+        raise fault
+    typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
+
+
+def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
+    """Return a waiting proposal in a few lines: who, what for, which of this party's fields, until when."""
+    asked = [f"{entry['field']} ({entry['use']})" for entry in contract["fields"] if entry["provider"] == party]
+    head = f"{contract['run']} waits: proposed by {contract['proposer']} of {contract['platform']}"
+    if contract["model"] == "field_query":
+        offered = [entry["field"] for entry in contract["fields"] if entry["provider"] == contract["platform"]]
+        return [
+            head,
+            f"  a standing agreement for field queries, purpose {contract['purpose']}, until {contract['expires_at']}",
+            f"  {party} names firms by {', '.join(asked)} and may ask for: {', '.join(offered)}",
+        ]
+    sums = f"rows {contract['min_rows']}, bads {contract['min_bads']}, goods {contract['min_goods']}"
+    return [
+        head,
+        f"  purpose {contract['purpose']}, {contract['matching']} matching",
+        f"  {contract['key_bits']}-bit keys, {contract['profile']}",
+        f"  asks of {party}: {', '.join(asked)}",
+        f"  {contract['rounds']} rounds, until {contract['expires_at']}",
+        f"  least sizes: {sums}; when a bank is lost: {contract['on_loss']}",
+    ]
+
+
+def show_status(config: "NodeConfig", as_json: bool) -> None:
+    """Print what the running node of `config` has done and what waits at it."""
+    from lianxin.federation import plan
+
+    answer = ask(config.state, {"do": "status", "from": 0})
+    if as_json:
+        typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))
+        return
+    for run, outcome in answer["ended"].items():
+        typer.echo(f"{run}: {outcome['state']} {outcome.get('error', '')}".rstrip())
+    for run, shown in answer.get("waiting", {}).items():
+        for sentence in _terms_of(answer["party"], shown["contract"]):
+            typer.echo(sentence)
+        for sentence in plan.describe_plan(shown["plan"]):
+            typer.echo(f"  {sentence}")
+        typer.echo(f"answer with `lianxin bank approve {run} --node FILE --operator YOU` or `lianxin bank refuse ...`")
+    for _, note in answer["events"][-5:]:
+        typer.echo(f"  {note}")

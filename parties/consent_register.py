@@ -1,0 +1,263 @@
+"""A provider's registry of consents over its store and ledger.
+
+What comes in is checked as a whole, then written as a whole with the one leaf that commits to it, then marked in
+`high-water.json`; only then is it acknowledged. A list is streamed: verified lines wait in an unnamed file, memory holds what
+the registry keeps of each consent. The root over the registry grows with it.
+"""
+
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from lianxin.crypto import canonical, snapshot
+from lianxin.crypto.frontier import Frontier
+from lianxin.federation.errors import EvidenceRejected, InputFault
+from lianxin.parties.consent_admission import Admission
+from lianxin.parties.consent_high_water import Mark, check_mark, read_mark, write_mark
+from lianxin.parties.consent_import import BLOCK, Checked, checked_lines, record_bytes
+from lianxin.parties.consent_schema import (
+    FIRM_KEY,
+    check_any_record,
+    check_consent_record,
+    check_keys,
+    check_revocation_record,
+)
+from lianxin.parties.decision import ConsentRejected, Registry, verify_record
+from lianxin.parties.decision_consents import check_registered, essence_of, signers_of, snapshot_entries
+from lianxin.parties.ledger import Ledger
+from lianxin.parties.store import Store
+
+SNAPSHOT_AT_ONCE = 5_000
+
+
+class ConsentRegister:
+    """A provider's registry of consents and what ends them. Safe to share between threads; one process a store."""
+
+    def __init__(
+        self, store: Store, ledger: Ledger, admission: Admission | None = None, high_water: Path | None = None
+    ) -> None:
+        """Open the registry. `admission` judges what comes in now; without one only signatures and order count.
+
+        Raises EvidenceRejected when the store is behind the mark in the file `high_water`, or is another one.
+        """
+        self.store, self._ledger = store, ledger
+        self._admission, self._high_water = admission, high_water
+        self._lock = threading.RLock()
+        self._registry, self._root = Registry(), Frontier()
+        if high_water is not None:
+            self._check_high_water(high_water)
+
+    @property
+    def epoch(self) -> int:
+        """The number of records in the registry."""
+        return self.registry().epoch
+
+    def register_firm_keys(self, keys: Mapping[str, str]) -> None:
+        """Register firms' public keys (subject key to key, hex); raises InputFault for another form or another key."""
+        try:
+            for subject, key in keys.items():
+                check_keys({"subject_key": subject, "key": key}, FIRM_KEY, {})
+        except ConsentRejected:
+            raise InputFault(
+                "a list of firm keys maps subject keys to public keys, 64 lower-case hex digits each"
+            ) from None
+        self.store.add_firm_keys(keys)
+
+    def import_records(self, signed_records: Sequence[Mapping[str, Any]]) -> int:
+        """Add signed records, all or none, with one ledger leaf; return the new epoch.
+
+        Raises ConsentRejected, SignatureRejected or EncodingRejected before anything is written.
+        """
+        return self.import_lines([_encoded(signed) for signed in signed_records])
+
+    def import_lines(self, lines: Iterable[bytes], executor: Executor | None = None) -> int:
+        """Add signed records, each the canonical bytes of one, all or none, with one ledger leaf; return the new epoch.
+
+        Signatures are verified in the executor's workers. Raises ConsentRejected, SignatureRejected or EncodingRejected
+        before anything is written.
+        """
+        with self.held() as registry, tempfile.TemporaryFile() as spool:
+            intake = _Intake(registry, self._root.copy(), self._admission)
+            for page in _pages(checked_lines(lines, executor)):
+                intake.take(page, self._keys_of(page), spool)
+            if intake.count:
+                self._commit(intake, spool)
+            return self._registry.epoch
+
+    def revoke(self, signed: Mapping[str, Any]) -> int:
+        """Add one signed revocation and return the epoch from which the consent is dead.
+
+        A consent that is revoked already stays so, and nothing is written.
+        """
+        with self.held() as registry:
+            record = check_revocation(signed, self.store.firm_keys_of(_named_subjects(signed)))
+            if registry.ended.get(record["consent_id"]) == "REVOKED":
+                return registry.epoch
+            return self.import_records([signed])
+
+    def registry(self) -> Registry:
+        """Return the present state of the registry, cached by epoch.
+
+        Raises EvidenceRejected when the store holds fewer records than it did: a copy of yesterday was put back.
+        """
+        with self._lock:
+            epoch = self.store.registry_epoch()
+            if epoch < self._registry.epoch:
+                raise EvidenceRejected("the registry is shorter than it was; restore the store that holds all of it")
+            if epoch > self._registry.epoch:
+                root = self._root.copy()
+                self._registry, self._root = self._registry.grown(self._stored(root, epoch)), root
+            return self._registry
+
+    def snapshot(self, now: str) -> snapshot.Snapshot:
+        """Return the map of every consent's state at `now` and its record's digest, with its Merkle tree."""
+        with self.held() as registry:
+            return snapshot.Snapshot(snapshot_entries(registry, now, self._uses(registry)))
+
+    def publish_snapshot(self, now: str) -> str:
+        """Append a registry leaf with the present snapshot's root, and return that root in hex.
+
+        A leaf of an import has it already; one that a single record brought has it up to 5,000 consents.
+        """
+        with self.held() as registry:
+            root = self.snapshot(now).root.hex()
+            named = {"epoch": registry.epoch, "registry_root": self._root.root().hex()}
+            self._ledger.append_registry_lines((), named | {"snapshot_root": root, "snapshot_at": now})
+            return root
+
+    def mark(self) -> None:
+        """Raise the mark beside the store to where registry and ledger are; it never falls."""
+        with self.held() as registry:
+            if self._high_water is not None:
+                write_mark(self._high_water, Mark(registry.epoch, self._root.root().hex(), self._ledger.size))
+
+    @contextmanager
+    def held(self) -> Iterator[Registry]:
+        """Hold the registry still: no consent or revocation comes in before the block ends."""
+        with self._lock:
+            yield self.registry()
+
+    def _keys_of(self, page: list[tuple[bytes, Checked]]) -> dict[str, str]:
+        keys = self.store.firm_keys_of({signer.subject for _, checked in page for signer in checked.signers})
+        return keys if self._admission is None else self._admission.party_keys() | keys
+
+    def _commit(self, intake: "_Intake", spool: IO[bytes]) -> None:
+        registry = intake.finished()
+        named: dict[str, Any] = {"epoch": registry.epoch}
+        if intake.count == 1:
+            named["record_hash"] = intake.digest.hex()
+        else:
+            named["registry_root"] = intake.root.root().hex()
+        if self._admission is not None and (intake.count > 1 or len(registry.consents) <= SNAPSHOT_AT_ONCE):
+            now = self._admission.now()
+            entries = snapshot_entries(registry, now, self._uses(registry))
+            named |= {"snapshot_root": snapshot.Snapshot(entries).root.hex(), "snapshot_at": now}
+        if intake.party_keys:
+            self.store.add_firm_keys(intake.party_keys)
+        spool.seek(0)
+        self._ledger.append_registry_lines((line[:-1] for line in spool), named)
+        self._registry, self._root = registry, intake.root
+        self.mark()
+
+    def _uses(self, registry: Registry) -> dict[str, int]:
+        limited = [name for name, consent in registry.consents.items() if "max_uses" in consent.terms]
+        return {name: len(uses) for name, uses in self.store.uses(limited).items()} if limited else {}
+
+    def _stored(self, root: Frontier, epoch: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+        mark = None if self._high_water is None else read_mark(self._high_water)
+        for line in self.store.iterate_registry(self._registry.epoch):
+            if root.size == epoch:
+                return
+            root.append(line)
+            if mark is not None and mark.epoch == root.size:
+                check_mark(self._high_water or Path(), mark, epoch, root.root().hex(), self._ledger.size)
+            yield essence_of(canonical.decode_fragment(line)["record"]), sha256(record_bytes(line)).digest()
+
+    def _check_high_water(self, path: Path) -> None:
+        mark = read_mark(path)
+        if mark is not None:
+            epoch = self.store.registry_epoch()
+            there = mark.registry_root if epoch >= mark.epoch > 0 else Frontier().root().hex()
+            check_mark(path, mark, epoch, there, self._ledger.size)
+        self.registry()
+        self.mark()
+
+
+class _Intake:
+    """A registry state that grows by a list, with its root; nothing of it counts before it is finished and kept."""
+
+    def __init__(self, registry: Registry, root: Frontier, admission: Admission | None) -> None:
+        self.root, self.count, self.digest = root, 0, b""
+        self.party_keys: dict[str, str] = {}
+        self._registry, self._admission = registry.grown(()), admission
+        self._now = admission.now() if admission else ""
+
+    def take(self, page: list[tuple[bytes, Checked]], keys: Mapping[str, str], spool: IO[bytes]) -> None:
+        for line, checked in page:
+            check_registered(checked.signers, keys)
+            if self._admission is not None:
+                self._admission.check(checked, self._registry, self._now)
+            self._registry.admit(checked.essence, checked.digest)
+            self._note_party(checked)
+            self.root.append(line)
+            spool.write(line + b"\n")
+            self.count, self.digest = self.count + 1, checked.digest
+
+    def _note_party(self, checked: Checked) -> None:
+        if "attested_by" in checked.essence or "attestation" in checked.essence or "requester" in checked.essence:
+            self.party_keys |= {signer.subject: signer.key for signer in checked.signers}
+
+    def finished(self) -> Registry:
+        return replace(self._registry, epoch=self._registry.epoch + self.count)
+
+
+def check_consent(signed: Mapping[str, Any], firm_keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the consent when its schema holds and the keys registered for its grantors (`firm_keys`) signed it.
+
+    Raises ConsentRejected or SignatureRejected.
+    """
+    check_consent_record(_record_of(signed))
+    return verify_record(signed, firm_keys)
+
+
+def check_revocation(signed: Mapping[str, Any], firm_keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the revocation when its schema holds and the key registered for its subject signed it.
+
+    Raises ConsentRejected or SignatureRejected.
+    """
+    check_revocation_record(_record_of(signed))
+    return verify_record(signed, firm_keys)
+
+
+def decode_signed(data: bytes) -> dict[str, Any]:
+    """Return the signed record whose canonical encoding is `data`; raises EncodingRejected for any other bytes."""
+    return canonical.decode_fragment(data)
+
+
+def _record_of(signed: Any) -> Any:
+    if not isinstance(signed, Mapping) or "record" not in signed:
+        raise ConsentRejected("a signed record holds `record` and `signatures`")
+    return signed["record"]
+
+
+def _encoded(signed: Mapping[str, Any]) -> bytes:
+    check_any_record(_record_of(signed))
+    return canonical.encode(dict(signed))
+
+
+def _named_subjects(signed: Mapping[str, Any]) -> set[str]:
+    record = _record_of(signed)
+    check_revocation_record(record)
+    return {signer.subject for signer in signers_of(record)}
+
+
+def _pages(checked: Iterator[tuple[bytes, Checked]]) -> Iterator[list[tuple[bytes, Checked]]]:
+    while page := list(islice(checked, BLOCK)):
+        yield page

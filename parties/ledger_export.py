@@ -1,0 +1,93 @@
+"""Writing the evidence of docs/records.md, "Run folder", which an auditor verifies without this program's node.
+
+Every file is written as it is read from the store, a page at a time. The leaves are hashed on the way: what is not under
+the head that was just signed leaves no evidence behind.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from lianxin.crypto import canonical
+from lianxin.crypto.merkle import leaf_hash
+from lianxin.crypto.notes import Checkpoint
+from lianxin.crypto.tiles import Frontier, TiledTree
+from lianxin.federation.errors import EvidenceRejected, RunStopped
+from lianxin.parties.store import Store
+
+GRADE_SETTINGS = "grade/"
+
+
+def write_evidence(store: Store, party: str, folder: Path, contract: bytes, catalogue: bytes, head: Checkpoint) -> Path:
+    """Write one run's evidence to `folder`/evidence and return that path; the folder appears complete or not at all.
+
+    Raises EvidenceRejected when the stored leaves are not the ones under `head`, RunStopped when the disk is full.
+    """
+    run = canonical.decode_fragment(contract)["record"]["run"]
+    ledger = _checked_lines(store, party, head)
+    files = {
+        "contract.json": [contract, b"\n"],
+        "catalogue.csv": [catalogue],
+        "ledger.jsonl": ledger,
+        **_files(store, run),
+    }
+    try:
+        return _write_folder(folder, "evidence", files)
+    except OSError as fault:
+        raise RunStopped(
+            f"the evidence of run {run} could not be written to {folder}: {fault.strerror or fault}"
+        ) from fault
+
+
+def _files(store: Store, run: str) -> dict[str, Iterable[bytes]]:
+    keys = ({"subject_key": subject, "key": key} for subject, key in store.firm_keys().items())
+    lists = ({"release": name, "consents": ids} for name, ids in store.release_consents().items())
+    envelopes = (
+        {"header": canonical.decode(row.header), "signature": row.signature.hex()} for row in store.envelopes(run)
+    )
+    return {
+        "checkpoints.jsonl": _lines(store.checkpoints()),
+        "witnessed.jsonl": _lines(store.witnessed()),
+        "registry.jsonl": _lines(store.iterate_registry()),
+        "firm_keys.jsonl": _lines(map(canonical.encode, keys)),
+        "release_consents.jsonl": _lines(map(canonical.encode, lists)),
+        "envelopes.jsonl": _lines(map(canonical.encode, envelopes)),
+        "grades.jsonl": _lines(store.settings_under(GRADE_SETTINGS).values()),
+    }
+
+
+def _checked_lines(store: Store, party: str, head: Checkpoint) -> Iterator[bytes]:
+    frontier, tiles = Frontier(), dict[tuple[int, int], bytes]()
+    for leaf in store.leaves(0, head.size):
+        frontier, full = frontier.grown([leaf_hash(leaf)])
+        tiles |= {(tile.level, tile.index): tile.data for tile in full if tile.level}
+        yield leaf + b"\n"
+    if frontier.size != head.size or TiledTree(frontier, lambda level, index: tiles[level, index]).root() != head.root:
+        raise EvidenceRejected(
+            f"the stored leaves of {party} are not the ones under its last checkpoint: leaves were lost or changed; no "
+            "evidence was written, restore the store from a copy"
+        )
+
+
+def _lines(records: Iterable[bytes]) -> Iterator[bytes]:
+    return (record + b"\n" for record in records)
+
+
+def _write_folder(parent: Path, name: str, files: Mapping[str, Iterable[bytes]]) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    target, fresh = parent / name, Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
+    try:
+        for file_name, data in files.items():
+            with (fresh / file_name).open("wb") as file:
+                file.writelines(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            target.rename(fresh.with_suffix(".old"))
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh.with_suffix(".old"), ignore_errors=True)
+    return target

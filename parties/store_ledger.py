@@ -1,0 +1,218 @@
+"""The ledger's tables in a node's store: leaves and what goes in with them, tiles of hashes, signed heads.
+
+Statements that every leaf needs are made once. Positions are primary keys: a second writer of one position fails
+instead of overwriting. A write that the disk refuses is rolled back whole and told in one sentence.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+
+from lianxin.crypto.tiles import Tile
+from lianxin.federation.errors import InputFault, RunStopped
+from lianxin.parties import store_schema as schema
+
+PAGE = 1000
+_ADD_LEAVES, _ADD_ENVELOPES = sa.insert(schema.leaves), sa.insert(schema.envelopes)
+_LAST_LEAF = sa.select(sa.func.max(schema.leaves.c.position))
+
+
+@dataclass(frozen=True)
+class EnvelopeRow:
+    """One envelope that crossed: canonical header bytes, the sender's signature on them, and its leaf's index."""
+
+    ledger_index: int
+    direction: str
+    run: str
+    conversation: str
+    sender: str
+    seq: int
+    header: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    message_hash: str
+
+
+class LedgerTables:
+    """What a store keeps of ledgers: its own, and the heads of others."""
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """Return a transaction that writes."""
+        raise NotImplementedError
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """Return a transaction that reads."""
+        raise NotImplementedError
+
+    # Leaves
+
+    def leaf_count(self) -> int:
+        """Return the number of leaves, counted."""
+        with self.reading() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(schema.leaves)) or 0
+
+    def next_position(self) -> int:
+        """Return the position after the last leaf, without counting."""
+        with self.reading() as connection:
+            last = connection.scalar(_LAST_LEAF)
+        return 0 if last is None else last + 1
+
+    def leaves(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the leaves' bytes from position `start` up to `end`, in order, a page a transaction."""
+        column = schema.leaves.c.position
+        query = sa.select(column, schema.leaves.c.data).order_by(column).limit(PAGE)
+        if end is not None:
+            query = query.where(column < end)
+        while page := self._rows(query.where(column >= start)):
+            yield from (data for _, data in page)
+            start = page[-1][0] + 1
+
+    def leaf(self, position: int) -> bytes | None:
+        """Return the leaf at a position, None when there is none."""
+        return next(self.leaves(position, position + 1), None)
+
+    def append_leaves(
+        self,
+        first: int,
+        leaves: Sequence[bytes],
+        envelopes: Sequence[EnvelopeRow] = (),
+        release_consents: Mapping[str, Sequence[str]] | None = None,
+        registry: Iterable[bytes] = (),
+        uses: Sequence[tuple[str, str]] = (),
+        tiles: Sequence[Tile] = (),
+    ) -> None:
+        """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
+
+        `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is used
+        for, each kept once. A release's id is its leaf's hash, so that a statistic that is released twice within a second
+        has one id and one list. Raises InputFault when a position or an envelope's sequence number is taken: something
+        else wrote to this store; RunStopped when the disk is full or does not write.
+        """
+        rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
+        try:
+            with self.writing() as connection:
+                if rows:
+                    connection.execute(_ADD_LEAVES, rows)
+                if envelopes:
+                    connection.execute(_ADD_ENVELOPES, [vars(row) for row in envelopes])
+                for name, ids in (release_consents or {}).items():
+                    put_row(connection, schema.release_consents, {"release": name}, {"consents": json.dumps(list(ids))})
+                if registry:
+                    for page in registry_pages(connection, registry):
+                        insert_rows(connection, schema.registry, page)
+                for consent, use in uses:
+                    put_row(connection, schema.uses, {"consent": consent, "use": use}, {"use": use})
+                insert_rows(connection, schema.tiles, map(vars, tiles))
+        except sa.exc.IntegrityError:
+            raise InputFault(
+                f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
+                "process that uses this store"
+            ) from None
+        except sa.exc.OperationalError:
+            raise RunStopped(
+                "the ledger could not be written, and what it would have recorded did not happen; see that the disk "
+                "of the state folder has room and works, and go on"
+            ) from None
+
+    # Tiles of hashes
+
+    def tile(self, level: int, index: int) -> bytes:
+        """Return a full tile's hashes, nothing when it is not there."""
+        query = sa.select(schema.tiles.c.data).where(schema.tiles.c.level == level, schema.tiles.c.index == index)
+        with self.reading() as connection:
+            return connection.scalar(query) or b""
+
+    def tile_count(self, level: int) -> int:
+        """Return how many full tiles there are of a level."""
+        query = sa.select(sa.func.count()).select_from(schema.tiles).where(schema.tiles.c.level == level)
+        with self.reading() as connection:
+            return connection.scalar(query) or 0
+
+    def add_tiles(self, tiles: Sequence[Tile]) -> None:
+        """Keep tiles, in place of what was there of the same level and index."""
+        with self.writing() as connection:
+            for tile in tiles:
+                put_row(connection, schema.tiles, {"level": tile.level, "index": tile.index}, {"data": tile.data})
+
+    # Signed heads
+
+    def add_checkpoint(self, size: int, data: bytes) -> None:
+        """Add the bytes of a signed checkpoint over the first `size` leaves."""
+        with self.writing() as connection:
+            position = connection.scalar(sa.select(sa.func.count()).select_from(schema.checkpoints))
+            insert_rows(connection, schema.checkpoints, [{"position": position, "size": size, "data": data}])
+
+    def replace_checkpoint(self, data: bytes, cosigned: bytes) -> None:
+        """Put `cosigned` in place of the checkpoint `data`: the same head with more signatures."""
+        where = schema.checkpoints.c.data == data
+        with self.writing() as connection:
+            connection.execute(sa.update(schema.checkpoints).where(where).values(data=cosigned))
+
+    def checkpoints(self) -> list[bytes]:
+        """Return the bytes of all signed checkpoints, oldest first."""
+        newest_first = list(self.newest_checkpoints())
+        return newest_first[::-1]
+
+    def newest_checkpoints(self) -> Iterator[bytes]:
+        """Yield the bytes of the signed checkpoints, newest first, a page a transaction."""
+        column, below = schema.checkpoints.c.position, 2**62
+        query = sa.select(column, schema.checkpoints.c.data).order_by(column.desc()).limit(PAGE)
+        while page := self._rows(query.where(column < below)):
+            yield from (data for _, data in page)
+            below = page[-1][0]
+
+    def last_checkpoint(self) -> bytes | None:
+        """Return the bytes of the newest signed checkpoint, None when there is none."""
+        newest = sa.select(schema.checkpoints.c.data).order_by(schema.checkpoints.c.position.desc()).limit(1)
+        with self.reading() as connection:
+            return connection.scalar(newest)
+
+    def add_witnessed(self, party: str, data: bytes) -> None:
+        """Keep the bytes of a checkpoint that another party signed and showed to this one."""
+        with self.writing() as connection:
+            position = connection.scalar(sa.select(sa.func.count()).select_from(schema.witnessed))
+            insert_rows(connection, schema.witnessed, [{"position": position, "party": party, "data": data}])
+
+    def witnessed(self, party: str | None = None) -> list[bytes]:
+        """Return the signed checkpoints kept of one other party, or of all, oldest first."""
+        query = sa.select(schema.witnessed.c.data).order_by(schema.witnessed.c.position)
+        with self.reading() as connection:
+            return list(connection.scalars(query if party is None else query.where(schema.witnessed.c.party == party)))
+
+    def newest_witnessed(self, party: str) -> Iterator[bytes]:
+        """Yield the signed checkpoints kept of one other party, newest first, a page a transaction."""
+        column, below = schema.witnessed.c.position, 2**62
+        query = sa.select(column, schema.witnessed.c.data).where(schema.witnessed.c.party == party)
+        while page := self._rows(query.where(column < below).order_by(column.desc()).limit(PAGE)):
+            yield from (data for _, data in page)
+            below = page[-1][0]
+
+    def _rows(self, query: sa.Select[Any]) -> list[Any]:
+        with self.reading() as connection:
+            return list(connection.execute(query))
+
+
+def insert_rows(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows, none if there are none."""
+    rows = list(rows)
+    if rows:
+        connection.execute(sa.insert(table), rows)
+
+
+def put_row(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Write the row of `key`, whether it is new or known."""
+    where = [table.c[name] == value for name, value in key.items()]
+    if not connection.execute(sa.update(table).where(*where).values(**values)).rowcount:
+        insert_rows(connection, table, [{**key, **values}])
+
+
+def registry_pages(connection: sa.Connection, records: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows by which `records` continue the registry at its next epoch, a page of them in memory."""
+    epoch = connection.scalar(sa.select(sa.func.max(schema.registry.c.epoch))) or 0
+    rows = ({"epoch": at, "data": record} for at, record in enumerate(records, start=epoch + 1))
+    while page := list(islice(rows, PAGE)):
+        yield page

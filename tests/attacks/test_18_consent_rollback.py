@@ -1,0 +1,174 @@
+"""Attack 18: put yesterday's store back, so that a consent withdrawn today is alive again.
+
+The attacker stops the node, copies files of the state folder and starts it again; it has no key of the node. Each test
+first shows the attack succeeding with the defence taken out: no mark beside the store, or no witness of the ledger.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import consents as w
+import pytest
+
+from lianxin.crypto import canonical, signing
+from lianxin.crypto.errors import ProofOfInclusionRejected
+from lianxin.federation.errors import EvidenceRejected, GateRefused
+from lianxin.parties import consent_high_water
+from lianxin.parties.ledger_witness import Witness
+from lianxin.parties.store import Store
+
+FIELDS = ("staff_count",)
+MARK = "high-water.json"
+
+
+def start(folder: Path, *, marked: bool = True) -> w.Provider:
+    return w.Provider(folder, w.FIRM, high_water=marked, attesting=())
+
+
+def take(node: w.Provider) -> tuple[str, ...]:
+    return node.boundary.release(w.contract_of(), w.request_of(*FIELDS), [w.FIRM], {"staff_count": [1]}).firms
+
+
+def given_again() -> dict[str, object]:
+    return w.signed(w.consent_record(consent_id="consent-2", created_at=w.NOW, not_before=w.NOW))
+
+
+def stop(node: w.Provider) -> None:
+    with node.store.writing() as connection:
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.exec_driver_sql("BEGIN")
+    node.store.close()
+
+
+def withdrawn_yesterday(folder: Path, *, marked: bool = True) -> Path:
+    """Run a node that is given a consent, copies its folder, and then takes the withdrawal; return the copy."""
+    state, copy = folder / "state", folder / "yesterday"
+    state.mkdir()
+    node = start(state, marked=marked)
+    node.give(w.FIRM, consent_id="consent-1")
+    stop(node)
+    shutil.copytree(state, copy)
+    node = start(state, marked=marked)
+    node.register.revoke(w.signed(w.revocation_record()))
+    with pytest.raises(GateRefused) as refused:
+        take(node)
+    assert refused.value.rule == "R04"
+    stop(node)
+    return copy
+
+
+def put_back(folder: Path, copy: Path, *names: str) -> None:
+    for name in names:
+        shutil.copy(copy / name, folder / "state" / name)
+
+
+@pytest.mark.rule("R04")
+def test_yesterdays_store_does_not_start_and_would_release_without_the_mark(tmp_path: Path) -> None:
+    for name, marked in (("kept", True), ("weak", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        put_back(folder, withdrawn_yesterday(folder, marked=marked), "store.db")
+        if marked:
+            with pytest.raises(EvidenceRejected, match="older or another copy"):
+                start(folder / "state")
+        else:
+            node = start(folder / "state", marked=False)
+            assert take(node) == (w.FIRM,)
+            node.store.close()
+
+
+def test_a_store_of_another_registry_of_the_same_length_does_not_start(tmp_path: Path) -> None:
+    copy = withdrawn_yesterday(tmp_path)
+    node = start(copy, marked=False)
+    node.register.import_records([w.signed(w.consent_record(consent_id="consent-2"))])
+    node.boundary.release(w.contract_of(), w.request_of(*FIELDS), [w.FIRM], {"staff_count": [1]})
+    stop(node)
+    put_back(tmp_path, copy, "store.db")
+    with pytest.raises(EvidenceRejected, match="older or another copy"):
+        start(tmp_path / "state")
+
+
+def test_a_store_that_went_on_starts_and_the_mark_rises_before_a_change_is_acknowledged(tmp_path: Path) -> None:
+    withdrawn_yesterday(tmp_path)
+    node = start(tmp_path / "state")
+    before = consent_high_water.read_mark(tmp_path / "state" / MARK)
+    node.register.import_records([given_again()])
+    after = consent_high_water.read_mark(tmp_path / "state" / MARK)
+    assert before is not None and after is not None
+    assert (before.epoch, after.epoch, after.ledger_size) == (2, 3, node.ledger.size)
+    node.store.close()
+
+
+def test_a_crash_between_the_store_and_the_mark_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    withdrawn_yesterday(tmp_path)
+    node = start(tmp_path / "state")
+
+    def crash(*_: object) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr("lianxin.parties.consent_register.write_mark", crash)
+    with pytest.raises(OSError, match="power cut"):
+        node.register.import_records([given_again()])
+    node.store.close()
+    monkeypatch.undo()
+    again = start(tmp_path / "state")
+    assert again.register.epoch == 3
+    again.store.close()
+
+
+SPOILED: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("empty", lambda data: b""),
+    ("cut", lambda data: data[:-3]),
+    ("lowered", lambda data: data.replace(b'"epoch":2', b'"epoch":1')),
+    ("of another kind", lambda data: data.replace(b"high-water", b"low-water-")),
+]
+
+
+@pytest.mark.parametrize(("how", "spoil"), SPOILED, ids=[how for how, _ in SPOILED])
+def test_a_spoiled_mark_is_refused_and_not_taken_for_none(
+    tmp_path: Path, how: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    withdrawn_yesterday(tmp_path)
+    path = tmp_path / "state" / MARK
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(EvidenceRejected):
+        start(tmp_path / "state")
+
+
+@pytest.mark.parametrize("is_witnessed", [False, True])
+def test_who_puts_back_the_mark_too_is_found_out_by_whoever_has_seen_the_ledger(
+    tmp_path: Path, is_witnessed: bool
+) -> None:
+    copy = withdrawn_yesterday(tmp_path)
+    bank = Store(tmp_path / "bank.db")
+    witness = Witness(bank, "bank-1", signing.SigningKey.from_seed(b"b" * 32))
+    node = start(tmp_path / "state")
+    key = node.key.public_hex
+    if is_witnessed:
+        witness.keep_head(node.ledger.request_for("bank-1"), "platform-a", key, w.NOW)
+    stop(node)
+    put_back(tmp_path, copy, "store.db", MARK)
+    back = start(tmp_path / "state")
+    assert take(back) == (w.FIRM,)
+    head = back.ledger.request_for("bank-1")
+    if is_witnessed:
+        with pytest.raises((EvidenceRejected, ProofOfInclusionRejected)):
+            told = witness.keep_head(head, "platform-a", key, w.NOW)
+            back.ledger.take_answer(told, "bank-1", witness_key(witness))
+            witness.keep_head(back.ledger.request_for("bank-1"), "platform-a", key, w.NOW)
+    else:
+        assert witness.keep_head(head, "platform-a", key, w.NOW)
+    for store in (back.store, bank):
+        store.close()
+
+
+def witness_key(_: Witness) -> str:
+    return signing.SigningKey.from_seed(b"b" * 32).public_hex
+
+
+def test_a_mark_is_canonical_and_holds_no_more_than_sizes_and_a_root(tmp_path: Path) -> None:
+    withdrawn_yesterday(tmp_path)
+    record = canonical.decode((tmp_path / "state" / MARK).read_bytes())
+    assert set(record) == {"type", "version", "epoch", "registry_root", "ledger_size"}

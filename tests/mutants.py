@@ -1,0 +1,270 @@
+"""What counts as a call of the gate or the guard, and for each: what stands in its place when it is taken out, and which
+test must then fail.
+
+A new call site is two lines in `MUTANTS`: its name (test_gate_mutations.py prints the missing ones), the expression that
+lets everything pass in its place (it sees the names of the function that it stands in), and the id of a quick test that
+refuses what the call refuses. The test must fail by an assertion: an error in the expression itself does not count.
+"""
+
+import re
+
+import mutation
+
+GATES = re.compile(
+    r"(.*\.)?("
+    r"boundary\.(release|aggregate)|_?register\.held|self\.held|decide_\w+|\w*_rule|"  # the gate
+    r"guard|_check_rights|_check_header|_check_turn|_check_signature|_check_refusal|fitting_modes|"  # the guard
+    r"check_peer|read_dial|check_ids|_admit_once|_check_new|_check_signed|"  # the door
+    r"check_proposal|judge_by_policy|open_contract|read_agreement|keep_head|check_key|"  # what is agreed
+    r"check_consent|check_revocation|check_public_key|received_key|verify\w*|_verify\w*|"
+    r"check_registered|check_gated|check_signatures|head_of|_check_clock|check_witnessed|_outputs\.admit|"  # what is received
+    r"charge|check_minimum|_check_quota|_check_firms|_check_own_firms)"  # how much
+)
+NOT_GATES = re.compile(r"(.*\.)?(verify_run|verify_page|bench\w*)")
+NOT_GATED = re.compile(
+    r"parties/auditor\w*\.py|"  # a judge, not a gate: nothing leaves by it; test_auditor.py takes each check out
+    r"parties/consent_desk\.py|"  # tells an operator what the gate would say; nothing leaves by it
+    r"(federation/plan|parties/cli|parties/report)\w*\.py"  # prices, commands and pages
+)
+
+
+def is_gate(callee: str) -> bool:
+    """Return whether a call of this (dotted) name is one of the gate or the guard."""
+    return GATES.fullmatch(callee) is not None and NOT_GATES.fullmatch(callee) is None
+
+
+def gated_files() -> list[str]:
+    """Return the files in which every gate call needs a mutant."""
+    files = [
+        f"{room}/{path.name}" for room in ("federation", "parties") for path in (mutation.ROOT / room).glob("*.py")
+    ]
+    return sorted(path for path in files if NOT_GATED.fullmatch(path) is None)
+
+
+_CALLS, _SESSION = "tests/test_gate_calls.py::", "tests/test_session.py::"
+_MATCHING, _AGREEMENT = "tests/test_matching.py::", "tests/test_agreement.py::"
+_DECISION, _BOUNDARY = "tests/test_decision.py::", "tests/test_boundary.py::"
+_FORGING = "tests/attacks/test_17_consent_forging.py::test_a_forged_consent_is_not_imported_and_opens_nothing"
+_CHANGED = _SESSION + "test_an_envelope_changed_on_its_way_is_refused_traced_and_answered"
+_LIED = _SESSION + "test_a_peer_that_signs_an_envelope_out_of_place_is_refused"
+_UNCOMMITTED = (
+    "tests/attacks/test_02_enumeration.py::"
+    "test_queries_that_were_not_committed_to_get_no_tags_and_without_the_check_they_do"
+)
+_NO_RIGHT = _DECISION + "test_a_request_without_a_right_is_refused_by_its_rule"
+_GATE_ASKED = _CALLS + "test_a_run_has_its_rows_and_statistics_from_the_gate_alone"
+_PARTIES = "tests/test_gate_calls_of_parties.py::"
+_HELD = _PARTIES + "test_the_registry_is_held_while_it_is_decided_on_or_grows"
+_NO_IDS = _CALLS + "test_ids_that_are_none_open_no_conversation_in_memory_or_by_grpc"
+_KEYS_SIGNED = _CALLS + "test_neither_side_takes_an_agreement_key_that_its_bank_did_not_sign"
+_JUDGED = _PARTIES + "test_a_query_is_judged_field_by_field_by_class_and_by_consent"
+_STANDING = _PARTIES + "test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_hold"
+_OTHER_KEY = _PARTIES + "test_a_consent_and_a_revocation_that_another_key_signed_are_refused_by_their_checks"
+_COSIGNED = _PARTIES + "test_a_head_or_cosignature_of_another_key_is_neither_kept_nor_answered"
+_SKEWED = _PARTIES + "test_while_the_clock_is_wrong_nothing_leaves"
+_OVERDUE = _PARTIES + "test_while_the_witnesses_are_overdue_neither_a_release_nor_a_value_leaves"
+_UNHELD = "__import__('contextlib').nullcontext(%s)"
+_STATISTIC = _BOUNDARY + "test_a_statistic_over_too_few_or_of_a_refused_field_stays"
+
+MUTANTS: dict[str, tuple[str, str]] = {
+    # what is received: keys, commitments, sizes
+    "federation/binning.py bank_keys_role received_key": (
+        "paillier.PublicKey(int.from_bytes(answer.modulus, 'big'), platform, MASK_PURPOSE, work.contract.run)",
+        _CALLS + "test_a_bank_keeps_no_platform_key_whose_modulus_is_bad"),
+    "federation/binning.py platform_keys_role received_key": (
+        "paillier.PublicKey(int.from_bytes(offer.modulus, 'big'), work.bank, LABEL_PURPOSE, work.contract.run)",
+        _CALLS + "test_a_platform_keeps_no_training_key_whose_modulus_is_bad"),
+    "federation/evaluators.py PaillierEvaluator.__init__ received_key": (
+        "paillier.PublicKey(int.from_bytes(opening.modulus, 'big'), side.bank, PURPOSE, side.contract.run)",
+        _CALLS + "test_an_evaluator_takes_no_matching_key_whose_modulus_is_bad"),
+    "federation/key_exchange.py received_key modulus_proof.check_public_key": (
+        "None", _CALLS + "test_a_received_key_is_admitted_by_form_and_proof"),
+    "federation/evaluators.py Evaluator.verify_queries verify_root": ("None", _UNCOMMITTED),
+    "federation/matching.py platform_role _verify_committed": ("None", _UNCOMMITTED),
+    "federation/matching.py _verify_committed evaluator.verify_queries": ("None", _UNCOMMITTED),
+    "federation/matching.py bank_role _check_quota": (
+        "None", _MATCHING + "test_a_bank_with_more_firms_than_the_contract_asks_nothing_and_says_so"),
+    "federation/matching.py bank_role _check_firms": (
+        "None",
+        _MATCHING + "test_a_platform_that_declares_more_firms_than_the_contract_is_refused_before_a_query_is_made"),
+    "federation/matching.py bank_role check_minimum": (
+        "None", _CALLS + "test_each_side_stops_below_the_minimum_of_shared_firms_by_itself"),
+    "federation/matching.py platform_role check_minimum": (
+        "None", _CALLS + "test_each_side_stops_below_the_minimum_of_shared_firms_by_itself"),
+    "federation/matching.py platform_role _check_own_firms": (
+        "None", _CALLS + "test_a_platform_with_more_firms_than_the_contract_answers_nothing"),
+    "federation/matching.py platform_role side.charge": (
+        "None", _MATCHING + "test_the_quota_is_charged_with_the_padded_size_before_the_platform_says_anything"),
+    # the door
+    "federation/channel.py MemoryNetwork.open check_ids": ("None", _NO_IDS),
+    "federation/services.py GrpcLink.open check_ids": ("None", _NO_IDS),
+    "federation/services.py _Door._admit check_peer": (
+        "(next(iter(self.parties.values())), next(iter(self.parties)))",
+        "tests/test_grpc_channel.py::test_a_client_of_tls_1_2_is_refused_before_the_handler"),
+    "federation/services.py _Door._admit read_dial": (
+        "__import__('lianxin.federation.admission', fromlist=['Dial']).Dial(peer.party, 'matching/x', 'run-0001')",
+        "tests/test_grpc_channel.py::test_ids_that_are_malformed_or_another_partys_are_refused_and_reported"
+        "[a path in the run]"),
+    "parties/platform_run.py PlatformRun.serve self._admit_once": (
+        "('match', 0, 0)", _CALLS + "test_a_platforms_run_serves_no_conversation_that_it_did_not_admit"),
+    # the guard, at both ends of every conversation
+    "federation/session.py Session.send wire.guard": (
+        "[]", _SESSION + "test_a_refused_send_uses_no_number_so_the_conversation_goes_on"),
+    "federation/session.py Session.send self._check_rights": (
+        "None", _SESSION + "test_values_do_not_leave_without_a_right_for_this_recipient_and_purpose[another recipient]"),
+    "federation/session.py Session._check_rights fitting_modes": (
+        "modes", "tests/test_crossings.py::test_a_form_crosses_behind_a_release_in_a_fitting_mode_and_behind_no_other"
+        "[AGGREGATE-COMPUTE_ONLY]"),
+    "federation/session.py Session.accept wire.guard": (
+        "[]", _SESSION + "test_a_message_that_the_step_does_not_list_is_refused_by_the_guard_on_receipt"),
+    "federation/session.py Session.accept self._check_header": ("None", _LIED + "[another contract]"),
+    "federation/session.py Session.accept self._check_refusal": (
+        "None", _SESSION + "test_a_refusal_that_another_key_signed_is_refused_itself"),
+    "federation/session.py Session._check_header self._check_signature": ("None", _CHANGED + "[signature]"),
+    "federation/session.py Session._check_header self._check_turn": ("None", _LIED + "[another round]"),
+    "federation/session.py Session._check_signature wire.verify_envelope": ("None", _CHANGED + "[signature]"),
+    "federation/session.py open_refusal verify_by": (
+        "envelope['record']", _SESSION + "test_a_refusal_that_another_key_signed_is_refused_itself"),
+    "federation/wire.py verify_envelope verify_signature": ("None", _CHANGED + "[signature]"),
+    # what is agreed
+    "parties/agreement.py join_signatures open_contract": (
+        "None",
+        _CALLS + "test_a_platform_notices_that_it_would_send_a_contract_with_a_bad_signature_of_its_own"),
+    "parties/agreement.py _approval_of verify_by": (
+        "approval['record']", _AGREEMENT + "test_an_approval_that_is_not_this_banks_of_these_terms_is_refused"),
+    "parties/agreement.py open_contract verify_signed": (
+        "None",
+        _AGREEMENT + "test_a_contract_with_a_signature_missing_doubled_or_moved_to_other_terms_does_not_open"),
+    "parties/bank.py BankNode._answer self._check_new": (
+        "None", _CALLS + "test_a_bank_looks_whether_a_run_id_is_new_before_it_reads_the_proposal"),
+    "parties/bank.py BankNode._judge check_proposal": (
+        "Verdict('', '')", _CALLS + "test_a_banks_own_checks_and_its_policy_both_have_a_veto[check_proposal]"),
+    "parties/bank.py BankNode._judge judge_by_policy": (
+        "Verdict('', '')", _CALLS + "test_a_banks_own_checks_and_its_policy_both_have_a_veto[judge_by_policy]"),
+    "parties/bank.py BankNode._take_part self._check_signed": (
+        "None", _CALLS + "test_a_bank_takes_no_part_under_a_contract_that_lacks_signatures"),
+    "parties/bank.py BankNode._check_signed open_contract": (
+        "contract", _CALLS + "test_a_bank_takes_no_part_under_a_contract_that_lacks_signatures"),
+    "parties/bank_run.py BankRun._agreement_keys read_agreement": ("entry", _KEYS_SIGNED),
+    "parties/platform_run.py PlatformRun.matched read_agreement": ("{}", _KEYS_SIGNED),
+    "parties/replies.py read_agreement verify_by": ("signed['record']", _KEYS_SIGNED),
+    "parties/replies.py read_agreement MaskAgreement.check_key": (
+        "None", _CALLS + "test_an_agreement_key_is_a_point_that_the_exchange_can_take"),
+    # heads of other ledgers
+    "parties/bank.py BankNode._close self.node.keep_head": (
+        "None", _CALLS + "test_a_bank_closes_no_run_on_a_head_that_it_could_not_keep"),
+    "parties/platform.py PlatformNode._end self.node.keep_head": (
+        "None", _CALLS + "test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds"),
+    "parties/node.py Node.keep_head witness.keep_head": (
+        "None", _CALLS + "test_a_node_keeps_no_head_that_another_key_signed"),
+    # the gate
+    "parties/bank_run.py BankRun._release self.node.boundary.release": ("None", _GATE_ASKED + "[a bank's rows]"),
+    "parties/bank_run.py BankRun._aggregate self.node.boundary.aggregate": (
+        "None", _GATE_ASKED + "[a bank's statistic]"),
+    "parties/platform_run.py PlatformRun._release self.node.boundary.release": (
+        "None", _GATE_ASKED + "[the platform's rows]"),
+    "parties/platform_run.py PlatformRun._aggregate self.node.boundary.aggregate": (
+        "None", _GATE_ASKED + "[the platform's statistic]"),
+    "parties/boundary.py Boundary.release self._register.held": (
+        _UNHELD % "self._register.registry()", _HELD + "[release]"),
+    "parties/boundary.py Boundary.aggregate self._register.held": (
+        _UNHELD % "self._register.registry()", _HELD + "[aggregate]"),
+    "parties/boundary.py Boundary.aggregate decision.decide_release": (
+        "ReleaseDecision(request.fields, (), ())", _STATISTIC + "[R20-500-None-None-fields4]"),
+    "parties/boundary.py Boundary.aggregate self._foreign_rule": (
+        "''", _BOUNDARY + "test_a_statistic_of_another_partys_fields_stays"),
+    "parties/boundary.py Boundary._decide_fields decision.decide_release": (
+        "ReleaseDecision(request.fields, (), ())",
+        _BOUNDARY + "test_only_rows_of_firms_with_a_live_consent_and_columns_with_a_right_cross"),
+    "parties/boundary.py Boundary._decide_firms decision.decide_firm": (
+        "decision.Decision(True, 'CONSENT')",
+        _BOUNDARY + "test_only_rows_of_firms_with_a_live_consent_and_columns_with_a_right_cross"),
+    "parties/boundary.py Boundary.aggregate size_rule": ("''", _STATISTIC + "[OUT-ROWS-49-None-None-fields0]"),
+    "parties/boundary.py Boundary._decide_fields self._foreign_rule": (
+        "''", _BOUNDARY + "test_when_nothing_may_cross_the_rule_is_told_and_a_refusal_leaf_written[R09-fields1-changes1]"),
+    "parties/boundary.py Boundary._decide_fields self._mode_rule": (
+        "''", _PARTIES + "test_rows_do_not_leave_in_the_mode_of_statistics_whatever_is_said_of_their_firms"),
+    "parties/boundary_proofs.py verify_firm merkle.verify_inclusion": (
+        "None", _PARTIES + "test_a_firms_proof_under_another_root_is_refused"),
+    "parties/field_selection.py _coverage_rules _coverage_rule": (
+        "''", _PARTIES + "test_a_field_that_no_consent_covers_is_left_out_by_its_rule"),
+    "parties/field_selection.py _coverage_rule decision.decide_firm": (
+        "decision.Decision(True, 'CONSENT')",
+        _PARTIES + "test_a_field_that_no_consent_covers_is_left_out_by_its_rule"),
+    "parties/boundary.py Boundary.release self._check_clock": ("None", _SKEWED + "[release]"),
+    "parties/boundary.py Boundary.aggregate self._check_clock": ("None", _SKEWED + "[aggregate]"),
+    "parties/boundary.py Boundary.aggregate self._outputs.admit": (
+        "''", "tests/test_outputs.py::test_what_is_refused_spends_nothing_and_is_a_refusal_leaf"),
+    "parties/ledger.py Ledger.append_release self.check_witnessed": ("None", _OVERDUE),
+    "parties/trace.py LedgerTrace.crossed self._ledger.check_witnessed": ("None", _OVERDUE),
+    # queries
+    "parties/query_bank.py BankQueries._release self.node.boundary.release": (
+        "__import__('types').SimpleNamespace(provenance=None, firms=())",
+        _PARTIES + "test_a_bank_names_firms_and_a_platform_answers_by_the_gate_alone"),
+    "parties/query_platform.py QueryDesk._release self.node.boundary.release": (
+        "None", _PARTIES + "test_a_bank_names_firms_and_a_platform_answers_by_the_gate_alone"),
+    "parties/query_platform.py QueryDesk._answers self._quota.charge": (
+        "None", _PARTIES + "test_a_query_is_charged_before_it_is_logged_or_answered"),
+    "parties/query_judgement.py judge node.register.held": (_UNHELD % "node.register.registry()", _HELD + "[judge]"),
+    "parties/query_judgement.py judge decision.decide_release": (
+        "decision.ReleaseDecision(request.fields, (), request.fields)", _JUDGED),
+    "parties/query_judgement.py judge decision.decide_firm": ("decision.Decision(True, 'CONSENT')", _JUDGED),
+    "parties/bank.py BankNode.__init__ open_contract": ("row.contract", _STANDING + "[BankNode]"),
+    "parties/platform.py PlatformNode.__init__ open_contract": ("row.contract", _STANDING + "[PlatformNode]"),
+    # consents and decisions
+    "parties/consent_register.py ConsentRegister.import_lines self.held": (
+        _UNHELD % "self.registry()", _HELD + "[import]"),
+    "parties/consent_register.py ConsentRegister.revoke self.held": (
+        _UNHELD % "self.registry()", _HELD + "[revoke]"),
+    "parties/consent_register.py ConsentRegister.snapshot self.held": (
+        _UNHELD % "self.registry()", _HELD + "[snapshot]"),
+    "parties/consent_register.py ConsentRegister.publish_snapshot self.held": (
+        _UNHELD % "self.registry()", _HELD + "[publish]"),
+    "parties/consent_register.py ConsentRegister.mark self.held": (_UNHELD % "self.registry()", _HELD + "[mark]"),
+    "parties/consent_register.py ConsentRegister.revoke check_revocation": (
+        "signed['record']",
+        _PARTIES + "test_a_revocation_of_what_is_revoked_already_is_checked_all_the_same"),
+    "parties/consent_register.py check_consent verify_record": ("signed['record']", _OTHER_KEY),
+    "parties/consent_register.py check_revocation verify_record": ("signed['record']", _OTHER_KEY),
+    "parties/consent_signing.py checked_request verify_signed": (
+        "signed['record']", _PARTIES + "test_a_firm_signs_no_request_that_its_bank_did_not"),
+    "parties/decision.py decide_firm _row_rule": (
+        "''",
+        _PARTIES + "test_a_row_in_a_mode_that_nobody_knows_has_no_right_even_where_no_consent_is_needed"),
+    "parties/decision_consents.py Registry.extended verify_record": (
+        "signed['record']", _DECISION + "test_a_registry_with_an_unsigned_change_is_refused_when_verified"),
+    "parties/consent_import.py check_line check_signatures": (
+        "__import__('lianxin.parties.decision_consents', fromlist=['signers_of']).signers_of(record)",
+        _FORGING + "[more fields under the real signature]"),
+    "parties/consent_register.py _Intake.take check_registered": (
+        "None", _FORGING + "[wrong key, named as signer]"),
+    "parties/decision_consents.py verify_record check_registered": ("None", _OTHER_KEY),
+    "parties/decision_consents.py verify_record check_gated": (
+        "None",
+        _DECISION + "test_a_record_that_lacks_what_the_gate_reads_is_refused_though_its_firm_signed_it"),
+    "parties/decision_consents.py verify_record check_signatures": ("None", _OTHER_KEY),
+    "parties/decision_consents.py check_signatures signing.verify": (
+        "None", _DECISION + "test_a_registry_with_an_unsigned_change_is_refused_when_verified"),
+    "parties/decision.py decide_field _field_rule": ("''", _NO_RIGHT + "[R20-a prohibited field]"),
+    "parties/decision.py decide_release decide_field": (
+        "Decision(True, 'OPEN')", _NO_RIGHT + "[R20-a prohibited field]"),
+    "parties/decision.py decide_firm _scope_rule": ("''", _NO_RIGHT + "[R03-a wider mode than the consent's]"),
+    "parties/decision.py decide decide_firm": (
+        "Decision(True, 'CONSENT')", _NO_RIGHT + "[R39-a trade secret without consent]"),
+    "parties/decision.py decide decide_release": (
+        "ReleaseDecision(request.fields, (), request.fields)", _NO_RIGHT + "[R20-a prohibited field]"),
+    # ledgers
+    "parties/ledger.py Ledger._cosigned_head notes.verify_cosignature": ("None", _COSIGNED),
+    "parties/ledger_witness.py _note_head notes.verify": ("None", _COSIGNED),
+    "parties/ledger_witness.py Witness.cosign head_of": ("notes.parse_checkpoint(note_of(record).text)", _COSIGNED),
+    "parties/ledger_witness.py Witness.keep head_of": (
+        "Checkpoint('', record['record']['size'], bytes.fromhex(record['record']['root']))",
+        _PARTIES + "test_a_head_in_the_old_form_is_its_partys_or_none"),
+    "parties/ledger.py Ledger._checked_last head_of": (
+        "notes.parse_checkpoint(note_of(record).text)",
+        "tests/test_ledger.py::test_a_checkpoint_of_another_key_does_not_open_the_ledger"),
+    "parties/ledger_witness.py head_of signing.verify_signed": (
+        "record['record']", _PARTIES + "test_a_head_in_the_old_form_is_its_partys_or_none"),
+    "parties/ledger_witness.py Witness.cosign merkle.verify_consistency": (
+        "None", _PARTIES + "test_a_witness_cosigns_no_head_that_its_proof_does_not_join_to_the_last"),
+}  # fmt: skip
