@@ -59,9 +59,9 @@ class Note:
         return (self.text + "\n" + "".join(one.line() for one in self.signatures)).encode()
 
     def with_signatures(self, more: Sequence[NoteSignature]) -> "Note":
-        """Return the note with those of `more` added that it does not carry yet; one a key."""
-        known = {(one.name, one.key_id) for one in self.signatures}
-        return Note(self.text, (*self.signatures, *(one for one in more if (one.name, one.key_id) not in known)))
+        """Return the note with `more` after its signatures, each in place of what it carried under that name and key id."""
+        fresh = {(one.name, one.key_id) for one in more}
+        return Note(self.text, (*(one for one in self.signatures if (one.name, one.key_id) not in fresh), *more))
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,12 @@ def cosign(text: str, name: str, key: SigningKey, seconds: int) -> NoteSignature
 def verify(note: Note, name: str, public_hex: str) -> None:
     """Raise SignatureRejected unless the note carries the Ed25519 signature of this key under this name, once."""
     verify_note(public_hex, note.text.encode(), _own(note, name, ED25519, public_hex).signature)
+
+
+def signed_alone(note: Note, name: str, public_hex: str) -> Note:
+    """Return the note with no other line than the one that `verify` looks at, and that is to be verified before."""
+    wanted = (name, key_id(name, ED25519, public_hex))
+    return Note(note.text, tuple(one for one in note.signatures if (one.name, one.key_id) == wanted))
 
 
 def verify_cosignature(note: Note, name: str, public_hex: str) -> int:

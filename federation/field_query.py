@@ -6,8 +6,9 @@ two: there is no cryptography here beyond the signed envelopes. What may cross i
     1. B -> P  QueryRequest: a request id that run, bank and n give; purpose, mode and the person who asks; up to 1,000
                firms by their codes, in PLAIN form, by B's own release of its identifier.
     2. P       refuses the whole request if it is not as agreed (R01, Q02), the quota is used up (Q01) or the number is
-               not new (Q03). Else it decides each field of each firm by itself: what one field lacks takes nothing from
-               the others (R05). What may cross is released, a use counted for each firm and request.
+               not new (Q03), and what is left of it once the agreement has ended (S01). Else it decides each field of
+               each firm by itself: what one field lacks takes nothing from the others (R05). What may cross is
+               released, a use counted for each firm and request.
     3. P -> B  QueryReply, in chunks of whole firms: values as held (PLAIN) or transformed (DESENSITISED), each with the
                right behind it and the hash of the release; or the rule that refuses.
 
@@ -17,6 +18,7 @@ with one the values are `missing`. The contract's purpose is the only one that m
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as entry
@@ -36,6 +38,8 @@ MODES = {"plaintext": "PLAINTEXT", "desensitised": "DESENSITISED"}
 FIRMS_A_REQUEST, FIELDS_A_REQUEST, IDENTIFIER_CHARACTERS = 1_000, 256, 64
 FIRMS_A_CHUNK = 50
 OPERATOR = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}[a-z0-9]")
+FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_GRADE = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _RIGHT = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _RELEASE_BYTES = 32
 FORMS = ("PLAIN", "DESENSITISED", "REFUSED")
@@ -137,6 +141,7 @@ def _take(reply: Any, question: Question, found: dict[tuple[int, str], FieldAnsw
     _require_answer(not foreign, "values in another form than asked for")
     form = FORMS[0] if question.mode == "PLAINTEXT" else FORMS[1]
     answers = [(one, _decoded(one, form)) for one in by_mode[question.mode]]
+    _check_releases(answers)
     answers += [(one, FieldAnswer(one.field, "REFUSED", rule=rule_id(one.rule))) for one in reply.refused]
     for one, answer in answers:
         place = (one.firm, one.field)
@@ -152,6 +157,15 @@ def _decoded(one: Any, form: str) -> FieldAnswer:
     _require_answer(not (one.missing and one.value), "a value that is said to be missing")
     value = None if one.missing else one.value
     return FieldAnswer(one.field, form, value, one.right, one.disputed, one.release.hex())
+
+
+def _check_releases(answers: Sequence[tuple[Any, FieldAnswer]]) -> None:
+    """A release of a firm's values rests on one of its consents; what needs none goes with it."""
+    consents: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for one, answer in answers:
+        if answer.right != "OPEN" and not _GRADE.fullmatch(answer.right):
+            consents[answer.release, one.firm].add(answer.right)
+    _require_answer(all(len(found) == 1 for found in consents.values()), "one release by two consents")
 
 
 def _require_answer(holds: bool, what: str) -> None:
@@ -186,7 +200,8 @@ def read_question(message: Any, contract: RunContract, request: str) -> Question
         "nobody who asks": OPERATOR.fullmatch(message.operator) is None,
         "no fields, too many or one twice": not _fits(fields, FIELDS_A_REQUEST),
         "no firms, too many or one twice": not _fits(firms, FIRMS_A_REQUEST),
-        "a name that is too long": any(not 0 < len(name) <= IDENTIFIER_CHARACTERS for name in (*fields, *firms)),
+        "a firm whose name is too long": any(not 0 < len(name) <= IDENTIFIER_CHARACTERS for name in firms),
+        "a field that no catalogue could list": not all(FIELD.fullmatch(name) for name in fields),
     }
     for what, holds in faults.items():
         if holds:

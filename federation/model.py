@@ -32,12 +32,14 @@ class Released:
     """Rows that passed the gate: `firms[i]` is the i-th row's firm, `columns[f][i]` its value of field f.
 
     `disputed[f]` are the firms whose value of field f is under an objection: it may be used, with that mark (R27).
+    `consents` are the ids of the consents that it rests on, sorted.
     """
 
     provenance: Provenance
     firms: tuple[str, ...] = field(repr=False)
     columns: Mapping[str, Sequence[Any]] = field(repr=False)
     disputed: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    consents: tuple[str, ...] = ()
 
 
 class Clock(Protocol):

@@ -4,7 +4,11 @@ What each envelope is checked for, in this order, before its message reaches a p
 peer, recipient, run, conversation, contract hash [S01]; signature by the peer's pinned node key [S02]; sequence number
 and hash of the sender's previous envelope, so that nothing is replayed, reordered, dropped or spliced [S03]; not
 expired [S04]; step and type as the protocol expects [S05]; the wire guard [G..]. A refusal is logged as a leaf, the peer
-gets a signed record with the rule id and nothing else.
+gets a signed record with the rule id and nothing else. Bytes that are no canonical envelope, or that hold more than its
+definition, are refused before all of this [G02, G03, G06].
+
+What is sent needs a right in a fitting mode, for this recipient and purpose; a value that names its release needs that one,
+of its own field, and no more firms cross under a release than it let go [G04]. The receiver sees no rights and cannot tell.
 
 Protocols are generators without I/O: they yield `Send` and `Receive` and are driven by `converse`, whatever the channel.
 """
@@ -94,6 +98,7 @@ class Session:
     _last_sent: str = GENESIS
     _last_received: str = GENESIS
     last_step: str = "contract.agree"
+    _named: dict[str, set[int]] = field(default_factory=dict)
 
     @property
     def peer(self) -> str:
@@ -106,6 +111,7 @@ class Session:
         try:
             crossings = wire.guard(message, step, self.contract.record["forms"], bool(rights))
             self._check_rights(crossings, rights, step)
+            self._verify_releases(message, rights, step)
         except GuardRefused as refusal:
             self.trace.refused(self.contract.run, self.peer, refusal.rule, step, None)
             raise
@@ -126,6 +132,24 @@ class Session:
                 raise GuardRefused("a release stands behind the message, but for another recipient", "G04")
             if right.purpose != self.contract.purpose:
                 raise GuardRefused("a release stands behind the message, but for another purpose", "G04")
+
+    def _verify_releases(self, message: Message, rights: Sequence[Provenance], step: str) -> None:
+        """Refuse (G04) a value whose own release is not among `rights`, or is one of another field, mode or of fewer firms.
+
+        The firms of a release are counted over the whole conversation.
+        """
+        behind, named = {right.release_id: right for right in rights}, dict[str, set[int]]()
+        for value in wire.released_values(message):
+            right = behind.get(value.release)
+            if right is None or value.field not in right.fields or right.mode not in fitting_modes(value.form, step):
+                raise GuardRefused(
+                    "a value names a release that is not behind the message or is not of its field", "G04"
+                )
+            firms = named.setdefault(value.release, set(self._named.get(value.release, ())))
+            firms.add(value.firm)
+            if len(firms) > right.rows:
+                raise GuardRefused("more firms than a release let go would cross under it", "G04")
+        self._named.update(named)
 
     def _header(self, step: str) -> dict[str, Any]:
         return {

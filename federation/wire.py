@@ -1,8 +1,9 @@
 """The codec and the wire guard: the one place where bytes of a peer become values, and values become bytes.
 
 The guard walks each message by reflection, on both ends. It refuses (rule ids in brackets):
-- a field without a form [G01], a message type that the step does not list [G02], unknown fields [G03];
-- a form that needs a right, with no release behind it [G04];
+- a field without a form [G01], a message type that the step does not list [G02], unknown fields [G03], of the envelope
+  too, which would carry them under the same header, hash and signature;
+- a form that needs a right, with no release behind it [G04]; which release, `session` compares;
 - a named value whose form is not the one that the contract declares for its name [G05];
 - bytes that are not the canonical encoding, or a message above the size limit [G06].
 Messages are used through this module alone; the generated modules are imported nowhere else but at the gRPC edge.
@@ -97,6 +98,7 @@ __all__ = [
     "RangeChoice",
     "Refusal",
     "RefusedField",
+    "ReleasedValue",
     "ResidualShares",
     "RoundNoted",
     "RunClosed",
@@ -110,6 +112,8 @@ __all__ = [
     "form_number",
     "form_of",
     "guard",
+    "parts_of",
+    "released_values",
     "seal",
     "unseal",
     "verify_envelope",
@@ -142,10 +146,39 @@ class Opened:
     message_hash: str
 
 
+@dataclass(frozen=True)
+class ReleasedValue:
+    """A value that names its release: the release's id, the catalogue's field, the place of its firm, the value's form."""
+
+    release: str
+    field: str
+    firm: int
+    form: str
+
+
 def form_of(field: FieldDescriptor) -> str | None:
     """Return the name of the form that `field` declares, None if it declares none."""
     value = field.GetOptions().Extensions[crossing_pb2.form]
     return crossing_pb2.Form.Name(value) if value else None
+
+
+def parts_of(message: Message) -> Iterator[Message]:
+    """Yield a message and every message in it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else [value]:
+                yield from parts_of(inner)
+
+
+def released_values(message: Message) -> Iterator[ReleasedValue]:
+    """Yield what a message says was let go by a release that it names: its parts with a `release` and a `field`."""
+    for part in parts_of(message):
+        fields: Mapping[str, FieldDescriptor] = part.DESCRIPTOR.fields_by_name
+        if {"release", "field"} <= set(fields):
+            said: Any = part
+            form = next((form for form in map(form_of, fields.values()) if form and form not in FREE_FORMS), "")
+            yield ReleasedValue(said.release.hex(), said.field, getattr(said, "firm", 0), form)
 
 
 def form_number(name: str) -> int:
@@ -253,7 +286,15 @@ def _parse(kind: type[Message], data: bytes) -> Any:
         raise GuardRefused(f"bytes that should be a {kind.DESCRIPTOR.name} are none", "G06") from error
     if message.SerializeToString(deterministic=True) != data:
         raise GuardRefused(f"a {kind.DESCRIPTOR.name} is not in its canonical encoding", "G06")
+    _check_known(message)
     return message
+
+
+def _check_known(message: Message) -> None:
+    """Refuse fields that the definition does not have, at any depth: they are encoded again as they came."""
+    for part in parts_of(message):
+        if len(UnknownFieldSet(part)):
+            raise GuardRefused(f"a {part.DESCRIPTOR.name} holds fields that its definition does not have", "G03")
 
 
 def verify_envelope(opened: Opened, node_key: str) -> None:

@@ -16,16 +16,26 @@ from typing import Any
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties import auditor_envelopes, auditor_ledger, auditor_releases
+from lianxin.parties import (
+    auditor_envelopes,
+    auditor_ledger,
+    auditor_receipts,
+    auditor_registry,
+    auditor_releases,
+    auditor_times,
+)
 from lianxin.parties.auditor_evidence import CONTRACT, Evidence, Finding, Record, Run, fits, read_evidence
 
 FINDINGS_PER_CHECK = 50
 PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
     "leaves": auditor_ledger.leaf_findings,
     "checkpoints": auditor_ledger.checkpoint_findings,
+    "times": auditor_times.time_findings,
     "witnessed": auditor_ledger.witnessed_findings,
     "cosignatures": auditor_ledger.cosignature_findings,
-    "registry": auditor_ledger.registry_findings,
+    "registry": auditor_registry.registry_findings,
+    "firm-keys": auditor_registry.firm_key_findings,
+    "snapshots": auditor_registry.snapshot_findings,
     "approval": auditor_ledger.approval_findings,
     "releases": auditor_releases.release_findings,
     "consents": auditor_releases.consent_findings,
@@ -34,6 +44,7 @@ PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
     "terms": auditor_envelopes.term_findings,
     "rights": auditor_envelopes.right_findings,
     "minimum-rows": auditor_envelopes.minimum_findings,
+    "end": auditor_envelopes.end_findings,
 }
 
 
@@ -93,12 +104,13 @@ def _run_checks(run: Run) -> Iterator[Check]:
     yield from _checked("parties", "run", _party_findings(run), f"{len(run.node_keys)} parties")
     for party in sorted(set(run.node_keys) & set(run.evidence)):
         for name, check in PARTY_CHECKS.items():
-            yield from _checked(name, party, check(run, run.evidence[party]), "verified")
-    unreceived = len(list(auditor_envelopes.unreceived(run)))
-    passed = (
-        f"the run failed and left {unreceived} messages unreceived" if unreceived else "both ends know each message"
-    )
-    yield from _checked("receipts", "run", auditor_envelopes.receipt_findings(run), passed)
+            own = run.evidence[party]
+            foreign = auditor_ledger.foreign_heads(run, own) if name == "witnessed" else 0
+            passed = f"verified; {foreign} heads of parties of other runs not judged" if foreign else "verified"
+            yield from _checked(name, party, check(run, own), passed)
+    excused = auditor_receipts.excused_detail(run)
+    passed = excused or "both ends know each message"
+    yield from _checked("receipts", "run", auditor_receipts.receipt_findings(run), passed)
 
 
 def _file_checks(party: str, evidence: Evidence) -> list[Check]:

@@ -1,7 +1,6 @@
-"""What an auditor checks of the messages: signed headers, their order, their terms, the releases behind them, receipts.
+"""What an auditor checks of one party's messages: signed headers, their order, their terms, the releases behind them.
 
-An envelope that one party sent must be in the other's ledger under the same hash, and the other way round. Only a run
-that ended as failed or refused may leave its last messages unreceived; the verdict says how many.
+Whether the other end knows each of them is `auditor_receipts`'s part.
 """
 
 import hashlib
@@ -20,6 +19,7 @@ FITTING_MODES = {  # the auditor's own copy of what a sender's session keeps to 
     "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset({"DESENSITISED", "PLAINTEXT"}),
     "PLAIN": frozenset({"PLAINTEXT"}),
 }  # fmt: skip
+END_EVENTS = frozenset({"finished", "failed", "ended"})
 SCORE_STEPS = frozenset({"scoring.points"})
 
 
@@ -135,45 +135,17 @@ def _too_few(own: Evidence, index: int, rows: int, minimum: int) -> Finding:
     return Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} why the statistic left")
 
 
-def receipt_findings(run: Run) -> Iterator[Finding]:
-    """Yield the messages that only one end knows; a failed run's unreceived ones are left to `unreceived`."""
-    if not run.has_failed:
-        yield from unreceived(run)
-    sent = {(party, leaf["peer"], leaf["message_hash"]) for party, _, leaf in _directed(run, "out")}
-    for party, index, leaf in _directed(run, "in"):
-        if leaf["peer"] in run.evidence and (leaf["peer"], party, leaf["message_hash"]) not in sent:
+def end_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the releases and the values sent after this party's own ledger says that the run had ended."""
+    events = own.of_kind("contract", run.id)
+    end = next((index for index, leaf in events if leaf["event"] in END_EVENTS), len(own.leaves))
+    for index, _ in own.of_kind("release", run.id):
+        if index > end:
             yield Finding(
-                f"{party}, leaf {index}: received from {leaf['peer']}, whose ledger does not know that it sent it",
-                f"ask {leaf['peer']} for the missing leaf",
+                f"{own.party}, leaf {index}: a release after the run's end", f"ask {own.party} for what it was"
             )
-
-
-def unreceived(run: Run) -> Iterator[Finding]:
-    """Yield the messages that were sent and neither received nor refused by name at the other end."""
-    received = {(leaf["peer"], party, leaf["message_hash"]) for party, _, leaf in _directed(run, "in")}
-    for party, one in run.evidence.items():
-        for _, leaf in one.of_kind("refusal", run.id):
-            received.add((leaf["peer"], party, leaf.get("message_hash", "")))
-    cut = set(_cut_queries(run))
-    for party, index, leaf in _directed(run, "out"):
-        if leaf["conversation"] in cut:
-            continue
-        if leaf["peer"] in run.evidence and (party, leaf["peer"], leaf["message_hash"]) not in received:
-            yield Finding(
-                f"{party}, leaf {index}: sent to {leaf['peer']}, whose ledger does not know that it came",
-                f"ask {leaf['peer']} for the missing leaf",
-            )
-
-
-def _cut_queries(run: Run) -> Iterator[str]:
-    """Yield the conversations of field queries that the asking bank's ledger says were cut off (Q05)."""
-    for party, one in run.evidence.items():
-        for _, leaf in one.of_kind("refusal", run.id):
-            name = leaf.get("conversation")
-            if leaf["rule"] == "Q05" and isinstance(name, str) and name.startswith(f"query/{party}/"):
-                yield name
-
-
-def _directed(run: Run, direction: str) -> Iterator[tuple[str, int, Record]]:
-    for party, one in run.evidence.items():
-        yield from ((party, index, leaf) for index, leaf in one.crossings(run.id) if leaf["direction"] == direction)
+    for index, leaf in own.crossings(run.id):
+        has_values = any(one["form"] not in FREE_FORMS for one in leaf["forms"])
+        if index > end and leaf["direction"] == "out" and has_values:
+            what = f"a {leaf['message_type']} with values left after the run's end"
+            yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _LEAF = {"kind": str, "time": str, "run": str, "party": str, "operator": str, "c
 KINDS: Mapping[str, Record] = {
     "contract": {"contract_hash": str, "event": str},
     "registry": {"epoch": int},
+    "firm-keys": {"keys": int, "keys_root": str},
     "release": {
         "provider": str, "recipient": str, "purpose": str, "mode": str, "step": str, "epoch": int,
         "contract_hash": str, "catalogue_hash": str, "fields": [str], "refused": [{"field": str, "rule": str}],
@@ -88,7 +90,11 @@ class Evidence:
 
     @cached_property
     def _epochs(self) -> list[tuple[int, int]]:
-        return [(index, leaf["epoch"]) for index, leaf in self.of_kind("registry")]
+        """(leaf, highest epoch up to it): a registry only grows, whatever a later leaf says."""
+        leaves = list(self.of_kind("registry"))
+        return list(
+            zip((index for index, _ in leaves), accumulate((leaf["epoch"] for _, leaf in leaves), max), strict=True)
+        )
 
     def epoch_before(self, index: int) -> int:
         """Return the registry's epoch as the leaves before `index` have it."""
@@ -121,6 +127,12 @@ class Run:
     def id(self) -> str:
         """The run's id."""
         return self.contract["run"]
+
+    @property
+    def version(self) -> int:
+        """The contract's version, 1 when it says none; what 0.3 added is demanded from 3 on."""
+        version = self.contract.get("version")
+        return version if type(version) is int else 1
 
     @property
     def has_failed(self) -> bool:

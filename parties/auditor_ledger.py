@@ -5,12 +5,11 @@ Each check yields a finding for each fault, none when all is well; a finding nam
 
 from collections.abc import Iterator
 
-from lianxin.crypto import canonical, merkle, notes, signing
+from lianxin.crypto import notes, signing
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties import decision
 from lianxin.parties.auditor_evidence import KINDS, Evidence, Finding, Record, Run, fits
 
-_FIRM_KEY = {"subject_key": str, "key": str}
+_TIME = "time "  # the extension line of a checkpoint
 
 
 def leaf_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -54,6 +53,8 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the heads that this party saw of others and that are no prefix of their ledgers now."""
     for n, signed in enumerate(own.records["witnessed"]):
         party = _log_of(signed)
+        if _is_foreign(run, party):
+            continue
         head = _verified_head(signed, party, run) if party else None
         if head is None:
             yield Finding(f"{own.party}, witnessed head {n}: no party of the run signed it", f"ask {own.party}")
@@ -62,6 +63,37 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
                 f"{party}: its ledger of {head['size']} leaves, as {own.party} saw it, is not in its evidence",
                 f"ask {party} why it signed two ledgers",
             )
+
+
+def heads_of(run: Run, own: Evidence) -> Iterator[tuple[Record, Record]]:
+    """Yield each head that this party signed (`size`, `root`, `time`) with the line that holds it.
+
+    They are its own checkpoints, and what the others kept of them: a head that its signer left out counts as well.
+    """
+    for holder, evidence in run.evidence.items():
+        for line in evidence.records["checkpoints" if holder == own.party else "witnessed"]:
+            if holder == own.party or _log_of(line) == own.party:
+                head = _verified_head(line, own.party, run)
+                if head is not None:
+                    yield head, line
+
+
+def cosigned_at(line: Record, party: str, node_key: str) -> int | None:
+    """Return when `party` cosigned the head of this line, in seconds after 1970-01-01 (UTC); None where it did not."""
+    note = _note_of(line)
+    try:
+        return notes.verify_cosignature(note, notes.log_name(party), node_key) if note is not None else None
+    except (CryptoError, ValueError):
+        return None
+
+
+def foreign_heads(run: Run, own: Evidence) -> int:
+    """Return of how many kept heads this run says nothing: they are of parties that have no key in its contract."""
+    return sum(_is_foreign(run, _log_of(line)) for line in own.records["witnessed"])
+
+
+def _is_foreign(run: Run, party: str) -> bool:
+    return bool(party) and party not in run.node_keys
 
 
 def cosignature_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -122,57 +154,15 @@ def _noted_head(line: Record, party: str, node_key: str) -> Record | None:
         return None
     notes.verify(note, notes.log_name(party), node_key)
     head = notes.parse_checkpoint(note.text)
-    return {"size": head.size, "root": head.root.hex()} if head.origin == notes.log_name(party) else None
+    if head.origin != notes.log_name(party):
+        return None
+    time = next((line.removeprefix(_TIME) for line in head.extensions if line.startswith(_TIME)), "")
+    return {"size": head.size, "root": head.root.hex(), "time": time}
 
 
 def _is_prefix(head: Record, evidence: Evidence) -> bool:
     size = head["size"]
     return 0 <= size <= evidence.tree.size and evidence.tree.root(size).hex() == head["root"]
-
-
-def registry_findings(run: Run, own: Evidence) -> Iterator[Finding]:
-    """Yield where consents and revocations are not the ones that the ledger commits to, or not their firm's own."""
-    records, covered, root_until = own.records["registry"], set(), 0
-    for index, leaf in own.of_kind("registry"):
-        epoch = leaf["epoch"]
-        if not 0 < epoch <= len(records) or not _is_named(leaf, records[:epoch]):
-            yield Finding(
-                f"{own.party}, leaf {index}: the registry up to epoch {epoch} is not what the leaf commits to",
-                f"ask {own.party} for its consents and revocations in the order it logged them",
-            )
-        covered.add(epoch)
-        root_until = max(root_until, epoch if "registry_root" in leaf else 0)
-    bare = [epoch for epoch in range(root_until + 1, len(records) + 1) if epoch not in covered]
-    if bare:
-        yield Finding(f"{own.party}, epoch {bare[0]}: no leaf commits to this record", f"ask {own.party} whence it is")
-    yield from _signature_findings(own)
-
-
-def _signature_findings(own: Evidence) -> Iterator[Finding]:
-    keys = {one["subject_key"]: one["key"] for one in own.records["firm_keys"] if fits(one, _FIRM_KEY)}
-    for epoch, signed in enumerate(own.records["registry"], 1):
-        try:
-            decision.verify_record(signed, keys)
-        except (CryptoError, KeyError, TypeError):
-            yield Finding(
-                f"{own.party}, epoch {epoch}: malformed, or not signed by the firm's registered key (rule R37)",
-                f"ask {own.party} for the firm's own signature",
-            )
-    try:
-        decision.Registry().extended(own.records["registry"], {}, verify=False)
-    except CryptoError:
-        yield Finding(f"{own.party}: its records do not make one registry", f"ask {own.party} for the missing consents")
-
-
-def _is_named(leaf: Record, records: list[Record]) -> bool:
-    if "registry_root" in leaf:
-        return leaf["registry_root"] == merkle.root_of(map(canonical.encode, records)).hex()
-    record = records[-1].get("record")
-    return isinstance(record, dict) and leaf.get("record_hash") == canonical.record_hash(record)
-
-
-def _firm_keys(own: Evidence) -> dict[str, str]:
-    return {one["subject_key"]: one["key"] for one in own.records["firm_keys"] if fits(one, _FIRM_KEY)}
 
 
 def approval_findings(run: Run, own: Evidence) -> Iterator[Finding]:

@@ -6,52 +6,26 @@ its uses is counted over the other uses in the same ledger, each named by the le
 release leaves by a grade record that is in evidence, and that an earlier leaf says was measured.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lianxin.crypto import canonical, merkle
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import decision
-from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits
-
-_CONSENT_LIST = {"release": str, "consents": [str]}
-
-
-@dataclass
-class _Snapshots:
-    """The registry's states by epoch, built forward from one another; signatures are `registry_findings`'s part."""
-
-    own: Evidence
-    states: dict[int, decision.Registry] = field(default_factory=lambda: {0: decision.Registry()})
-
-    def at(self, epoch: int) -> decision.Registry | None:
-        """Return the state at `epoch`, None when there is no such state."""
-        if epoch not in self.states:
-            try:
-                start = max(known for known in self.states if known <= epoch)
-                records = self.own.records["registry"][start:epoch]
-                state = self.states[start].extended(records, {}, verify=False)
-            except (CryptoError, KeyError, TypeError, ValueError):
-                return None
-            if state.epoch != epoch:
-                return None
-            self.states[epoch] = state
-        return self.states[epoch]
+from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run
+from lianxin.parties.auditor_registry import History
 
 
 def release_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases whose terms, epoch or allowed and refused fields the rules do not give again."""
-    snapshots, catalogue, grades = _Snapshots(own), _catalogue(own), _grades(own)
+    history, catalogue, grades = History(own), _catalogue(own), _grades(own)
     if catalogue is None:
         yield Finding(f"{own.party}: its catalogue cannot be read", f"ask {own.party} for the catalogue of the run")
         return
     measured = _measured(own)
     for index, leaf in own.of_kind("release", run.id):
-        case = _Case.of(run, leaf, snapshots.at(leaf["epoch"]), catalogue, grades)
-        reason = _release_fault(run, own, index, case)
-        if not reason and leaf["mode"] == decision.DESENSITISED and measured.get(case.request.grade, index) >= index:
-            reason = "the release names a grade that no earlier leaf says was measured (rule R22)"
+        case = _Case.of(run, leaf, history.at(own.epoch_before(index)), catalogue, grades)
+        reason = _release_fault(run, own, index, case) or _grade_fault(run, index, case, measured)
         if reason:
             yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} by which right the fields left")
 
@@ -72,6 +46,19 @@ def _release_fault(run: Run, own: Evidence, index: int, case: "_Case") -> str:
     return ""
 
 
+def _grade_fault(run: Run, index: int, case: "_Case", measured: Mapping[str, int]) -> str:
+    leaf, grade = case.leaf, case.request.grade
+    if leaf["mode"] != decision.DESENSITISED:
+        return ""
+    if measured.get(grade, index) >= index:
+        return "the release names a grade that no earlier leaf says was measured (rule R22)"
+    table = leaf.get("table_hash")
+    is_told = "table_hash" in leaf or run.version >= 3
+    if is_told and table != case.grades.get(grade, {}).get("table_hash"):
+        return "the release is of another table than the one that its grade was measured on (rule R22)"
+    return ""
+
+
 def _measured(own: Evidence) -> dict[str, int]:
     """Return each grade's hash with the index of the first leaf that says it was measured."""
     found: dict[str, int] = {}
@@ -84,11 +71,6 @@ def _measured(own: Evidence) -> dict[str, int]:
 def _grades(own: Evidence) -> dict[str, decision.Record]:
     """Return the grade records in evidence, each by the hash of what it really says."""
     return {canonical.record_hash(record): record for record in own.records.get("grades", []) if record}
-
-
-def use_of(leaf: Record) -> str:
-    """Return the use that a limited consent is counted by: the one that the leaf names, else its run."""
-    return text if isinstance(text := leaf.get("use"), str) and text else leaf["run"]
 
 
 def _request(leaf: Record) -> decision.ReleaseRequest:
@@ -107,18 +89,14 @@ def _catalogue(own: Evidence) -> decision.Catalogue | None:
 
 def consent_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases whose consents were not live, do not cover them, or are not the ones committed to."""
-    snapshots, catalogue, grades = _Snapshots(own), _catalogue(own), _grades(own)
-    lists = {one["release"]: one["consents"] for one in own.records["release_consents"] if fits(one, _CONSENT_LIST)}
-    used_by: dict[str, set[str]] = defaultdict(set)
+    history, catalogue, grades = History(own), _catalogue(own), _grades(own)
     for index, leaf in own.of_kind("release"):
-        ids = lists.get(own.release_id(index))
+        registry = history.at(own.epoch_before(index))
         if leaf["run"] == run.id and catalogue is not None:
-            case = _Case.of(run, leaf, snapshots.at(leaf["epoch"]), catalogue, grades)
-            uses = {one: len(used_by[one] - {use_of(leaf)}) for one in ids or ()}
-            for reason in _consent_faults(case, ids, uses):
+            case = _Case.of(run, leaf, registry, catalogue, grades)
+            for reason in _consent_faults(case, history, history.consents_of(index)):
                 yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} for the firm's consent")
-        for consent_id in ids or ():
-            used_by[consent_id].add(use_of(leaf))
+        history.note_uses(index, leaf)
 
 
 @dataclass(frozen=True)
@@ -144,7 +122,7 @@ class _Case:
         return cls(leaf, state, catalogue, grades, request, fields, registry is not None)
 
 
-def _consent_faults(case: _Case, ids: list[str] | None, uses: Mapping[str, int]) -> Iterator[str]:
+def _consent_faults(case: _Case, history: History, ids: list[str] | None) -> Iterator[str]:
     if ids is None:
         yield "the list of consents behind the release is missing"
         return
@@ -156,17 +134,19 @@ def _consent_faults(case: _Case, ids: list[str] | None, uses: Mapping[str, int])
     if case.fields.needing_consent and len(firms) < leaf["rows"]:
         yield f"{leaf['rows']} rows left by the consents of {len(firms)} firms (rule R02)"
     for consent_id in ids:
-        rule = _consent_rule(case, consent_id, uses[consent_id])
+        rule = _consent_rule(case, consent_id, history)
         if rule:
             yield f"consent {consent_id} was not live or does not cover the release (rule {rule})"
 
 
-def _consent_rule(case: _Case, consent_id: str, uses: int) -> str:
+def _consent_rule(case: _Case, consent_id: str, history: History) -> str:
     consent = case.registry.consents.get(consent_id)
     if consent is None:
         return "R02"
     try:
-        again = _decided_again(case, consent.record, {consent_id: uses})
+        others = (one.id for one in case.registry.by_scope[consent.scope])  # the newest that is not used up wins
+        uses = history.uses(others, but=case.leaf)
+        again = _decided_again(case, consent.record, uses)
     except (KeyError, TypeError):  # a malformed record, which the registry's own check names
         return "R37"
     if not again.allow:

@@ -35,10 +35,12 @@ from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.identifiers import identifiers_are_uscc
+from lianxin.parties.lineage import BY_ROW
 from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.query_bank import BankQueries
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.records import load_loan_table, read_table
+from lianxin.parties.retention import sweep_daily
 
 POLL_S = 0.5
 RECONNECT_S = 1.0
@@ -250,6 +252,7 @@ class BankNode:
 
     def _end_expired(self) -> None:
         """End the agreements whose time has passed: each side by itself, since no envelope may cross any more."""
+        sweep_daily(self.node)
         for run, asker in list(self.standing.items()):
             if asker.contract.expires_at <= self.node.clock.now():
                 self.standing.pop(run).close()
@@ -343,5 +346,5 @@ def write_result(node: Node, run: BankRun) -> None:
     """Keep a run's model and held-out scores in the bank's own state folder."""
     folder = node.run_folder(run.contract.run)
     (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
-    scores = {name: run.result[name] for name in ("labels", "joint", "bank_only")}
+    scores = {name: run.result[name] for name in BY_ROW}
     (folder / "scores.json").write_text(json.dumps(scores))

@@ -31,7 +31,7 @@ from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.idle import IdleFiller
 from lianxin.parties.node import Node
-from lianxin.parties.outputs import far_from_earlier
+from lianxin.parties.outputs import far_from_earlier, sizes_by_firm
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply, read_agreement
 from lianxin.parties.retention import date_columns
@@ -201,7 +201,7 @@ class BankRun:
         self.star = star
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]
         masked = self.agreement.masked(flat, "counts", self.contract.banks, COUNT_BITS)
-        right = self._aggregate("binning.count", len(labels), sum(labels), 0, released.firms)
+        right = self._aggregate("binning.count", released.firms, labels, 0)
         self.rights = (released.provenance, right)
         self.node.say("counted")
         return {"masked_counts": np.array(masked, dtype=np.uint64)}, {}, {}
@@ -241,12 +241,12 @@ class BankRun:
         return BankStar(self.contract, self.node.party, list(released.columns[self.label]), columns)
 
     def _aggregate(
-        self, step: str, rows: int, bads: int, round_number: int, firms: Sequence[str] | None = None
+        self, step: str, firms: Sequence[str], labels: Sequence[int], round_number: int, readable: bool = True
     ) -> Provenance:
-        """Return the right of a statistic; `firms` where the platform reads it: it is held against earlier ones."""
+        """Return the right of a statistic of rows; `readable` where the platform sees it, not a sum over all banks."""
         request, record, fields = self._request(step, ()), dict(self.contract.record), [self.label, *self.specs]
         return self.node.boundary.aggregate(
-            record, request, rows, bads, rows - bads, fields, step, round_number, firms=firms
+            record, request, *sizes_by_firm(firms, labels), fields, step, round_number, firms=firms, readable=readable
         )
 
     # ---- train
@@ -261,7 +261,8 @@ class BankRun:
         live = set(released.firms)
         flags = [self.table.identifiers[row] in live for row in self.training]
         labels = [label for label, flag in zip(star.labels, flags, strict=True) if flag]
-        self.rights = (released.provenance, self._aggregate("round.range", len(labels), sum(labels), round_number))
+        firms = [self.table.identifiers[row] for row, flag in zip(self.training, flags, strict=True) if flag]
+        self.rights = (released.provenance, self._aggregate("round.range", firms, labels, round_number, False))
         turn = rounds.BankTurn(
             self._work(), attempt, keys, star.own, star.labels, star.scores(), flags, star.attempt_corrections(attempt)
         )
@@ -350,7 +351,8 @@ class BankRun:
             "labels": [self.table.labels[row] for row in test],
             "joint": regression.predict(joint, joined(test)).tolist() if test else [],
             "bank_only": regression.predict(alone, self._own_design(test)).tolist() if test else [],
-            "test_rows": test, "refit_rows": refit, "training_rows": self.training,
+            "test_rows": test, "subjects": [self.node.boundary.subject_key(self.table.identifiers[r]) for r in test],
+            "refit_rows": refit, "training_rows": self.training,
             "active": list(self._active),
             "refit_coefficients": joint.tolist(),
         }  # fmt: skip
@@ -368,7 +370,7 @@ class BankRun:
         labels = self.result["labels"]
         firms = [self.table.identifiers[row] for row in self.result["test_rows"]]
         try:
-            right = self._aggregate("evaluation", len(labels), sum(labels), self.contract.rounds + 1, firms)
+            right = self._aggregate("evaluation", firms, labels, self.contract.rounds + 1)
         except GateRefused:
             self.rights = ()
             return {}

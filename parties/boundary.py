@@ -32,9 +32,9 @@ from lianxin.parties.boundary_clock import LedgerClock, newest_time
 from lianxin.parties.boundary_grades import Desensitiser
 from lianxin.parties.boundary_proofs import (
     FirmProof,
+    commitments_to,
     firm_commitment,
     firm_salt,
-    keep_commitments,
     prove,
     verify_firm,
 )
@@ -46,7 +46,7 @@ from lianxin.parties.decision import AGGREGATE, MODES, Catalogue, Registry, Rele
 from lianxin.parties.identifiers import subject_type_of
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.objections import Objections
-from lianxin.parties.outputs import OutputGate, size_rule
+from lianxin.parties.outputs import OutputGate, persons_rule, size_rule
 
 __all__ = ["Boundary", "FirmProof", "ReleaseSummary", "firm_commitment", "firm_salt", "verify_firm"]
 _NO_ROWS = merkle.EMPTY_ROOT.hex()
@@ -163,7 +163,7 @@ class Boundary:
             values = self._values(case, fields, columns, dates or {}, firms, decided)
             provenance = self._record(case, fields, decided, values)
         rows = tuple(compress(firms, [firm in decided.released for firm in firms]))
-        return Released(provenance, rows, values.columns, values.disputed)
+        return Released(provenance, rows, values.columns, values.disputed, decided.consents)
 
     def aggregate(
         self,
@@ -177,21 +177,25 @@ class Boundary:
         round: int = 0,
         *,
         firms: Sequence[str] | None = None,
+        readable: bool = True,
     ) -> Provenance:
         """Return the right of a statistic of `fields` over `rows` rows to cross, after the ledger has its leaf.
 
         `bads` and `goods` are the numbers of each label behind a label statistic, None for any other. `firms` are those
-        that the statistic is about, where the recipient can read it: it is then compared with earlier outputs. Raises
-        GateRefused: OUT-ROWS, OUT-BADS, OUT-DIFF or OUT-BUDGET, or the rule of the first refused field.
+        that the statistic is about, of each row: many rows of few firms count as few. With `readable`, where the
+        recipient sees it by itself, it is compared with earlier outputs. Raises GateRefused: OUT-ROWS, OUT-BADS,
+        OUT-DIFF, OUT-BUDGET, R29, or the rule of the first refused field.
         """
+        rows = rows if firms is None else min(rows, len(set(firms)))
         request = replace(request, fields=tuple(fields), step=step, mode=AGGREGATE)
         with self._lock, self._register.held() as registry, self._clock.held() as now:
             case = _Case(contract, request, registry, now, round)
             self._check_clock(case)
             release = decision.decide_release(contract, self._catalogue, registry, request, now)
             rule = release.refusal or release.rule or self._foreign_rule(request)
-            rule = rule or size_rule(contract, rows, bads, goods)
-            rule = rule or self._outputs.admit(request.recipient, fields, firms, contract["min_rows"], now)
+            rule = rule or persons_rule(request.purpose, firms) or size_rule(contract, rows, bads, goods)
+            seen = firms if readable else None
+            rule = rule or self._outputs.admit(request.recipient, fields, seen, contract["min_rows"], now)
             if rule:
                 self._refuse(case, rule)
             return self._write(case, release, rows, _NO_ROWS, _Firms(), {})
@@ -291,21 +295,23 @@ class Boundary:
         decided: _Firms,
     ) -> Values:
         disputes = self.objections.disputed()
+        mode, names = case.request.mode, fields.allowed
         values = kept_values(
-            fields.allowed, columns, dates, firms, decided.released, self._catalogue, disputes, case.now
+            names, columns, dates, firms, decided.released, self._catalogue, disputes, case.now, mode in MODES[2:]
         )
-        by = self.desensitiser if case.request.mode == "DESENSITISED" else None
+        by = self.desensitiser if mode == "DESENSITISED" else None
         return desensitised(values, by, case.run, case.request.recipient)
 
     def _record(self, case: _Case, fields: ReleaseDecision, firms: _Firms, values: Values) -> Provenance:
         place = ("release", str(case.contract.get("run")), case.request.step, case.round, self._ledger.size)
         salt = self._salt_drbg.child_seed(*place)
-        rows_root = keep_commitments(self._register.store, salt, firms.released.values())
-        return self._write(case, fields, len(firms.released), rows_root, firms, values.leaf_keys())
+        root, kept = commitments_to(salt, firms.released.values())
+        return self._write(case, fields, len(firms.released), root, firms, values.leaf_keys(), kept)
 
     def _write(
-        self, case: _Case, fields: ReleaseDecision, rows: int, rows_root: str, firms: _Firms, more: Mapping[str, Any]
-    ) -> Provenance:
+        self, case: _Case, fields: ReleaseDecision, rows: int, rows_root: str, firms: _Firms, more: Mapping[str, Any],
+        kept: Mapping[str, bytes] | None = None,
+    ) -> Provenance:  # fmt: skip
         request, contract = case.request, case.contract
         scope: dict[str, Any] = {
             "provider": request.provider,
@@ -317,7 +323,8 @@ class Boundary:
             "consent_root": merkle.root_of(consent.encode() for consent in firms.consents).hex(),
             "epoch": case.registry.epoch,
         }
-        named = {"use": case.use, "query": case.query, "grade": getattr(request, "grade", "")}
+        table = "" if self.desensitiser is None else self.desensitiser.table_of(request.grade)
+        named = {"use": case.use, "query": case.query, "grade": request.grade, "table_hash": table}
         leaf = scope | {
             "kind": "release",
             "run": contract["run"],
@@ -333,7 +340,7 @@ class Boundary:
             **more,
         }
         uses = uses_of(case.registry, firms.consents, case.use_name)
-        _, release_id = self._ledger.append_release(leaf, firms.consents, uses)
+        _, release_id = self._ledger.append_release(leaf, firms.consents, uses, kept)
         if not case.query:  # answers to queries go on for as long as their agreement
             self._summaries.append(
                 ReleaseSummary(

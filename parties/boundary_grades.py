@@ -2,7 +2,8 @@
 
 A transform without a measured grade is no desensitisation (rule R22). The node measures its policy on its own table
 once for each pair of policy and table, keeps the grade record, and says so in a leaf of kind `grade`; a release in mode
-DESENSITISED names that grade. The pseudonym key is derived from the node's subject secret for one contract run and one
+DESENSITISED names that grade, and no other: what the same policy was worth on another table does not count, however new
+it is. The pseudonym key is derived from the node's subject secret for one contract run and one
 recipient (R24): two recipients cannot join what they got, and no recipient ever holds the key.
 """
 
@@ -25,7 +26,7 @@ Values = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Desensitiser:
-    """One policy with its measured grades by hash, and the secret that its pseudonyms are derived from."""
+    """One policy with the grade by hash that it has on the table in use, and the secret of its pseudonyms."""
 
     policy: "Policy"
     grades: Mapping[str, Record]
@@ -40,6 +41,10 @@ class Desensitiser:
         own = [name for name in self.grades if self.has(name)]
         return max(own, key=lambda name: (self.grades[name]["measured_at"], name), default="")
 
+    def table_of(self, grade: str) -> str:
+        """Return the `table_hash` of a grade's record, "" for a grade that is not known here."""
+        return str(self.grades[grade]["table_hash"]) if self.has(grade) else ""
+
     def apply(self, columns: Values, run: str, recipient: str) -> dict[str, tuple[str, ...]]:
         """Return the columns as they may leave to this recipient in this run; what the policy drops is not there."""
         from lianxin.parties.desensitise import apply_policy
@@ -49,15 +54,11 @@ class Desensitiser:
         return apply_policy(self.policy, named, key, derive_seed(key, "noise"))
 
 
-def kept_grades(store: Store) -> dict[str, Record]:
-    """Return every grade record that this store keeps, by its hash, in the order of hashes."""
-    found = store.settings_under(GRADES)
-    return {name.removeprefix(GRADES): canonical.decode(record) for name, record in found.items()}
-
-
-def measured_before(store: Store, policy_hash: str, table_digest: str) -> bool:
-    """Return whether this policy was measured on this very table file already."""
-    return store.setting(f"{_MEASURED}{policy_hash}/{table_digest}") is not None
+def grade_of(store: Store, policy_hash: str, table_digest: str) -> dict[str, Record]:
+    """Return the one grade, by its hash, that was measured of this policy on this very table file; {} of none."""
+    grade = (store.setting(f"{_MEASURED}{policy_hash}/{table_digest}") or b"").decode()
+    record = store.setting(GRADES + grade) if grade else None
+    return {grade: canonical.decode(record)} if record else {}
 
 
 def keep_grade(store: Store, record: Record, table_digest: str) -> str:

@@ -39,12 +39,14 @@ def firm_commitment(salt: bytes, key: str) -> bytes:
     return hmac.digest(salt, key.encode(), hashlib.sha256)
 
 
-def keep_commitments(store: Store, salt: bytes, keys: Iterable[str]) -> str:
-    """Keep one release's salt and commitments to these subject keys and return the root over them, hex."""
+def commitments_to(salt: bytes, keys: Iterable[str]) -> tuple[str, dict[str, bytes]]:
+    """Return the root, hex, over one release's commitments to these subject keys, and what is to be kept of them.
+
+    That is a setting of the store, salt and commitments, and goes into the transaction of the release's leaf.
+    """
     commitments = [firm_commitment(firm_salt(salt, key), key) for key in keys]
     rows_root = merkle.root_of(commitments).hex()
-    store.put_setting(_COMMITMENTS + rows_root, salt + b"".join(commitments))
-    return rows_root
+    return rows_root, {_COMMITMENTS + rows_root: salt + b"".join(commitments)}
 
 
 def prove(store: Store, rows_root: str, key: str) -> FirmProof | None:

@@ -65,9 +65,13 @@ def load_catalogue(path: Path) -> Catalogue:
 def load_merged(path: Path | None, additions: Sequence[Path] = ()) -> Catalogue:
     """Return the catalogue at `path` (the packaged draft without one) with the additions merged in, in their order.
 
-    Raises InputFault naming the file, and the line and the column that cannot be used or the contradiction that it makes.
+    Raises InputFault naming the file, and the line and the column that cannot be used or the contradiction that it makes;
+    so it does for a field of the first catalogue whose release is more open than its class may be.
     """
     merged = load_catalogue(path) if path else load_draft()
+    for entry in merged.values():
+        if fault := _release_fault(entry):
+            raise InputFault(f"{path}: field {entry.id}: {fault}")
     for addition in additions:
         known = set(lint(merged))
         try:
@@ -129,11 +133,15 @@ def lint(catalogue: Catalogue) -> list[str]:
     return findings
 
 
+def _release_fault(entry: Field) -> str:
+    if entry.default_release in _RELEASES[entry.class_]:
+        return ""
+    allowed = ", ".join(sorted(_RELEASES[entry.class_]))
+    return f"class {entry.class_} may not have default release {entry.default_release}; use {allowed}"
+
+
 def _faults(entry: Field) -> list[str]:
-    faults = []
-    if entry.default_release not in _RELEASES[entry.class_]:
-        allowed = ", ".join(sorted(_RELEASES[entry.class_]))
-        faults.append(f"class {entry.class_} may not have default release {entry.default_release}; use {allowed}")
+    faults = [fault] if (fault := _release_fault(entry)) else []
     if entry.default_release == "NEVER" and entry.transform != "drop":
         faults.append("a field that is never released has the transform drop")
     if entry.default_release == "SEP_WRITTEN" and not (entry.concerns("NP") or entry.concerns("IND")):

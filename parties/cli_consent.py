@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lianxin.federation.errors import GateRefused, InputFault
+from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault
 from lianxin.parties.cli_consent_signing import AsJson, Out, SignedFile, consent, sign_act, tell
 
 NodeFile = Annotated[Path, typer.Option("--node", help="The node's TOML file; the node may be running.")]
@@ -41,14 +41,28 @@ def _at_node(config: Path, request: Mapping[str, Any]) -> dict[str, Any]:
 @consent.command("register")
 def register(
     config: NodeFile, firm: Firm, public: Annotated[str, typer.Option("--public", help="Its public key, 64 hex digits.")],
+    operator: Annotated[str, typer.Option(help="Who registers it; named in the ledger, by default the node's.")] = "",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Register a signer's public key at a provider, once; check first, by your own means, whose it is.
 
-    Example: lianxin consent register --node platform.toml --firm 91110000600037341L --public 1f0c...
+    Example: lianxin consent register --node platform.toml --firm 91110000600037341L --public 1f0c... --operator li
     """
-    answer = _at_node(config, {"what": "register", "firm": firm, "key": public})
-    tell(answer, as_json, f"registered for subject {answer['subject']}")
+    answer = _at_node(config, {"what": "register", "firm": firm, "key": public, "operator": operator})
+    tell(answer, as_json, f"registered for subject {answer['subject']}, {answer['subject_type']}")
+
+
+@consent.command("notice")
+def notice(
+    file: Annotated[Path, typer.Argument(help="The notice, JSON: who, purpose, method, kinds, retention, rights.")],
+    config: NodeFile, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Put a notice on file at a provider, for consents that were given on it without a request.
+
+    Example: lianxin consent notice notice.json --node platform.toml
+    """
+    answer = _at_node(config, {"what": "notice", "file": str(file.resolve())})
+    tell(answer, as_json, f"notice {answer['notice_hash']} is on file")
 
 
 @consent.command("request")
@@ -109,19 +123,26 @@ def revoke(
         Path | None, typer.Option("--key", help="The signer's key: FILE is the consent to end.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where --key writes the signed revocation.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="The id of one more consent to end, with --key.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Withdraw a consent: the firm signs the revocation of it with --key; a provider takes one in with --node.
 
-    Example: lianxin consent revoke consent.json --key firm.key --out revocation.json
+    A revocation ends one consent: the provider says which older ones for the same recipient and purpose still live.
+
+    Example: lianxin consent revoke consent.json --key firm.key --out revocation.json --also c-0
     """
     if (key_file is None) == (config is None) or (key_file is None) != (out is None):
         raise InputFault("give --key and --out to sign a revocation, or --node to take a signed one in")
     if config is None:
-        sign_act("revocation", file, key_file, out or file, as_json)
+        sign_act("revocation", file, key_file, out or file, as_json, also or ())
         return
+    if also:
+        raise InputFault("--also goes with --key: only the signer can end its other consents")
     answer = _at_node(config, {"what": "revoke", "file": str(file.resolve())})
-    tell(answer, as_json, f"{answer['consent_id']} is revoked; nothing is released by it from here on")
+    lines = [f"{name} is revoked; nothing is released by it from here on" for name in answer["revoked"]]
+    lines += [f"{name} of the same subject, recipient and purpose is still live" for name in answer["still_live"]]
+    tell(answer, as_json, *lines)
 
 
 @consent.command("import")
@@ -230,7 +251,7 @@ def prove(
     consent_id: Annotated[str, typer.Argument(help="The consent's id, known or not.")], config: NodeFile, out: Out,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Write the proof that a consent is in the registry's present snapshot, and in which state, or that it is not.
+    """Write the proof that a consent is in the registry now, and in which state, or that it is not: a leaf and its head.
 
     Example: lianxin consent prove c-1 --node platform.toml --out proof.json
     """
@@ -240,6 +261,30 @@ def prove(
     write_signed(out, answer["proof"])
     how = f"is there, {answer['state']}" if answer["present"] else "is not there"
     tell(answer, as_json, f"{consent_id} {how} at {answer['at']}; snapshot {answer['snapshot_root']}")
+
+
+@consent.command("verify-proof")
+def verify_proof(
+    file: Annotated[Path, typer.Argument(help="A proof that `lianxin consent prove` wrote.")],
+    key: Annotated[str, typer.Option("--key", help="The provider's node key, in hex.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a proof of a consent with nothing but the provider's node key.
+
+    Example: lianxin consent verify-proof proof.json --key 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29
+    """
+    from lianxin.crypto import canonical
+    from lianxin.crypto.errors import CryptoError
+    from lianxin.parties.consent_proof import verify_consent_proof
+
+    try:
+        shown = verify_consent_proof(canonical.decode_fragment(file.read_bytes().removesuffix(b"\n")), key)
+    except OSError:
+        raise InputFault(f"{file} cannot be read; check the path") from None
+    except CryptoError as fault:
+        raise EvidenceRejected(f"{file}: {fault}") from None
+    how = f"was {shown.state}, record {shown.record_hash}" if shown.state else "was not in the registry"
+    tell(shown._asdict() | {"ok": True}, as_json, f"{shown.consent_id} {how} at {shown.at}, says {shown.party}")
 
 
 @consent.command("export")

@@ -1,7 +1,7 @@
 """Commands of whoever signs: make a key, read and sign a request, refuse, pause, resume."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,15 +115,16 @@ def _key(path: Path | None) -> "SigningKey":
     return load_firm_key(path)
 
 
-def sign_act(what: str, file: Path, key_file: Path | None, out: Path, as_json: bool) -> None:
-    """Write the signed revocation, pause, resume or refusal of what a file holds."""
+def sign_act(what: str, file: Path, key_file: Path | None, out: Path, as_json: bool, also: Sequence[str] = ()) -> None:
+    """Write the signed revocation, pause, resume or refusal of what a file holds, and one for each consent id of `also`."""
     from lianxin.parties import consent_signing as desk
 
     record = desk.read_signed(file)["record"]
     if record["type"] not in ("consent", "consent-request"):
         raise InputFault(f"{file} holds no consent or request; name the file that you signed or were given")
-    desk.write_signed(out, desk.act(what, record, _key(key_file), _now()))
-    told = {"consent_id": record["consent_id"], "record": what, "out": str(out)}
+    key, now, names = _key(key_file), _now(), [record["consent_id"], *also]
+    desk.write_signed(out, *(desk.act(what, record | {"consent_id": name}, key, now) for name in names))
+    told = {"consent_id": record["consent_id"], "record": what, "records": len(names), "out": str(out)}
     tell(told, as_json, f"wrote {out}; give it to {record['provider']}")
 
 

@@ -183,13 +183,13 @@ def export(
     Example: lianxin ledger export platform.toml --run run-1 --out handed-over/parties/platform-qh
     """
     from lianxin.crypto import canonical, notes
-    from lianxin.parties.ledger import CATALOGUE_SETTING
-    from lianxin.parties.ledger_export import write_evidence
+    from lianxin.parties.ledger_export import catalogue_of, write_evidence
     from lianxin.parties.ledger_witness import note_of
 
     party, store, _ = _opened(config)
-    row, catalogue, data = store.run(run), store.setting(CATALOGUE_SETTING), store.last_checkpoint()
-    if row is None or not row.contract or catalogue is None or data is None:
+    row, data = store.run(run), store.last_checkpoint()
+    catalogue = catalogue_of(store, party, row.contract) if row is not None and row.contract else None
+    if row is None or catalogue is None or data is None:
         raise InputFault(f"{party} has no finished contract, catalogue or checkpoint for run {run}; name a known run")
     head = notes.parse_checkpoint(note_of(canonical.decode_fragment(data)).text)
     typer.echo(f"wrote {write_evidence(store, party, out, row.contract, catalogue, head)}")

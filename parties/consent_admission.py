@@ -3,7 +3,7 @@
 An auditor, and an import of older evidence, ask for less: signatures and the registry's own order. These are the checks
 of the day on which a record comes in: another provider, out of time, from the future, over its purpose's ceilings, fields
 that the purpose never uses (R01), older than a withdrawal of the same scope (a copy of yesterday), an attestation by an
-institution that was not given that power (R37).
+institution that was not given that power (R37), or terms that the gate could not keep.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ from lianxin.federation.model import Clock
 from lianxin.parties.clock import FORMAT
 from lianxin.parties.consent_import import Checked
 from lianxin.parties.decision import PURPOSES, Catalogue, ConsentRejected, Registry
-from lianxin.parties.decision_consents import party_subject
 from lianxin.parties.decision_purposes import ceiling_fault
+from lianxin.parties.decision_signers import party_subject
 
 SKEW_S = 30
 _TIMES = ("created_at", "revoked_at", "at")
@@ -58,6 +58,12 @@ class Admission:
             raise ConsentRejected(
                 "an institution attests that has no such power here; name it in [data] attesting (R37)"
             )
+        if "data_from" in record or "data_to" in record:
+            raise ConsentRejected(
+                "a range of data_from and data_to is asked for, which no gate here keeps; leave it out"
+            )
+        if "frequency" in record and "max_uses" not in record:
+            raise ConsentRejected("a frequency is kept by counting uses; give max_uses with it")
         if record["type"] == "consent":
             self._check_consent(record, registry)
 

@@ -6,20 +6,23 @@ command opens the node itself. No answer holds an identifier; a subject is named
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lianxin.crypto import canonical, snapshot
+from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.signing import sign_record
 from lianxin.federation.errors import InputFault
 from lianxin.parties import decision
 from lianxin.parties.clock import after
+from lianxin.parties.config import OPERATOR
+from lianxin.parties.consent_proof import make_consent_proof, verify_consent_proof
 from lianxin.parties.consent_records import make_request
 from lianxin.parties.consent_schema import check_notice
-from lianxin.parties.consent_signing import read_signed
+from lianxin.parties.consent_signing import read_all_signed
 from lianxin.parties.decision_consents import STATES
 from lianxin.parties.identifiers import (
     check_uscc,
@@ -29,6 +32,7 @@ from lianxin.parties.identifiers import (
     normalise_identifier,
     subject_type_of,
 )
+from lianxin.parties.ledger_proof import prove_leaf
 from lianxin.parties.lineage import mark_models
 
 if TYPE_CHECKING:
@@ -45,7 +49,7 @@ def answer(node: "Node", request: Request) -> Answer:
     """Return the answer to one request; `what` names it. Raises InputFault with one sentence for what is refused."""
     questions: dict[str, Callable[[Node, Request], Answer]] = {
         "import": _import, "revoke": _revoke, "register": _register, "list": _list, "show": _show, "check": _check,
-        "request": _ask_firm, "prove": _prove, "export": _export,
+        "request": _ask_firm, "prove": _prove, "export": _export, "notice": _keep_notice,
     }  # fmt: skip
     try:
         return questions[request["what"]](node, request)
@@ -67,16 +71,28 @@ def _import(node: "Node", request: Request) -> Answer:
 
 
 def _revoke(node: "Node", request: Request) -> Answer:
-    signed = read_signed(Path(request["file"]))
-    epoch = node.register.revoke(signed)
+    """Take in one revocation or several, and say which consents of the same scope count as before."""
+    revocations = read_all_signed(Path(request["file"]))
+    node.register.revoke(*revocations)
     mark_models(node)
-    return {"consent_id": signed["record"]["consent_id"], "state": "REVOKED", "epoch": epoch}
+    names = [signed["record"]["consent_id"] for signed in revocations]
+    registry, now = node.register.registry(), node.clock.now()
+    live = sorted({one for name in names for one in registry.live_beside(name, now)})
+    return {"consent_id": names[0], "revoked": names, "state": "REVOKED", "epoch": registry.epoch, "still_live": live}
 
 
 def _register(node: "Node", request: Request) -> Answer:
-    key = node.boundary.subject_key(_identifier(request["firm"]))
-    node.register.register_firm_keys({key: request["key"]})
-    return {"subject": key[:SHOWN], "subject_key": key}
+    """Register a key for the subject of an identifier, which says what type of subject it is."""
+    firm, operator = _identifier(request["firm"]), str(request.get("operator", "")) or node.config.operator
+    if re.fullmatch(OPERATOR, operator) is None:
+        raise InputFault("an operator's name is 3 to 64 of a-z, 0-9, '.' and '-'; say who registers with --operator")
+    key, kind = node.boundary.subject_key(firm), _kind_of(firm)
+    node.register.register_firm_keys({key: request["key"]}, {key: kind}, operator)
+    return {"subject": key[:SHOWN], "subject_key": key, "subject_type": kind}
+
+
+def _keep_notice(node: "Node", request: Request) -> Answer:
+    return {"notice_hash": node.register.keep_notice(_notice(Path(request["file"])))}
 
 
 def _list(node: "Node", request: Request) -> Answer:
@@ -96,7 +112,7 @@ def _row(registry: decision.Registry, name: str, now: str, used: int) -> Answer:
     row: Answer = {"consent_id": name, "state": registry.state_of(name, now, used)}
     consent = registry.consents.get(name)
     if consent is None:
-        (subject, recipient, purpose), expires_at = registry.asked[name]
+        (subject, recipient, purpose), expires_at, _ = registry.asked[name]
         scope = {"recipient": recipient, "purpose": purpose, "expires_at": expires_at}
         return row | {"subject": subject[:SHOWN]} | scope
     told = ("recipient", "purpose", "mode", "fields", "not_before", "expires_at", "max_uses")
@@ -185,6 +201,8 @@ def _ask_firm(node: "Node", request: Request) -> Answer:
 
 def _persons(node: "Node", request: Request) -> Answer:
     subjects = {node.boundary.subject_key(_identifier(name)): role for name, role in request["persons"]}
+    if any(_kind_of(_identifier(name)) == "ENT" for name, _ in request["persons"]):
+        raise InputFault("--person names an enterprise; a natural person signs for a person's own data (R09)")
     keys = node.store.firm_keys_of(subjects)
     if len(keys) < len(subjects):
         raise InputFault("a person who is to sign has no registered key; use `lianxin consent register` first")
@@ -206,12 +224,15 @@ def _notice(path: Path) -> Answer:
 
 
 def _prove(node: "Node", request: Request) -> Answer:
+    """Prove a consent's state, or that there is none, under a head that this node signs now."""
     now, name = node.clock.now(), request["id"]
-    made = node.register.snapshot(now)
-    proof = made.prove(name)
-    told = {"state": STATES[proof.at.value[0]], "record_hash": proof.at.value[1:].hex()} if proof.at else {}
-    shown = {"consent_id": name, "present": bool(proof.at), "at": now, "snapshot_root": made.root.hex(), **told}
-    return shown | {"proof": snapshot.proof_to_record(proof)}
+    made, index = node.register.published(now)
+    node.ledger.checkpoint()
+    proof = make_consent_proof(name, made.prove(name), prove_leaf(node.store, node.party, index))
+    shown = verify_consent_proof(proof, node.identity.signing_key.public_hex)
+    told = {"state": shown.state, "record_hash": shown.record_hash} if shown.state else {}
+    found = {"consent_id": name, "present": bool(shown.state), "at": shown.at, "leaf": index}
+    return found | {"snapshot_root": made.root.hex(), **told, "proof": proof}
 
 
 def _export(node: "Node", request: Request) -> Answer:

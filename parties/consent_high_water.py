@@ -1,14 +1,18 @@
 """A mark beside the store of how far the registry and the ledger had come: a copy of yesterday is told by it.
 
-Whoever restores an older copy of the store brings withdrawn consents back to life. The mark is written after each change
-of the registry, on disk before the change is acknowledged, in a file of its own: `state/high-water.json`. A store that is
-behind it, or that holds another registry up to it, is refused at the start (attack 18).
+Whoever restores an older copy of the store brings withdrawn consents back to life, and makes unused again what was used
+up: consents with a limit, budgets, sets that were asked for. The mark is raised after each change of the registry, each
+release by a limited consent and each checkpoint, so also when the node stops: on disk before any of them is acknowledged,
+after its leaf is, in a file of its own: `state/high-water.json`. A crash between the two leaves a mark that is behind the
+store, never one before it. A store that is behind the mark, or that holds another registry up to it, is refused at the
+start (attack 18).
 
 It is no stronger than the folder that it lies in: who restores both is found out by the heads that the other parties keep
 of this ledger (`ledger.Witness`), at the next contract or by the auditor.
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +30,30 @@ class Mark(NamedTuple):
     epoch: int
     registry_root: str
     ledger_size: int
+
+
+class HighWater:
+    """The mark in one file, raised and never lowered. Safe to share between threads; holds no other lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the mark in `path`, if there is one. Raises EvidenceRejected for a file that holds none."""
+        self._path, self._lock, self._mark = path, threading.Lock(), read_mark(path)
+
+    def raise_to(self, mark: Mark) -> None:
+        """Put down where registry and ledger are; the ledger may have been further already."""
+        with self._lock:
+            size = max(mark.ledger_size, self._mark.ledger_size if self._mark else 0)
+            self._write(mark._replace(ledger_size=size))
+
+    def raise_size(self, ledger_size: int) -> None:
+        """Put down that the ledger has come to `ledger_size` leaves, once the registry has a mark."""
+        with self._lock:
+            if self._mark is not None and ledger_size > self._mark.ledger_size:
+                self._write(self._mark._replace(ledger_size=ledger_size))
+
+    def _write(self, mark: Mark) -> None:
+        write_mark(self._path, mark)
+        self._mark = mark
 
 
 def read_mark(path: Path) -> Mark | None:

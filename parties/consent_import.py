@@ -19,7 +19,8 @@ from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError, EncodingRejected
 from lianxin.parties.consent_schema import check_any_record
 from lianxin.parties.decision import ConsentRejected
-from lianxin.parties.decision_consents import Signer, check_signatures, essence_of
+from lianxin.parties.decision_consents import essence_of
+from lianxin.parties.decision_signers import Grantor, Signer, check_signatures, grantors_of
 
 BLOCK = 500
 BLOCKS_AHEAD = 8
@@ -27,11 +28,12 @@ _HEAD, _SIGNATURES = b'{"record":', b',"signatures":['
 
 
 class Checked(NamedTuple):
-    """What is known of one record once it is checked: see `decision_consents.essence_of` and `Signer`."""
+    """What is known of one record once it is checked: see `essence_of`, `Signer` and `Grantor`."""
 
     essence: dict[str, Any]
     digest: bytes
     signers: tuple[Signer, ...]
+    grantors: tuple[Grantor, ...] = ()
 
 
 def record_bytes(line: bytes) -> bytes:
@@ -54,9 +56,8 @@ def check_line(line: bytes) -> Checked:
     record = signed["record"]
     check_any_record(record)
     data = record_bytes(line)
-    return Checked(
-        essence_of(record), hashlib.sha256(data).digest(), check_signatures(record, data, signed["signatures"])
-    )
+    signers = check_signatures(record, data, signed["signatures"])
+    return Checked(essence_of(record), hashlib.sha256(data).digest(), signers, grantors_of(record))
 
 
 def check_block(lines: list[bytes], first: int) -> list[Checked]:

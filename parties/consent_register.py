@@ -7,7 +7,7 @@ the registry keeps of each consent. The root over the registry grows with it.
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,25 +16,31 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from lianxin.crypto import canonical, snapshot
+from lianxin.crypto import canonical
 from lianxin.crypto.frontier import Frontier
+from lianxin.crypto.snapshot import Snapshot
 from lianxin.federation.errors import EvidenceRejected, InputFault
 from lianxin.parties.consent_admission import Admission
-from lianxin.parties.consent_high_water import Mark, check_mark, read_mark, write_mark
+from lianxin.parties.consent_high_water import HighWater, Mark, check_mark, read_mark
 from lianxin.parties.consent_import import BLOCK, Checked, checked_lines, record_bytes
 from lianxin.parties.consent_schema import (
     FIRM_KEY,
     check_any_record,
     check_consent_record,
     check_keys,
+    check_notice,
     check_revocation_record,
 )
 from lianxin.parties.decision import ConsentRejected, Registry, verify_record
-from lianxin.parties.decision_consents import check_registered, essence_of, signers_of, snapshot_entries
+from lianxin.parties.decision_consents import essence_of, snapshot_entries
+from lianxin.parties.decision_signers import check_kind, check_registered, keys_root, signers_of
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.store import Store
 
 SNAPSHOT_AT_ONCE = 5_000
+_KEYS_NAMED = "firm-keys/named"
+NOTICE_SETTINGS = "notice/"
+Keys = Mapping[str, tuple[str, str]]
 
 
 class ConsentRegister:
@@ -51,24 +57,54 @@ class ConsentRegister:
         self._admission, self._high_water = admission, high_water
         self._lock = threading.RLock()
         self._registry, self._root = Registry(), Frontier()
+        self._published: tuple[tuple[int, str, bytes], int] | None = None
+        self._mark = HighWater(high_water) if high_water is not None else None
         if high_water is not None:
             self._check_high_water(high_water)
+        if self._mark is not None:
+            ledger.raise_mark = self._mark.raise_size
 
     @property
     def epoch(self) -> int:
         """The number of records in the registry."""
         return self.registry().epoch
 
-    def register_firm_keys(self, keys: Mapping[str, str]) -> None:
-        """Register firms' public keys (subject key to key, hex); raises InputFault for another form or another key."""
+    def register_firm_keys(
+        self, keys: Mapping[str, str], kinds: Mapping[str, str] | None = None, operator: str | None = None
+    ) -> None:
+        """Register firms' public keys (subject key to key, hex) with one leaf that names the operator who did so.
+
+        `kinds` says which type of subject an identifier was found to be, by subject key. Raises InputFault for another
+        form, another key or another type than is registered.
+        """
         try:
             for subject, key in keys.items():
                 check_keys({"subject_key": subject, "key": key}, FIRM_KEY, {})
+            told = {subject: check_kind(kind) for subject, kind in (kinds or {}).items()}
         except ConsentRejected:
             raise InputFault(
-                "a list of firm keys maps subject keys to public keys, 64 lower-case hex digits each"
+                "a list of firm keys maps subject keys to public keys, 64 lower-case hex digits each, with a kind of ENT, "
+                "IND or NP where it is known"
             ) from None
-        self.store.add_firm_keys(keys)
+        with self.held():
+            self._add_keys({subject: (key, told.get(subject, "")) for subject, key in keys.items()}, operator)
+
+    def name_keys(self) -> None:
+        """Write the leaf that commits to all registered keys, once, for a store of a version that wrote none."""
+        with self.held():
+            keys, kinds = self.store.firm_keys(), self.store.firm_kinds()
+            if not keys or self.store.setting(_KEYS_NAMED) is not None:
+                return
+            if not any(canonical.decode(leaf)["kind"] == "firm-keys" for leaf in self.store.leaves()):
+                named = {"kind": "firm-keys", "keys": len(keys), "keys_root": keys_root(keys, kinds)}
+                self._ledger.append_registry_lines((), named)
+            self.store.put_setting(_KEYS_NAMED, b"1")
+
+    def keep_notice(self, notice: Mapping[str, Any]) -> str:
+        """Keep a notice on which consents may be given without a request, and return its hash; raises ConsentRejected."""
+        digest = check_notice(notice)
+        self.store.put_setting(NOTICE_SETTINGS + digest, canonical.encode(dict(notice)))
+        return digest
 
     def import_records(self, signed_records: Sequence[Mapping[str, Any]]) -> int:
         """Add signed records, all or none, with one ledger leaf; return the new epoch.
@@ -84,23 +120,24 @@ class ConsentRegister:
         before anything is written.
         """
         with self.held() as registry, tempfile.TemporaryFile() as spool:
-            intake = _Intake(registry, self._root.copy(), self._admission)
+            intake = _Intake(registry, self._root.copy(), self._admission, self._has_notice)
             for page in _pages(checked_lines(lines, executor)):
-                intake.take(page, self._keys_of(page), spool)
+                intake.take(page, *self._keys_of(page), spool)
             if intake.count:
                 self._commit(intake, spool)
             return self._registry.epoch
 
-    def revoke(self, signed: Mapping[str, Any]) -> int:
-        """Add one signed revocation and return the epoch from which the consent is dead.
+    def revoke(self, *revocations: Mapping[str, Any]) -> int:
+        """Add signed revocations, all or none, and return the epoch from which their consents are dead.
 
-        A consent that is revoked already stays so, and nothing is written.
+        A consent that is revoked already stays so, and nothing is written of it.
         """
+        fresh = []
         with self.held() as registry:
-            record = check_revocation(signed, self.store.firm_keys_of(_named_subjects(signed)))
-            if registry.ended.get(record["consent_id"]) == "REVOKED":
-                return registry.epoch
-            return self.import_records([signed])
+            for signed in revocations:
+                record = check_revocation(signed, self.store.firm_keys_of(_named_subjects(signed)))
+                fresh += [signed] if registry.ended.get(record["consent_id"]) != "REVOKED" else []
+            return self.import_records(fresh)
 
     def registry(self) -> Registry:
         """Return the present state of the registry, cached by epoch.
@@ -116,27 +153,34 @@ class ConsentRegister:
                 self._registry, self._root = self._registry.grown(self._stored(root, epoch)), root
             return self._registry
 
-    def snapshot(self, now: str) -> snapshot.Snapshot:
+    def snapshot(self, now: str) -> Snapshot:
         """Return the map of every consent's state at `now` and its record's digest, with its Merkle tree."""
         with self.held() as registry:
-            return snapshot.Snapshot(snapshot_entries(registry, now, self._uses(registry)))
+            return Snapshot(snapshot_entries(registry, now, self._uses(registry)))
 
     def publish_snapshot(self, now: str) -> str:
-        """Append a registry leaf with the present snapshot's root, and return that root in hex.
+        """Have a registry leaf with the present snapshot's root, and return that root in hex."""
+        return self.published(now)[0].root.hex()
 
-        A leaf of an import has it already; one that a single record brought has it up to 5,000 consents.
+    def published(self, now: str) -> tuple[Snapshot, int]:
+        """Return the snapshot at `now` and the index of the leaf that has its root: a new one unless the newest has it.
+
+        A leaf of an import has one already; one that a single record brought has it up to 5,000 consents.
         """
         with self.held() as registry:
-            root = self.snapshot(now).root.hex()
-            named = {"epoch": registry.epoch, "registry_root": self._root.root().hex()}
-            self._ledger.append_registry_lines((), named | {"snapshot_root": root, "snapshot_at": now})
-            return root
+            made = self.snapshot(now)
+            if self._published is None or self._published[0] != (registry.epoch, now, made.root):
+                named = {"epoch": registry.epoch, "registry_root": self._root.root().hex()}
+                shown = {"snapshot_root": made.root.hex(), "snapshot_at": now}
+                index, _ = self._ledger.append_registry_lines((), named | shown)
+                self._published = (registry.epoch, now, made.root), index
+            return made, self._published[1]
 
     def mark(self) -> None:
         """Raise the mark beside the store to where registry and ledger are; it never falls."""
         with self.held() as registry:
-            if self._high_water is not None:
-                write_mark(self._high_water, Mark(registry.epoch, self._root.root().hex(), self._ledger.size))
+            if self._mark is not None:
+                self._mark.raise_to(Mark(registry.epoch, self._root.root().hex(), self._ledger.size))
 
     @contextmanager
     def held(self) -> Iterator[Registry]:
@@ -144,9 +188,29 @@ class ConsentRegister:
         with self._lock:
             yield self.registry()
 
-    def _keys_of(self, page: list[tuple[bytes, Checked]]) -> dict[str, str]:
-        keys = self.store.firm_keys_of({signer.subject for _, checked in page for signer in checked.signers})
-        return keys if self._admission is None else self._admission.party_keys() | keys
+    def _keys_of(self, page: list[tuple[bytes, Checked]]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the registered keys, and the known types, of all whom a page of records names."""
+        subjects = {signer.subject for _, checked in page for signer in checked.signers}
+        subjects |= {grantor.subject for _, checked in page for grantor in checked.grantors}
+        keys, kinds = self.store.firm_keys_of(subjects), self.store.firm_kinds_of(subjects)
+        return keys if self._admission is None else self._admission.party_keys() | keys, kinds
+
+    def _has_notice(self, digest: str) -> bool:
+        return self.store.setting(NOTICE_SETTINGS + digest) is not None
+
+    def _add_keys(self, keys: Keys, operator: str | None = None) -> None:
+        """Register what is new of `keys` in one transaction with the leaf that commits to all keys from then on."""
+        known, known_kinds = self.store.firm_keys_of(keys), self.store.firm_kinds_of(keys)
+        new = {
+            subject: (key, kind)
+            for subject, (key, kind) in keys.items()
+            if known.get(subject) != key or kind not in ("", known_kinds.get(subject))
+        }
+        if new:
+            after = self.store.firm_keys() | {subject: key for subject, (key, _) in new.items()}
+            kinds = self.store.firm_kinds() | {subject: kind for subject, (_, kind) in new.items() if kind}
+            named = {"kind": "firm-keys", "keys": len(after), "keys_root": keys_root(after, kinds)}
+            self._ledger.append_registry_lines((), named, new, operator)
 
     def _commit(self, intake: "_Intake", spool: IO[bytes]) -> None:
         registry = intake.finished()
@@ -155,14 +219,14 @@ class ConsentRegister:
             named["record_hash"] = intake.digest.hex()
         else:
             named["registry_root"] = intake.root.root().hex()
-        if self._admission is not None and (intake.count > 1 or len(registry.consents) <= SNAPSHOT_AT_ONCE):
-            now = self._admission.now()
-            entries = snapshot_entries(registry, now, self._uses(registry))
-            named |= {"snapshot_root": snapshot.Snapshot(entries).root.hex(), "snapshot_at": now}
-        if intake.party_keys:
-            self.store.add_firm_keys(intake.party_keys)
+        now, root = self._admission.now() if self._admission is not None else "", b""
+        if now and (intake.count > 1 or len(registry.consents) <= SNAPSHOT_AT_ONCE):
+            root = Snapshot(snapshot_entries(registry, now, self._uses(registry))).root
+            named |= {"snapshot_root": root.hex(), "snapshot_at": now}
+        self._add_keys({subject: (key, "") for subject, key in intake.party_keys.items()})
         spool.seek(0)
-        self._ledger.append_registry_lines((line[:-1] for line in spool), named)
+        index, _ = self._ledger.append_registry_lines((line[:-1] for line in spool), named)
+        self._published = ((registry.epoch, now, root), index) if root else None
         self._registry, self._root = registry, intake.root
         self.mark()
 
@@ -193,22 +257,40 @@ class ConsentRegister:
 class _Intake:
     """A registry state that grows by a list, with its root; nothing of it counts before it is finished and kept."""
 
-    def __init__(self, registry: Registry, root: Frontier, admission: Admission | None) -> None:
+    def __init__(
+        self, registry: Registry, root: Frontier, admission: Admission | None, has_notice: Callable[[str], bool]
+    ) -> None:
         self.root, self.count, self.digest = root, 0, b""
         self.party_keys: dict[str, str] = {}
         self._registry, self._admission = registry.grown(()), admission
         self._now = admission.now() if admission else ""
+        self._has_notice, self._notices = has_notice, set[str]()
 
-    def take(self, page: list[tuple[bytes, Checked]], keys: Mapping[str, str], spool: IO[bytes]) -> None:
+    def take(
+        self, page: list[tuple[bytes, Checked]], keys: Mapping[str, str], kinds: Mapping[str, str], spool: IO[bytes]
+    ) -> None:
         for line, checked in page:
-            check_registered(checked.signers, keys)
+            check_registered(checked.signers, keys, checked.grantors, kinds)
             if self._admission is not None:
                 self._admission.check(checked, self._registry, self._now)
+                self._check_notice(checked.essence)
             self._registry.admit(checked.essence, checked.digest)
             self._note_party(checked)
             self.root.append(line)
             spool.write(line + b"\n")
             self.count, self.digest = self.count + 1, checked.digest
+
+    def _check_notice(self, record: Mapping[str, Any]) -> None:
+        """What a consent without a request was told is on file here, or nobody can say what it was (R06)."""
+        if record["type"] != "consent" or record["version"] == 1 or record["consent_id"] in self._registry.asked:
+            return
+        digest = record["notice_hash"]
+        if digest not in self._notices and not self._has_notice(digest):
+            raise ConsentRejected(
+                "a consent that nobody requested is given on a notice that is not on file here (R06); take the notice in "
+                "with `lianxin consent notice`, then the consent"
+            )
+        self._notices.add(digest)
 
     def _note_party(self, checked: Checked) -> None:
         if "attested_by" in checked.essence or "attestation" in checked.essence or "requester" in checked.essence:
@@ -218,13 +300,15 @@ class _Intake:
         return replace(self._registry, epoch=self._registry.epoch + self.count)
 
 
-def check_consent(signed: Mapping[str, Any], firm_keys: Mapping[str, str]) -> dict[str, Any]:
+def check_consent(
+    signed: Mapping[str, Any], firm_keys: Mapping[str, str], kinds: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the consent when its schema holds and the keys registered for its grantors (`firm_keys`) signed it.
 
-    Raises ConsentRejected or SignatureRejected.
+    `kinds` says which type of subject each key is registered as. Raises ConsentRejected or SignatureRejected.
     """
     check_consent_record(_record_of(signed))
-    return verify_record(signed, firm_keys)
+    return verify_record(signed, firm_keys, kinds)
 
 
 def check_revocation(signed: Mapping[str, Any], firm_keys: Mapping[str, str]) -> dict[str, Any]:

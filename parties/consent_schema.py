@@ -15,6 +15,7 @@ from typing import Any
 from lianxin.crypto import canonical
 from lianxin.parties.decision import FIELD_ID, MODES, PURPOSES, SUBJECT_TYPES, ConsentRejected
 from lianxin.parties.decision_purposes import ceiling_fault
+from lianxin.parties.decision_signers import grantors_of, signers_of
 
 SIGNER_ROLES = ("legal_rep", "agent", "operator", "shareholder")
 CHANNELS = ("web", "app", "counter", "paper", "interface")
@@ -291,6 +292,8 @@ def _check_attestation(record: Mapping[str, Any]) -> None:
         raise ConsentRejected("consent_action is attested exactly where an attestation is given")
     if attested and record["signer_key"] != record["attestation"]["key"]:
         raise ConsentRejected("the signer of an attested record is the institution that attests it")
+    if attested:
+        signers_of(record)
     if record["type"] == "revocation" and attested != (record["version"] == 2):
         raise ConsentRejected("a revocation of version 2 is an attested one")
 
@@ -309,5 +312,4 @@ def _check_grantors(record: Mapping[str, Any]) -> None:
         raise ConsentRejected("an agent signs under a power of attorney; give its digest (R37)")
     if first.get("power_of_attorney_digest") != record.get("power_of_attorney_digest"):
         raise ConsentRejected("the power of attorney is not the one of the first grantor")
-    if record["consent_action"] == "attested" and "identity_proof" not in first:
-        raise ConsentRejected("an attested consent says how the grantor's identity was proved")
+    grantors_of(record)

@@ -63,26 +63,39 @@ def load_firm_key(path: Path) -> SigningKey:
 
 
 def read_signed(path: Path) -> dict[str, Any]:
-    """Return the signed record in a file. Raises InputFault when it is none of docs/records.md."""
+    """Return the one signed record in a file. Raises InputFault when it is none of docs/records.md."""
+    found = read_all_signed(path)
+    if len(found) > 1:
+        raise InputFault(f"{path} holds {len(found)} records; name a file with one")
+    return found[0]
+
+
+def read_all_signed(path: Path) -> list[dict[str, Any]]:
+    """Return the signed records in a file, a line each and at least one. Raises InputFault for anything else."""
     try:
         with path.open("rb") as file:
-            signed = canonical.decode_fragment(file.read(_MOST_BYTES).rstrip(b"\n"))
-        check_any_record(signed["record"])
-        if set(signed) != {"record", "signatures"} or not isinstance(signed["signatures"], list):
-            raise KeyError
+            lines = file.read(_MOST_BYTES).rstrip(b"\n").split(b"\n")
+        return [_checked_line(line) for line in lines]
     except OSError:
         raise InputFault(f"{path} cannot be read; check the path") from None
     except (CryptoError, KeyError, TypeError) as fault:
         why = str(fault).rstrip(".") if isinstance(fault, CryptoError) else "it is no signed record"
         raise InputFault(f"{path}: {why}; ask whoever made the file for a new one") from None
+
+
+def _checked_line(line: bytes) -> dict[str, Any]:
+    signed = canonical.decode_fragment(line)
+    check_any_record(signed["record"])
+    if set(signed) != {"record", "signatures"} or not isinstance(signed["signatures"], list):
+        raise KeyError
     return signed
 
 
-def write_signed(path: Path, signed: Mapping[str, Any]) -> None:
-    """Write a signed record as one line, whole or not at all. Raises InputFault when the file cannot be written."""
+def write_signed(path: Path, *signed: Mapping[str, Any]) -> None:
+    """Write signed records, a line each, whole or not at all. Raises InputFault when the file cannot be written."""
     draft = path.with_name(path.name + ".new")
     try:
-        draft.write_bytes(canonical.encode(dict(signed)) + b"\n")
+        draft.write_bytes(b"".join(canonical.encode(dict(one)) + b"\n" for one in signed))
         draft.replace(path)
     except OSError:
         raise InputFault(f"{path} cannot be written; check the folder") from None
@@ -91,7 +104,8 @@ def write_signed(path: Path, signed: Mapping[str, Any]) -> None:
 def in_words(record: Mapping[str, Any]) -> list[str]:
     """Return what a request asks for, or a consent gives, in plain sentences for the person who signs."""
     limit = f"at most {record['max_uses']} times" if "max_uses" in record else "any number of times"
-    often = "once" if record["fetch"] == "ONETIME" else record["frequency"]
+    paced = f"{record.get('frequency', '')}: one use for each such period that has begun, unused ones add up"
+    often = "once" if record["fetch"] == "ONETIME" else paced
     lines = [
         f"{record['recipient']} would receive from {record['provider']}: {', '.join(record['fields'])}",
         f"  how: {MODES_IN_WORDS[record['mode']]}",
@@ -157,6 +171,10 @@ def attest(
 
     `evidence` is what it keeps of that; the record has its SHA-256. The institution answers for it (R37).
     """
+    if identity.party == request["recipient"]:
+        raise InputFault(
+            "an institution attests no consent of which it is the recipient (R37); have another one attest it"
+        )
     key, digest = identity.signing_key, hashlib.sha256(evidence).hexdigest()
     proof = {"method": method, "verifier": identity.party, "result": "passed", "time": now, "evidence_digest": digest}
     named = {"institution": identity.party, "key": key.public_hex, "method": method, "time": now}

@@ -28,9 +28,10 @@ from lianxin.parties.decision_catalogue import (
     Field,
     Record,
 )
-from lianxin.parties.decision_consents import MODES, Consent, ConsentRejected, Registry, verify_record
+from lianxin.parties.decision_consents import MODES, Consent, Registry
 from lianxin.parties.decision_grades import transform_of
 from lianxin.parties.decision_purposes import PURPOSES
+from lianxin.parties.decision_signers import PERSON_ROLES, ConsentRejected, verify_record
 
 __all__ = [
     "AGGREGATE",
@@ -66,7 +67,7 @@ GATE_ORDER = (
 )  # fmt: skip
 _STATE_RULES = {"REVOKED": "R04", "INVALID": ""}  # replaced by a newer one: R03, told only where nothing else is
 _FIRM_ORDER = ("", "R04", "R38", "R37", "R03", "R12", "R09", "R29", "R20", "R25")
-SIGNERS = {"ENT": ("legal_rep",), "IND": ("operator",), "NP": ("legal_rep", "operator", "shareholder")}
+SIGNERS = {"ENT": ("legal_rep",), "IND": ("operator",), "NP": PERSON_ROLES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def decide_field(
 
 
 def _desensitised(entry: Field, request: ReleaseRequest, grades: Mapping[str, Record] | None) -> Decision:
-    transform = transform_of(entry.id, request.provider, request.grade, grades)
+    transform = transform_of(entry.id, request.provider, request.grade, grades, entry.class_, request.step)
     if not transform:
         return Decision(False, "R22")
     is_personal = entry.class_ in _PERSONAL and not _is_open(entry, request)
@@ -151,9 +152,9 @@ def _desensitised(entry: Field, request: ReleaseRequest, grades: Mapping[str, Re
 
 
 def _is_open(entry: Field, request: ReleaseRequest) -> bool:
-    """What the law publishes is open in every mode, other open fields where no row can be read (R19)."""
+    """What the law publishes is open in every mode, limited data where no row can be read (R19); nothing else is."""
     if entry.default_release == "OPEN":
-        return entry.class_ == "PUB" or request.mode in MODES[:2]
+        return entry.class_ == "PUB" or (entry.class_ == "LIM" and request.mode in MODES[:2])
     return entry.default_release == "OPEN_NAME" and entry.is_duty and PURPOSES[request.purpose].duty
 
 
@@ -253,7 +254,7 @@ def decide_firm(
     is the shortfall of the consent that came nearest, or where there is none the strictest class's rule.
     """
     fields = tuple(fields_needing_consent)
-    rule = _row_rule(fields, request, subject_type, grades)
+    rule = _row_rule(fields, request, subject_type, grades, catalogue)
     if rule or not fields:
         is_raw = request.mode != DESENSITISED
         return Decision(False, rule) if rule else Decision(True, "OPEN" if is_raw else DESENSITISED)
@@ -272,11 +273,15 @@ def decide_firm(
 
 
 def _row_rule(
-    fields: tuple[str, ...], request: ReleaseRequest, subject_type: str | None, grades: Mapping[str, Record] | None
-) -> str:
+    fields: tuple[str, ...], request: ReleaseRequest, subject_type: str | None, grades: Mapping[str, Record] | None,
+    catalogue: Catalogue,
+) -> str:  # fmt: skip
     """Return the rule that keeps the row of any firm of this type back, whatever it consented to."""
     purpose = PURPOSES.get(request.purpose)
-    is_graded = all(transform_of(name, request.provider, request.grade, grades) for name in fields)
+    class_of = {name: catalogue[name].class_ if name in catalogue else "" for name in fields}
+    is_graded = all(
+        transform_of(name, request.provider, request.grade, grades, class_of[name], request.step) for name in fields
+    )
     refusals = {
         "R03": request.mode not in MODES,
         "R01": purpose is None,

@@ -1,52 +1,30 @@
 """Consents and the registry as values: which consents a provider held after its first `epoch` records, in which state.
 
 Pure: standard library and `crypto` only, since the auditor builds the same states from evidence. How a record is made
-and checked against its schema is in `consent_schema`, how it is kept in `consent_register`, what it allows in `decision`.
-
-Who signs what (R09, R37; docs/records.md): a consent of version 1 its subject's registered key; of version 2 every one
-of its grantors' registered keys, or instead of them the institution that attests their signatures; a request the party
-that asks; everything else one grantor, or the attesting institution. Parties' keys are registered beside firms' keys,
-under `party_subject`.
+and checked against its schema is in `consent_schema`, how it is kept in `consent_register`, what it allows in `decision`,
+who must have signed it in `decision_signers`.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from lianxin.crypto import canonical, signing
-from lianxin.crypto.errors import CryptoError, SignatureRejected
+from lianxin.crypto import canonical, snapshot
 from lianxin.parties.decision_catalogue import Record
+from lianxin.parties.decision_signers import GATED, ConsentRejected, verify_record
 
 MODES = ("COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT")
 STATES = ("REQUESTED", "ACTIVE", "PAUSED", "REVOKED", "EXPIRED", "USED_UP", "REFUSED", "INVALID")
-KINDS = ("consent", "revocation", "consent-request", "refusal", "pause", "resume")
 COOL_DOWN_DAYS = 30
+PERIOD_DAYS = {"daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92, "yearly": 366}
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-_SIGNATURE = re.compile(r"[0-9a-f]{128}")
-_ENTRY = {"key", "signer", "signature"}
-_GATED: dict[str, type] = {"fields": list, "separate_consent": bool, "written": bool} | dict.fromkeys(
-    ("provider", "recipient", "purpose", "mode", "subject_type", "signer_role", "not_before", "expires_at"), str
-)
 _SHARED = (
-    *_GATED, "necessity_text", "impact_text", "power_of_attorney_digest", "max_uses", "data_life_days",
+    *GATED, "necessity_text", "impact_text", "power_of_attorney_digest", "max_uses", "data_life_days", "frequency",
 )  # fmt: skip
 Scope = tuple[str, str, str]
-
-
-class ConsentRejected(CryptoError):
-    """A consent or another record of the registry breaks the schema of docs/records.md, or does not fit the registry."""
-
-
-class Signer(NamedTuple):
-    """Who must have signed: under whose subject key the `key` is registered, and the `label` in the signature list."""
-
-    subject: str
-    key: str
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +68,9 @@ def _terms(*items: tuple[str, Any]) -> dict[str, Any]:
 class Registry:
     """A provider's consents after its first `epoch` records, `by_scope` (subject, recipient, purpose) newest first.
 
-    `ended` says REVOKED or SUPERSEDED by consent id, `paused` whose pauses stand, `asked` each request's scope and
-    expiry, `declined` the requests that were refused, `refusals` and `stops` the time of a scope's last refusal and of its
-    last withdrawal of any kind.
+    `ended` says REVOKED or SUPERSEDED by consent id, `paused` whose pauses stand, `held_at` when a grantor last paused or
+    resumed, `asked` each request's scope, expiry and notice's hash, `declined` the requests that were refused, `refusals`
+    and `stops` the time of a scope's last refusal and of its last withdrawal of any kind.
     """
 
     epoch: int = 0
@@ -100,7 +78,8 @@ class Registry:
     ended: dict[str, str] = field(default_factory=dict, repr=False)
     by_scope: dict[Scope, tuple[Consent, ...]] = field(default_factory=dict, repr=False)
     paused: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
-    asked: dict[str, tuple[Scope, str]] = field(default_factory=dict, repr=False)
+    held_at: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
+    asked: dict[str, tuple[Scope, str, str]] = field(default_factory=dict, repr=False)
     declined: dict[str, str] = field(default_factory=dict, repr=False)
     refusals: dict[Scope, str] = field(default_factory=dict, repr=False)
     stops: dict[Scope, str] = field(default_factory=dict, repr=False)
@@ -117,6 +96,15 @@ class Registry:
         if not 0 <= epoch <= len(records):
             raise ConsentRejected(f"epoch {epoch} is asked of a registry of {len(records)} records")
         return cls().extended(records[:epoch], firm_keys, verify)
+
+    @classmethod
+    def from_signed(cls, records: Iterable[Record]) -> "Registry":
+        """Return the state after signed `records`, verified before, each with its digest: what snapshots are made of.
+
+        Raises ConsentRejected for a record that does not fit.
+        """
+        plain = (signed["record"] for signed in records)
+        return cls().grown((essence_of(one), hashlib.sha256(canonical.encode(one)).digest()) for one in plain)
 
     def extended(self, records: Sequence[Record], firm_keys: Mapping[str, str], verify: bool = True) -> "Registry":
         """Return the state after these records more; raises as `from_records`."""
@@ -159,7 +147,8 @@ class Registry:
     def state_of(self, consent_id: str, now: str, used: int = 0) -> str:
         """Return which of `STATES` a consent is in at `now`, after `used` uses.
 
-        A consent whose time has not come is PAUSED until then. INVALID is one that a newer consent took the place of,
+        A consent whose time has not come is PAUSED until then, and one that was used for as many periods of its
+        `frequency` as have begun until the next begins. INVALID is one that a newer consent took the place of,
         and an id that the registry does not know: what an import refused is not in it.
         """
         consent = self.consents.get(consent_id)
@@ -172,7 +161,14 @@ class Registry:
             return "EXPIRED"
         if used >= terms.get("max_uses", used + 1):
             return "USED_UP"
-        return "PAUSED" if consent_id in self.paused or now < terms["not_before"] else "ACTIVE"
+        is_held = consent_id in self.paused or now < terms["not_before"] or used >= _uses_by(terms, now, used + 1)
+        return "PAUSED" if is_held else "ACTIVE"
+
+    def live_beside(self, consent_id: str, now: str) -> list[str]:
+        """Return the other consents of the same scope that are neither ended nor expired: they count as before."""
+        given = self.consents.get(consent_id)
+        beside = self.by_scope.get(given.scope, ()) if given else ()
+        return [one.id for one in beside if one.id != consent_id and self.state_of(one.id, now) in ("ACTIVE", "PAUSED")]
 
     def cool_down(self, scope: Scope, at: str) -> str:
         """Return until when this subject may not be asked again for this recipient and purpose, "" when it may (R17)."""
@@ -202,10 +198,18 @@ class Registry:
             record["consent_id"], _field_set(*record["fields"]), MODES.index(record["mode"]), record["subject_key"],
             _terms(*items), persons, digest,
         )  # fmt: skip
-        if self.asked.get(consent.id, (consent.scope, ""))[0] != consent.scope:
-            raise ConsentRejected("a consent answers a request that was made to another subject or for something else")
+        self._check_answer(consent, record.get("notice_hash", ""))
         self.consents[consent.id] = consent
         self.by_scope[consent.scope] = (consent, *self.by_scope.get(consent.scope, ()))
+
+    def _check_answer(self, consent: Consent, notice_hash: str) -> None:
+        scope, _, notice = self.asked.get(consent.id, (consent.scope, "", notice_hash))
+        if scope != consent.scope:
+            raise ConsentRejected("a consent answers a request that was made to another subject or for something else")
+        if notice != notice_hash:
+            raise ConsentRejected(
+                "a consent is given on another notice than its request showed (R06); sign the request"
+            )
 
     def _given(self, record: Record) -> Consent:
         given = self.consents.get(record["consent_id"])
@@ -222,6 +226,14 @@ class Registry:
 
     def _pause(self, record: Record, is_pause: bool) -> None:
         given = self._given(record)
+        whom = (given.id, record["subject_key"])
+        if record["at"] <= self.held_at.get(whom, ""):
+            raise ConsentRejected(
+                "a pause or resumption is no later than this grantor's last one; it has to be signed anew"
+            )
+        if not is_pause and record.get("attestation", {}).get("institution") == given.terms["recipient"]:
+            raise ConsentRejected("an institution resumes no consent of which it is the recipient (R37)")
+        self.held_at[whom] = record["at"]
         whose = self.paused.pop(given.id, frozenset())
         whose = whose | {record["subject_key"]} if is_pause else whose - {record["subject_key"]}
         if whose:
@@ -235,7 +247,7 @@ class Registry:
             )
         if until := self.cool_down(scope, record["created_at"]):
             raise ConsentRejected(f"this subject refused; it may not be asked again for this before {until} (R17)")
-        self.asked[record["consent_id"]] = (scope, record["expires_at"])
+        self.asked[record["consent_id"]] = (scope, record["expires_at"], canonical.record_hash(record["notice"]))
 
     def _refuse(self, record: Record) -> None:
         scope = (record["subject_key"], record["recipient"], record["purpose"])
@@ -263,21 +275,28 @@ def snapshot_entries(
         yield name, snapshot_value(state, consent.digest)
 
 
+def snapshot_root(registry: Registry, at: str, uses: Mapping[str, int] | None = None) -> str:
+    """Return, in hex, what a leaf says as `snapshot_root` at `at`.
+
+    `registry` is `Registry.from_signed` of the records up to the leaf's epoch, `uses` counts for each consent with
+    `max_uses` the distinct uses by releases that stand before the leaf.
+    """
+    return snapshot.Snapshot(snapshot_entries(registry, at, uses)).root.hex()
+
+
 def snapshot_value(state: str, digest: bytes) -> bytes:
     """Return what a snapshot holds of a consent in this state whose record has this SHA-256."""
     return bytes([STATES.index(state)]) + digest
-
-
-def party_subject(party: str, key: str) -> str:
-    """Return the subject key, in hex, under which a party's node key stands in the register of keys."""
-    return hashlib.sha256(f"lianxin/party-key\x00{party}\x00{key}".encode()).hexdigest()
 
 
 def essence_of(record: Record) -> dict[str, Any]:
     """Return what the registry reads of a record, smaller than a whole consent; other kinds are returned whole."""
     if record["type"] != "consent":
         return dict(record)
-    kept = ("type", "version", "consent_id", "created_at", "subject_key", "catalogue_version", "supersedes")
+    kept = (
+        "type", "version", "consent_id", "created_at", "subject_key", "catalogue_version", "supersedes", "notice_hash",
+        "data_from", "data_to",
+    )  # fmt: skip
     short = {name: record[name] for name in (*kept, *_SHARED) if name in record}
     if "attestation" in record:
         short["attested_by"] = record["attestation"]["institution"]
@@ -285,82 +304,12 @@ def essence_of(record: Record) -> dict[str, Any]:
     return short | ({"persons": persons} if persons else {})
 
 
-def signers_of(record: Record) -> tuple[Signer, ...]:
-    """Return who must have signed a record, by what it says itself; whether these keys are registered is not judged.
-
-    Raises ConsentRejected for a record of no kind of the registry, or one whose grantors are not who it is about.
-    """
+def _uses_by(terms: Record, now: str, unlimited: int) -> int:
+    """Return how many uses a consent's `frequency` allows until `now`: one for each period that has begun."""
+    if "frequency" not in terms:
+        return unlimited
     try:
-        kind, version = record["type"], record["version"]
-        if kind not in KINDS:
-            raise ConsentRejected("a record is of no kind that a registry holds")
-        if "attestation" in record:
-            named = record["attestation"]
-            return (_party_signer(named["institution"], named["key"]),)
-        if kind == "consent-request":
-            return (_party_signer(record["requester"], record["key"]),)
-        if kind == "consent" and version > 1:
-            return _grantors_of(record)
-        label = "" if kind in ("consent", "revocation") else record["subject_key"]
-        return (Signer(record["subject_key"], record["signer_key"], label),)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise ConsentRejected("a record is no consent or revocation with a subject and a signer") from None
-
-
-def _party_signer(party: str, key: str) -> Signer:
-    return Signer(party_subject(party, key), key, party)
-
-
-def _grantors_of(record: Record) -> tuple[Signer, ...]:
-    signers = tuple(Signer(one["subject_key"], one["key"], one["subject_key"]) for one in record["grantors"])
-    first = (record["subject_key"], record["signer_key"])
-    if signers[0][:2] != first or len({one.subject for one in signers}) != len(signers):
-        raise ConsentRejected("a consent's first grantor is its subject, and no grantor is named twice")
-    return signers
-
-
-def check_signatures(record: Record, data: bytes, entries: Any) -> tuple[Signer, ...]:
-    """Return who signed: exactly the signers that the record names, each once. `data` are the record's canonical bytes.
-
-    Raises SignatureRejected or ConsentRejected. Whether the keys are registered is `check_registered`'s part.
-    """
-    signers = signers_of(record)
-    if not isinstance(entries, list) or len(entries) != len(signers):
-        raise SignatureRejected("a record carries one signature of each of its signers and no other")
-    for entry, signer in zip(entries, signers, strict=True):
-        is_entry = isinstance(entry, dict) and set(entry) == _ENTRY and all(type(v) is str for v in entry.values())
-        if not is_entry or entry["key"] != signer.key or (signer.label and entry["signer"] != signer.label):
-            raise SignatureRejected("a signature is of another key or signer than the record names, or out of order")
-        if not _SIGNATURE.fullmatch(entry["signature"]):
-            raise SignatureRejected("a signature is 128 lower-case hex digits")
-        signing.verify(signer.key, record["type"], data, bytes.fromhex(entry["signature"]))
-    return signers
-
-
-def check_registered(signers: Iterable[Signer], firm_keys: Mapping[str, str]) -> None:
-    """Raise ConsentRejected unless each signer's key is the one that `firm_keys` (subject key to key) holds."""
-    if any(firm_keys.get(signer.subject) != signer.key for signer in signers):
-        raise ConsentRejected("a record is no consent or revocation by the key that is registered for its subject")
-
-
-def verify_record(signed: Record, firm_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return the record when the registered keys of those whom it names, and nobody else, have signed it.
-
-    Raises SignatureRejected otherwise; ConsentRejected when a value that the gate reads is missing or of another type,
-    or a signer has no registered key.
-    """
-    if not isinstance(signed, Mapping) or set(signed) != {"record", "signatures"} or type(signed["record"]) is not dict:
-        raise ConsentRejected("a signed record holds `record` and `signatures` and nothing else")
-    record: dict[str, Any] = signed["record"]
-    check_registered(signers_of(record), firm_keys)
-    check_gated(record)
-    check_signatures(record, canonical.encode(record), signed["signatures"])
-    return record
-
-
-def check_gated(record: Record) -> None:
-    """Raise ConsentRejected when a value that the gate or the registry reads is missing or of another type."""
-    gated: dict[str, type] = _GATED if record["type"] == "consent" else {}
-    gated = gated | {"consent_id": str} | ({"max_uses": int} if "max_uses" in record else {})
-    if any(type(record.get(name)) is not kind for name, kind in gated.items()):
-        raise ConsentRejected("a record lacks a value that the gate reads, or it has another type")
+        gone = datetime.strptime(now, _TIME) - datetime.strptime(terms["not_before"], _TIME)
+        return 1 + max(0, gone.days // PERIOD_DAYS[terms["frequency"]])
+    except (ValueError, KeyError):
+        return 1  # evidence that no import would take: nothing beyond the first use

@@ -96,7 +96,7 @@ _LISTED = (
          "JR/T 0223-2021", ("parties/desensitise.py",)),
     Rule("R36", "A consent is an act: nothing is ticked beforehand.", "GB/T 35273-2020, 3.6, 9.2", (_SCHEMA,)),
     Rule("R37", "A signature counts by a key of the signer alone, who has the power to sign, over the very bytes.",
-         "Electronic Signature Law 13, 14", (_DECIDES, "parties/decision_consents.py")),
+         "Electronic Signature Law 13, 14", (_DECIDES, "parties/decision_signers.py")),
     Rule("R38", "A right has a requester, a resource, a time and a count; outside them it is none.",
          "BFIA interoperability specification", (_DECIDES, "parties/decision_consents.py")),
     Rule("R39", "A trade secret leaves by its firm's authorisation or desensitised.",

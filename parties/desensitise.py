@@ -135,7 +135,7 @@ def evaluate_table(
     """
     model = model or policy.model
     rules = [policy.by_column[name] for name in left]
-    quasi = (left[rule.column] for rule in rules if rule.role == "quasi" or (_is_masked(rule) and not is_raw))
+    quasi = (left[rule.column] for rule in rules if rule.role == "quasi" or (not is_raw and _is_shared(rule)))
     held = (column for table in earlier for column in _held_already(rules, left, table))
     sensitive = (left[rule.column] for rule in rules if rule.role == "sensitive")
     identified = any(rule.role == "identifier" if is_raw else _is_direct(rule) for rule in rules)
@@ -158,8 +158,10 @@ def _is_direct(rule: Transform) -> bool:
     return rule.role == "identifier" and not isinstance(rule, Drop | Mask | Pseudonym)
 
 
-def _is_masked(rule: Transform) -> bool:
-    return rule.role == "identifier" and isinstance(rule, Mask)
+def _is_shared(rule: Transform) -> bool:
+    """Whether the classes are made by this column, so that every row of a class has its value."""
+    is_masked = rule.role == "identifier" and isinstance(rule, Mask)
+    return not isinstance(rule, Drop) and (rule.role == "quasi" or is_masked)
 
 
 def _barred(rules: Sequence[Transform], model: str) -> tuple[str, ...]:
@@ -198,7 +200,8 @@ def grade_record(
     return {
         "type": "desensitisation-grade", "version": 1, "provider": provider, "policy_hash": policy.hash,
         "table_hash": hash_of_table, "model": model or policy.model,
-        "fields": {rule.column: rule.written() for rule in rows}, "rows": figures.rows, "classes": figures.classes,
+        "fields": {rule.column: rule.written() for rule in rows},
+        "quasi": sorted(rule.column for rule in rows if _is_shared(rule)), "rows": figures.rows, "classes": figures.classes,
         "k": figures.k, "l": figures.l, "t_ppm": ppm(figures.t), "theta_max_ppm": ppm(figures.theta_max),
         "classes_above_ppm": ppm(figures.above), "risk_ppm": ppm(figures.risk), "grade": figures.grade,
         "accepted": figures.accepted, "measured_at": measured_at,

@@ -20,20 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from lianxin.crypto import canonical, merkle, notes, signing
-from lianxin.crypto.errors import CryptoError, SignatureRejected
+from lianxin.crypto.errors import CryptoError, EncodingRejected, SignatureRejected
 from lianxin.crypto.tiles import TiledTree
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, RunStopped
 from lianxin.federation.model import Clock
 from lianxin.parties.clock import FORMAT
-from lianxin.parties.ledger_commit import Entry, GroupCommit
-from lianxin.parties.ledger_export import write_evidence
+from lianxin.parties.ledger_commit import Entry, GroupCommit, envelope_row
+from lianxin.parties.ledger_export import CATALOGUE_SETTING, catalogue_of, write_evidence
 from lianxin.parties.ledger_tree import opened_frontier
-from lianxin.parties.ledger_witness import TIME, Witness, head_of, note_of, note_record
-from lianxin.parties.store import EnvelopeRow, Store
+from lianxin.parties.ledger_witness import TIME, Witness, cosigners, has_cosigned, head_of, note_of, note_record
+from lianxin.parties.store import Store
 
 __all__ = ["CATALOGUE_SETTING", "Ledger", "Witness", "registry_root"]
 
-CATALOGUE_SETTING = "catalogue"
 CHECKPOINT_S = 60
 ANSWERS_TO = 16  # an answer of a witness belongs to one of so many last checkpoints
 _OURS = frozenset({"type", "version", "time", "party", "operator", "code_version"})
@@ -54,14 +53,17 @@ class Ledger:
         operator: str,
         quorum: int = 0,
         quorum_hours: int = 4,
+        witnesses: Mapping[str, str] | None = None,
     ) -> None:
         """Open the ledger in `store`; `quorum` witnesses have to cosign within `quorum_hours`, none when it is 0.
 
+        `witnesses` are the parties whose cosignatures count, with their pinned node keys.
         Raises EvidenceRejected when leaves are missing or the last stored checkpoint disagrees with the tree.
         """
         self._store, self._party, self._key, self._clock = store, party, signing_key, clock
         self._code_version, self._operator = code_version, operator
-        self._quorum, self._quorum_hours = quorum, quorum_hours
+        self._quorum, self._quorum_hours, self._witnesses = quorum, quorum_hours, dict(witnesses or {})
+        self.raise_mark: Callable[[int], None] | None = None
         self._frontier = opened_frontier(store, party)
         self._last = self._checked_last()
         self._due = _later(self._last_time(), CHECKPOINT_S) if self._last else ""
@@ -98,15 +100,20 @@ class Ledger:
 
         Raises InputFault when the header's sequence number is already used in this direction.
         """
-        row = _envelope_row(leaf_fields["direction"], header, signature)
+        row = envelope_row(leaf_fields["direction"], header, signature)
         return self._submit(lambda: Entry([self._leaf(leaf_fields, None)], envelope=row))[0]
 
     def append_release(
-        self, leaf_fields: Mapping[str, Any], consents: Sequence[str], uses: Sequence[tuple[str, str]] = ()
+        self,
+        leaf_fields: Mapping[str, Any],
+        consents: Sequence[str],
+        uses: Sequence[tuple[str, str]] = (),
+        settings: Mapping[str, bytes] | None = None,
     ) -> tuple[int, str]:
         """Append a release's leaf together with the ids of the consents behind it; return index and release id.
 
-        `uses` are pairs of a consent that allows a limited number of uses and the use that this release is part of.
+        `uses` are pairs of a consent that allows a limited number of uses and the use that this release is part of;
+        `settings` are kept with the leaf in the store, all or nothing, such as the commitments under its `rows_root`.
         Raises GateRefused (W01), after a refusal leaf, when the quorum of witnesses is overdue.
         """
         self.check_witnessed(leaf_fields)
@@ -114,7 +121,9 @@ class Ledger:
         def make() -> Entry:
             leaf = self._leaf(leaf_fields, None)
             lists = {hashlib.sha256(leaf).hexdigest(): list(consents)}
-            return Entry([leaf], beside={"release_consents": lists, "uses": list(uses)})
+            return Entry(
+                [leaf], beside={"release_consents": lists, "uses": list(uses), "settings": dict(settings or {})}
+            )
 
         return self._submit(make)[0]
 
@@ -137,14 +146,18 @@ class Ledger:
             self._write([entry])
         return _answers(entry)[0]
 
-    def append_registry_lines(self, lines: Iterable[bytes], named: Mapping[str, Any]) -> tuple[int, str]:
+    def append_registry_lines(
+        self, lines: Iterable[bytes], named: Mapping[str, Any], keys: Mapping[str, tuple[str, str]] | None = None,
+        operator: str | None = None,
+    ) -> tuple[int, str]:  # fmt: skip
         """Append the canonical bytes of signed records, read as they are written, with the leaf that commits to them.
 
-        `named` holds the leaf's `epoch`, `record_hash` or `registry_root`, and what else it says. Returns as `append`.
+        `named` holds the leaf's `epoch`, `record_hash` or `registry_root`, and what else it says, and `keys` firms' keys with
+        their types that are registered with it, under kind `firm-keys`. Returns as `append`.
         """
         with self._commits.alone():
-            leaf = self._leaf({"kind": "registry", "run": "", **named}, None)
-            entry = Entry([leaf], beside={"registry": lines})
+            leaf = self._leaf({"kind": "registry", "run": "", **named}, operator)
+            entry = Entry([leaf], beside={"registry": lines, "firm_keys": dict(keys or {})})
             self._write([entry])
         return _answers(entry)[0]
 
@@ -154,9 +167,10 @@ class Ledger:
             return self._sign_head()
 
     def close(self) -> None:
-        """Leave a checkpoint over the last leaf, if there is none. The store stays open; it is its owner's."""
+        """Leave a checkpoint over the last leaf, if there is none, and the mark at it. The store stays its owner's."""
         with self._commits.alone():
             self._sign_if_behind()
+            self._mark()
 
     def inclusion_proof(self, index: int, size: int | None = None) -> list[str]:
         """Return the hashes, in hex, that show leaf `index` under the root over `size` leaves, by default all."""
@@ -185,34 +199,33 @@ class Ledger:
         """Keep a witness's cosignature with the checkpoint that it is for and return that one's size, 0 for no cosignature.
 
         An answer that names a size instead says from where the next proof has to start. Raises SignatureRejected when
-        it is a cosignature of none of the last checkpoints, EncodingRejected when it is neither.
+        it is a cosignature of none of the last checkpoints, EncodingRejected when it is neither, or more than one line:
+        nothing that was not verified is kept.
         """
         if answer[:1].isdigit():
             self._store.put_setting(_WITNESSED_BY + witness, str(notes.parse_size(answer)).encode())
             return 0
-        given = notes.parse_signatures(answer.decode(errors="replace"))
+        given, *more = notes.parse_signatures(answer.decode(errors="replace"))
+        if more:
+            raise EncodingRejected(f"what {witness} answered is more than its own line of signature")
         with self._commits.alone():
             data, note = self._cosigned_head(given, witness, node_key)
-            size = notes.parse_checkpoint(note.text).size
-            self._last = note_record(note) if data == self._store.last_checkpoint() else self._last
-            self._store.replace_checkpoint(data, canonical.encode(note_record(note)))
+            size, record = notes.parse_checkpoint(note.text).size, note_record(notes.parse_note(note.encode()))
+            self._last = record if data == self._store.last_checkpoint() else self._last
+            self._store.replace_checkpoint(data, canonical.encode(record))
             self._store.put_setting(_WITNESSED_BY + witness, str(size).encode())
-            if self._quorum and _cosigners(note) >= self._quorum and size > self._covered:
+            if self._quorum and cosigners(note, self._witnesses) >= self._quorum and size > self._covered:
                 self._covered, self._since = size, ""
         return size
 
-    def _cosigned_head(
-        self, given: Sequence[notes.NoteSignature], witness: str, node_key: str
-    ) -> tuple[bytes, notes.Note]:
-        name = notes.log_name(witness)
+    def _cosigned_head(self, given: notes.NoteSignature, witness: str, node_key: str) -> tuple[bytes, notes.Note]:
         for data, _ in zip(self._store.newest_checkpoints(), range(ANSWERS_TO), strict=False):
             record = canonical.decode_fragment(data)
             if record.get("type") != "checkpoint-note":
                 break
             note = note_of(record)
-            with suppress(CryptoError):
-                notes.verify_cosignature(notes.Note(note.text, tuple(given)), name, node_key)
-                return data, note.with_signatures(given)
+            if has_cosigned(notes.Note(note.text, (given,)), witness, node_key):
+                return data, note if has_cosigned(note, witness, node_key) else note.with_signatures([given])
         raise SignatureRejected(f"what {witness} answered is a cosignature of no checkpoint of this ledger")
 
     def check_witnessed(self, leaf_fields: Mapping[str, Any]) -> None:
@@ -239,7 +252,8 @@ class Ledger:
     def _found_cover(self) -> int:
         for data in self._store.newest_checkpoints():
             record = canonical.decode_fragment(data)
-            if record.get("type") == "checkpoint-note" and _cosigners(note_of(record)) >= self._quorum:
+            is_note = record.get("type") == "checkpoint-note"
+            if is_note and cosigners(note_of(record), self._witnesses) >= self._quorum:
                 return notes.parse_checkpoint(note_of(record).text).size
         return 0
 
@@ -248,13 +262,13 @@ class Ledger:
     def export(self, folder: Path, run: str | None = None, catalogue: bytes | None = None) -> Path:
         """Write this party's evidence of one run to `folder`/evidence and return that path.
 
-        `run` may be left out when the node knows one run only; `catalogue` is by default the setting "catalogue". The
-        ledger and registry are written whole, under a fresh checkpoint when the last one is behind. The folder appears
-        complete or not at all. Raises InputFault when the run, its contract or the catalogue is missing,
-        EvidenceRejected when the stored leaves are not the ones under that checkpoint.
+        `run` may be left out when the node knows one run only; `catalogue` is by default the one that its contract names
+        for this party. The ledger and registry are written whole, under a fresh checkpoint when the last one is behind.
+        The folder appears complete or not at all. Raises InputFault when the run, its contract or the catalogue is
+        missing, EvidenceRejected when the stored leaves are not the ones under that checkpoint.
         """
         contract = self._contract_of(run)
-        catalogue = self._store.setting(CATALOGUE_SETTING) if catalogue is None else catalogue
+        catalogue = catalogue_of(self._store, self._party, contract) if catalogue is None else catalogue
         if catalogue is None:
             raise InputFault(f"{self._party} has no catalogue to export; publish or import one first")
         with self._commits.alone():
@@ -292,6 +306,7 @@ class Ledger:
         leaves = [leaf for entry in entries for leaf in entry.leaves]
         frontier, tiles = self._frontier.grown(map(merkle.leaf_hash, leaves))
         beside: dict[str, Any] = {"envelopes": [], "release_consents": {}, "registry": [], "uses": [], "tiles": tiles}
+        beside |= {"settings": {}, "firm_keys": {}}
         at = first
         for entry in entries:
             beside["envelopes"] += [entry.envelope(at)] if entry.envelope else []
@@ -305,6 +320,8 @@ class Ledger:
         self._frontier = frontier
         for entry in entries:
             entry.first, first = first, first + len(entry.leaves)
+        if beside["uses"]:  # a copy of before this release would forget that a consent was used up
+            self._mark()
         self._sign_when_due()
 
     def _sign_when_due(self) -> None:
@@ -325,7 +342,19 @@ class Ledger:
         note = notes.Note(head.text(), (notes.sign(head.text(), head.origin, self._key),))
         self._store.add_checkpoint(self.size, canonical.encode(note_record(note)))
         self._last, self._due = note_record(note), _later(now, CHECKPOINT_S)
+        self._mark()
         return dict(self._last)
+
+    def _mark(self) -> None:
+        """Raise the mark beside the store to the leaves that are on disk, never before they are."""
+        try:
+            if self.raise_mark is not None:
+                self.raise_mark(self.size)
+        except OSError:
+            raise RunStopped(
+                "the mark beside the store could not be written, so that a restored copy would not be noticed; see that "
+                "the disk of the state folder has room and works, and go on"
+            ) from None
 
     def _tree(self) -> TiledTree:
         return TiledTree(self._frontier, self._store.tile)
@@ -361,21 +390,5 @@ def _answers(entry: Entry) -> list[tuple[int, str]]:
     return [(entry.first + n, hashlib.sha256(leaf).hexdigest()) for n, leaf in enumerate(entry.leaves)]
 
 
-def _cosigners(note: notes.Note) -> int:
-    return len({one.name for one in note.signatures[1:]})
-
-
 def _later(time: str, seconds: int) -> str:
     return (datetime.strptime(time, FORMAT).replace(tzinfo=UTC) + timedelta(seconds=seconds)).strftime(FORMAT)
-
-
-def _envelope_row(direction: str, header: bytes, signature: bytes) -> Callable[[int], EnvelopeRow]:
-    fields, digest = json.loads(header), hashlib.sha256(header).hexdigest()
-
-    def at(index: int) -> EnvelopeRow:
-        return EnvelopeRow(
-            ledger_index=index, direction=direction, run=fields["run"], conversation=fields["conversation"],
-            sender=fields["sender"], seq=fields["seq"], header=header, signature=signature, message_hash=digest,
-        )  # fmt: skip
-
-    return at

@@ -9,6 +9,8 @@ An entry is done only when it is on disk, so nobody acts on a leaf that a crash 
 queue. One entry that the store refuses does not fail its neighbours: then each is written alone.
 """
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lianxin.federation.errors import InputFault, RunStopped
+from lianxin.parties.store_ledger import EnvelopeRow
 
 MOST_LEAVES = 4096
 
@@ -25,13 +28,26 @@ class Entry:
     """Leaves that go in together, with what they speak of; `first` is the position of the first once it is done."""
 
     leaves: list[bytes]
-    envelope: Callable[[int], Any] | None = None
+    envelope: Callable[[int], EnvelopeRow] | None = None
     beside: dict[str, Any] = field(default_factory=dict)
     first: int = -1
     fault: Exception | None = None
     is_done: bool = False
     wants_alone: bool = False
     wake: threading.Lock = field(default_factory=threading.Lock)
+
+
+def envelope_row(direction: str, header: bytes, signature: bytes) -> Callable[[int], EnvelopeRow]:
+    """Return what makes an envelope's row once the position of its leaf is known."""
+    fields, digest = json.loads(header), hashlib.sha256(header).hexdigest()
+
+    def at(index: int) -> EnvelopeRow:
+        return EnvelopeRow(
+            ledger_index=index, direction=direction, run=fields["run"], conversation=fields["conversation"],
+            sender=fields["sender"], seq=fields["seq"], header=header, signature=signature, message_hash=digest,
+        )  # fmt: skip
+
+    return at
 
 
 class GroupCommit:

@@ -4,10 +4,11 @@ Every file is written as it is read from the store, a page at a time. The leaves
 the head that was just signed leaves no evidence behind.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from lianxin.crypto import canonical
@@ -15,9 +16,24 @@ from lianxin.crypto.merkle import leaf_hash
 from lianxin.crypto.notes import Checkpoint
 from lianxin.crypto.tiles import Frontier, TiledTree
 from lianxin.federation.errors import EvidenceRejected, RunStopped
+from lianxin.parties.decision_signers import key_lines
 from lianxin.parties.store import Store
 
 GRADE_SETTINGS = "grade/"
+CATALOGUE_SETTING = "catalogue"
+
+
+def keep_catalogue(store: Store, catalogue: bytes) -> None:
+    """Keep a catalogue as the present one and under its digest: a run's evidence needs the one that its contract names."""
+    store.put_setting(f"{CATALOGUE_SETTING}/{hashlib.sha256(catalogue).hexdigest()}", catalogue)
+    store.put_setting(CATALOGUE_SETTING, catalogue)
+
+
+def catalogue_of(store: Store, party: str, contract: bytes) -> bytes | None:
+    """Return the catalogue that a signed contract names for `party`; the present one in a store that kept no other."""
+    named = canonical.decode_fragment(contract)["record"].get("catalogues", {}).get(party, "")
+    kept = store.setting(f"{CATALOGUE_SETTING}/{named}")
+    return store.setting(CATALOGUE_SETTING) if kept is None else kept
 
 
 def write_evidence(store: Store, party: str, folder: Path, contract: bytes, catalogue: bytes, head: Checkpoint) -> Path:
@@ -25,13 +41,14 @@ def write_evidence(store: Store, party: str, folder: Path, contract: bytes, cata
 
     Raises EvidenceRejected when the stored leaves are not the ones under `head`, RunStopped when the disk is full.
     """
-    run = canonical.decode_fragment(contract)["record"]["run"]
+    record = canonical.decode_fragment(contract)["record"]
+    run, parties = record["run"], {entry["party"] for entry in record.get("parties", ())}
     ledger = _checked_lines(store, party, head)
     files = {
         "contract.json": [contract, b"\n"],
         "catalogue.csv": [catalogue],
         "ledger.jsonl": ledger,
-        **_files(store, run),
+        **_files(store, run, parties),
     }
     try:
         return _write_folder(folder, "evidence", files)
@@ -41,17 +58,16 @@ def write_evidence(store: Store, party: str, folder: Path, contract: bytes, cata
         ) from fault
 
 
-def _files(store: Store, run: str) -> dict[str, Iterable[bytes]]:
-    keys = ({"subject_key": subject, "key": key} for subject, key in store.firm_keys().items())
+def _files(store: Store, run: str, parties: Set[str]) -> dict[str, Iterable[bytes]]:
     lists = ({"release": name, "consents": ids} for name, ids in store.release_consents().items())
     envelopes = (
         {"header": canonical.decode(row.header), "signature": row.signature.hex()} for row in store.envelopes(run)
     )
     return {
         "checkpoints.jsonl": _lines(store.checkpoints()),
-        "witnessed.jsonl": _lines(store.witnessed()),
+        "witnessed.jsonl": _lines(store.witnessed(*parties)),
         "registry.jsonl": _lines(store.iterate_registry()),
-        "firm_keys.jsonl": _lines(map(canonical.encode, keys)),
+        "firm_keys.jsonl": _lines(key_lines(store.firm_keys(), store.firm_kinds())),
         "release_consents.jsonl": _lines(map(canonical.encode, lists)),
         "envelopes.jsonl": _lines(map(canonical.encode, envelopes)),
         "grades.jsonl": _lines(store.settings_under(GRADE_SETTINGS).values()),

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lianxin.crypto import canonical, merkle, notes, signing
-from lianxin.crypto.errors import CryptoError, ProofOfInclusionRejected
+from lianxin.crypto.errors import CryptoError, ProofOfInclusionRejected, SignatureRejected
 from lianxin.crypto.notes import Checkpoint, Note
 from lianxin.federation.errors import EvidenceRejected
 from lianxin.parties.clock import FORMAT
@@ -61,6 +61,27 @@ def _note_head(record: Mapping[str, Any], party: str, node_key: str) -> Checkpoi
     return head
 
 
+def _bare(record: Mapping[str, Any], party: str, node_key: str) -> Mapping[str, Any]:
+    """Return a head that `head_of` let pass as it is kept: without the lines of others, which nobody here verified."""
+    if record.get("type") != "checkpoint-note":
+        return record
+    return note_record(notes.signed_alone(note_of(record), notes.log_name(party), node_key))
+
+
+def has_cosigned(note: Note, party: str, node_key: str) -> bool:
+    """Return whether a note carries a cosignature of `party` that verifies under `node_key`."""
+    try:
+        notes.verify_cosignature(note, notes.log_name(party), node_key)
+    except SignatureRejected:
+        return False
+    return True
+
+
+def cosigners(note: Note, witnesses: Mapping[str, str]) -> int:
+    """Return by how many keys of `witnesses` (party to node key) a note is cosigned; a name alone counts for nothing."""
+    return len({node_key for party, node_key in witnesses.items() if has_cosigned(note, party, node_key)})
+
+
 def _no_checkpoint(party: str) -> EvidenceRejected:
     return EvidenceRejected(f"what {party} signed is no checkpoint of its ledger (docs/records.md); ask it for one")
 
@@ -88,8 +109,9 @@ class Witness:
         or that differs from one of its size. A fork's second head is kept too: together they prove it.
         """
         with self._lock:
-            self._check(record, party, head_of(record, party, node_key))
-            self._keep(record, party)
+            head, bare = head_of(record, party, node_key), _bare(record, party, node_key)
+            self._check(bare, party, head)
+            self._keep(bare, party)
 
     def cosign(
         self, record: Mapping[str, Any], party: str, node_key: str, proof: Sequence[bytes] = (), now: str = ""
@@ -97,19 +119,21 @@ class Witness:
         """Keep a checkpoint that extends the last one cosigned, and return it with this party's cosignature of time `now`.
 
         `proof` is the RFC 9162 consistency proof from that one, empty for a first head. The head is on disk before this
-        returns. Raises as `keep`, and ProofOfInclusionRejected when the proof does not join the two.
+        returns, with two signatures: the log's own and this one; lines of others would be believed unverified later.
+        Raises as `keep`, and ProofOfInclusionRejected when the proof does not join the two.
         """
         with self._lock:
             head = head_of(record, party, node_key)
             if record.get("type") != "checkpoint-note":
                 raise _no_checkpoint(party)
-            self._check(record, party, head)
+            bare = _bare(record, party, node_key)
+            self._check(bare, party, head)
             base = self._base(party)
-            if base and base.size and head.size > base.size:
+            if base and base.size:
                 merkle.verify_consistency(base.size, head.size, base.root, head.root, proof)
-            note = note_of(record)
-            own = notes.cosign(note.text, self._name, self._key, seconds_of(now))
-            cosigned = note_record(note.with_signatures([own]))
+            note = note_of(bare)
+            own = notes.cosign(note.text, notes.log_name(self._party), self._key, seconds_of(now))
+            cosigned = note_record(notes.parse_note(note.with_signatures([own]).encode()))
             self._keep(cosigned, party)
         return cosigned
 
@@ -129,26 +153,19 @@ class Witness:
             except ProofOfInclusionRejected:
                 self.keep(record, party, node_key)
                 return f"{base.size if base else 0}\n".encode()
-        own = notes.key_id(self._name, notes.COSIGNATURE, self._key.public_hex)
-        return "".join(
-            one.line() for one in cosigned.signatures if (one.name, one.key_id) == (self._name, own)
-        ).encode()
-
-    @property
-    def _name(self) -> str:
-        return notes.log_name(self._party)
+        return cosigned.signatures[-1].line().encode()
 
     def _heads(self, party: str) -> Iterator[tuple[Checkpoint, bool]]:
         """Yield the kept heads of a party, the newest and so the longest first, each with whether the next may start there.
 
-        It may where this one cosigned it, and at a signed record of before 0.3: then a head was kept if it was longer.
+        It may where a cosignature of this one verifies, and at a signed record of before 0.3: then a head was kept if
+        it was longer.
         """
-        own = self._name, notes.key_id(self._name, notes.COSIGNATURE, self._key.public_hex)
         for data in self._store.newest_witnessed(party):
             record = canonical.decode_fragment(data)
             if record.get("type") == "checkpoint-note":
                 note = note_of(record)
-                yield notes.parse_checkpoint(note.text), own in {(one.name, one.key_id) for one in note.signatures}
+                yield notes.parse_checkpoint(note.text), has_cosigned(note, self._party, self._key.public_hex)
             else:
                 inner = record["record"]
                 yield Checkpoint("", inner["size"], bytes.fromhex(inner["root"])), True
@@ -160,11 +177,12 @@ class Witness:
     def _check(self, record: Mapping[str, Any], party: str, head: Checkpoint) -> None:
         """Raise EvidenceRejected for a head that is shorter than the longest kept, or another of its size: that is kept."""
         longest, _ = next(self._heads(party), (None, False))
+        same_size = [one for one in (longest, self._base(party)) if one and one.size == head.size]
         if longest and head.size < longest.size:
             raise EvidenceRejected(
                 f"{party} shows a ledger of {head.size} leaves after one of {longest.size}; ask it which leaves it dropped"
             )
-        if longest and head.size == longest.size and head.root != longest.root:
+        if any(one.root != head.root for one in same_size):
             self._keep(record, party)
             raise EvidenceRejected(
                 f"{party} signed two different ledgers of {head.size} leaves; both heads are kept as evidence, hand "

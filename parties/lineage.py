@@ -4,7 +4,8 @@ A run's lineage is in the ledger: its release leaves commit to the ids of the co
 (Personal Information Protection Law 15, 47; rule R04) earlier processing stays valid, so a model that was trained stays,
 marked: `touched.json` beside `model.json` counts the withdrawals and holds what the operator chose (retrain, drop, keep),
 and a leaf of kind `model-marked` says so. Rows that were derived of the firm, a bank's scores of its held-out loans, are
-taken out of the files at once, with a `deletion` leaf.
+taken out of the files at once, with a `deletion` leaf: by the subject keys that were kept beside the scores when they were
+made, since the table may have other rows by now. Scores without such keys, of a version before, go whole.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 CHOICES = ("retrain", "drop", "keep")
 SIDECAR, MODEL, SCORES = "touched.json", "model.json", "scores.json"
-_BY_ROW = ("labels", "joint", "bank_only")
+BY_ROW = ("labels", "joint", "bank_only", "subjects", "test_rows")  # of scores.json, an entry for each held-out loan
 _MARKING = threading.Lock()  # a run that ends and an operator's command may come together
 
 
@@ -120,30 +121,29 @@ def _mark(
 
 
 def _forget_rows(node: "Node", run: str, folder: Path, subjects: set[str]) -> None:
-    """Take the rows of these subjects out of a bank's held-out scores; the model's coefficients stay."""
-    if not (folder / SCORES).is_file():
+    """Take the rows of these subjects out of a bank's held-out scores; the model's coefficients stay.
+
+    The scores are written first and say which rows the model may still name, so that after a crash in between, which
+    leaves the model unmarked, the next time finishes it.
+    """
+    path = folder / SCORES
+    if not path.is_file():
         return
-    model, scores = json.loads((folder / MODEL).read_text()), json.loads((folder / SCORES).read_text())
-    rows = model.get("test_rows", [])
-    out = set(rows) & _rows_of(node, subjects)
-    if not out:
-        return
-    dataset = hashlib.sha256((folder / SCORES).read_bytes()).hexdigest()
-    keep = [row not in out for row in rows]
-    for name in _BY_ROW:
-        scores[name] = [value for value, stays in zip(scores[name], keep, strict=True) if stays]
-    kept = {"test_rows": [row for row in rows if row not in out]}
-    leaf = {"kind": "deletion", "run": run, "dataset": dataset, "rule": "R04", "count": len(out)}
-    node.ledger.append(leaf)
-    write_beside(folder / MODEL, json.dumps(model | kept, ensure_ascii=False).encode())
-    write_beside(folder / SCORES, json.dumps(scores).encode())
+    data = path.read_bytes()
+    model, scores = json.loads((folder / MODEL).read_text()), json.loads(data)
+    left, gone = _without(scores, subjects)
+    if gone:
+        dataset = hashlib.sha256(data).hexdigest()
+        node.ledger.append({"kind": "deletion", "run": run, "dataset": dataset, "rule": "R04", "count": gone})
+        write_beside(path, json.dumps(left).encode())
+    if model.get("test_rows", []) != left["test_rows"]:
+        kept = {"test_rows": left["test_rows"]}
+        write_beside(folder / MODEL, json.dumps(model | kept, ensure_ascii=False).encode())
 
 
-def _rows_of(node: "Node", subjects: set[str]) -> set[int]:
-    """Return the rows of the node's own table that belong to these subjects."""
-    from lianxin.parties.identifiers import normalise_identifier
-    from lianxin.parties.records import read_table
-
-    data = node.config.data
-    firms = [normalise_identifier(value or "") for value in read_table(data.table).text(data.id)]
-    return {row for row, firm in enumerate(firms) if firm and node.boundary.subject_key(firm) in subjects}
+def _without(scores: Mapping[str, Any], subjects: set[str]) -> tuple[dict[str, Any], int]:
+    """Return the scores without the rows of these subjects, and how many those are; all of them where none is named."""
+    rows = len(scores["labels"])
+    stays = [one not in subjects for one in scores.get("subjects", ())] or [False] * rows
+    left = {name: [value for value, kept in zip(scores.get(name, ()), stays, strict=False) if kept] for name in BY_ROW}
+    return {**scores, **left}, rows - sum(stays)

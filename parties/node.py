@@ -32,7 +32,7 @@ from lianxin.parties import catalogue as catalogues
 from lianxin.parties import lineage, retention
 from lianxin.parties.boundary import Boundary
 from lianxin.parties.boundary_clock import TOLERANCE_S, LedgerClock, newest_time, seconds_between
-from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, keep_grade, kept_grades, measured_before
+from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, grade_of, keep_grade
 from lianxin.parties.clock import SimulatedClock, SystemClock
 from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent import Admission, ConsentRegister, decode_signed
@@ -41,7 +41,8 @@ from lianxin.parties.decision import Catalogue
 from lianxin.parties.fault_log import keep_texts_out
 from lianxin.parties.identity import Identity, load_identity
 from lianxin.parties.keys import KeyStore, load_protection
-from lianxin.parties.ledger import CATALOGUE_SETTING, Ledger, Witness
+from lianxin.parties.ledger import Ledger, Witness
+from lianxin.parties.ledger_export import keep_catalogue
 from lianxin.parties.ledger_witness import TIME
 from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
@@ -74,6 +75,7 @@ class Node:
     _events: list[tuple[float, str]] = field(default_factory=list)
     _eyes: dict[str, dict[str, str]] = field(default_factory=dict)
     bytes_sent: int = 0
+    swept: str = ""  # the day of the last sweep
 
     @property
     def party(self) -> str:
@@ -246,10 +248,13 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     store = Store(config.state / "store.sqlite")
     clock = _clock(config, store)
     witness, key = config.witness, identity.signing_key
-    ledger = Ledger(store, identity.party, key, clock, code_version(), config.operator, witness.quorum, witness.hours)
+    pinned = {peer.party: peer.node_key for peer in identity.peers.values()}
+    ledger = Ledger(
+        store, identity.party, key, clock, code_version(), config.operator, witness.quorum, witness.hours, pinned
+    )
     catalogue = _catalogue(config)
     register = ConsentRegister(store, ledger, _admission(config, identity, clock, catalogue), config.state / HIGH_WATER)
-    store.put_setting(CATALOGUE_SETTING, catalogue.to_csv_bytes())
+    keep_catalogue(store, catalogue.to_csv_bytes())
     secret = read_subject_key(config.identity / SUBJECT_KEY_FILE)
     salt = (
         derive_seed(simulated_seed(config.simulation.seed), identity.party, "salt")
@@ -261,9 +266,10 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys)
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
     node.executor, node.lock = make_executor(config.workers), lock
+    register.name_keys()
     _import_consents(node)
     boundary.desensitiser = _desensitiser(node, secret)
-    retention.sweep(node)
+    retention.sweep_daily(node)
     lineage.mark_models(node)
     return node
 
@@ -276,21 +282,26 @@ def _clock(config: NodeConfig, store: Store) -> LedgerClock:
 
 
 def _desensitiser(node: Node, secret: bytes) -> Desensitiser | None:
-    """Return the node's policy with its grades, None without one; measured once for each policy and table file."""
+    """Return the node's policy with its grade, None without one; measured once for each policy and table file.
+
+    Raises InputFault for a policy that calls a column less than the catalogue does, or does not fit the table.
+    """
     path = node.config.data.desensitisation
     if path is None:
         return None
     from lianxin.parties.desensitise import load_policy, measure
+    from lianxin.parties.desensitise_catalogue import check_roles
     from lianxin.parties.records import read_table
 
     policy, own = load_policy(path), derive_seed(secret, "desensitisation")
+    check_roles(policy, node.catalogue)
     digest = hashlib.sha256(node.config.data.table.read_bytes()).hexdigest()
-    if not measured_before(node.store, policy.hash, digest):
+    if not grade_of(node.store, policy.hash, digest):
         table = read_table(node.config.data.table)
         columns = {name: table.column(name) for name in table.columns}
         record = measure(policy, columns, derive_seed(own, "measure"), node.party, node.clock.now())
         node.ledger.append(grade_leaf(keep_grade(node.store, record, digest), record))
-    return Desensitiser(policy, kept_grades(node.store), own)
+    return Desensitiser(policy, grade_of(node.store, policy.hash, digest), own)
 
 
 def _count(node: Node, size: int, direction: str) -> None:
@@ -319,7 +330,9 @@ def _import_consents(node: Node) -> None:
         return
     try:
         keys = map(canonical.decode_fragment, _lines(data.firm_keys))
-        node.register.register_firm_keys({entry["subject_key"]: entry["key"] for entry in keys})
+        entries = list(keys)
+        kinds = {entry["subject_key"]: entry["kind"] for entry in entries if "kind" in entry}
+        node.register.register_firm_keys({entry["subject_key"]: entry["key"] for entry in entries}, kinds)
     except (CryptoError, KeyError, TypeError) as fault:
         raise InputFault(
             f"{data.firm_keys} is no list of firm keys, one a line (docs/records.md): check the path"

@@ -1,6 +1,7 @@
 """The output gate: what a statistic must keep to before it may leave, beside the rules on its fields.
 
-1. Size: at least the contract's minimum of rows (OUT-ROWS), of bads and of goods (OUT-BADS).
+1. Size: at least the contract's minimum of rows (OUT-ROWS), of bads and of goods (OUT-BADS), counted in distinct firms;
+   for a purpose without natural persons, of enterprises only (R29).
 2. Differencing: an output about a set of firms that differs from the set of an earlier output to the same recipient, with
    a field in common, by at least one firm and by fewer than the minimum is refused (OUT-DIFF): the recipient could
    subtract one from the other. The sets are kept as sorted 8-byte HMACs under a key of this node, so the comparison is
@@ -25,6 +26,8 @@ from lianxin.crypto.randomness import derive_seed
 from lianxin.federation.contract import RunContract
 from lianxin.parties.clock import after
 from lianxin.parties.config import QuotaSection
+from lianxin.parties.decision_purposes import PURPOSES
+from lianxin.parties.identifiers import subject_type_of
 from lianxin.parties.store import Store
 
 _INDEX, _ROWS = "outputs/", "output-rows/"
@@ -38,6 +41,26 @@ def size_rule(contract: Mapping[str, Any], rows: int, bads: int | None, goods: i
         return "OUT-ROWS"
     counts = ((bads, contract["min_bads"]), (goods, contract["min_goods"]))
     return "OUT-BADS" if any(count is not None and count < least for count, least in counts) else ""
+
+
+def persons_rule(purpose: str, firms: Sequence[str] | None) -> str:
+    """Return R29 for a statistic that may hold no natural person and names its firms not at all, or one of them; else "".
+
+    A sole trader counts as a natural person.
+    """
+    if purpose in PURPOSES and PURPOSES[purpose].persons:
+        return ""
+    return "R29" if not firms or any(subject_type_of(firm) != "ENT" for firm in firms) else ""
+
+
+def sizes_by_firm(firms: Sequence[str], labels: Sequence[int]) -> tuple[int, int, int]:
+    """Return how many distinct firms rows have, how many of them a bad one, and how many a good one.
+
+    Ten loans of one firm are one firm's figure (OUT-ROWS, OUT-BADS): the minimums are to hide a firm, not a loan.
+    """
+    bads = {firm for firm, label in zip(firms, labels, strict=True) if label}
+    goods = {firm for firm, label in zip(firms, labels, strict=True) if not label}
+    return len(set(firms)), len(bads), len(goods)
 
 
 class OutputGate:

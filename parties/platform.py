@@ -33,6 +33,7 @@ from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
+from lianxin.parties.retention import sweep_daily
 from lianxin.parties.store import Store
 
 CONNECT_DEADLINE_S = 60.0
@@ -247,6 +248,7 @@ class PlatformNode:
 
     def _end_expired(self) -> None:
         """End the agreements whose time has passed: each side by itself, since no envelope may cross any more."""
+        sweep_daily(self.node)
         due = [run for run, desk in list(self.desks.items()) if desk.contract.expires_at <= self.node.clock.now()]
         for desk in filter(None, (self.desks.pop(run, None) for run in due)):
             desk.close()

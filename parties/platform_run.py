@@ -183,6 +183,7 @@ class PlatformRun:
             raise PeerError(f"{bank} sent no training rows", "M03")
         released = self._release(bank, "binning.rows", sorted({shared.firms[row] for row in rows}))
         live = set(released.firms)
+        live -= self.node.boundary.to_leave_out(bank, self.features, sorted(live), self.contract.min_rows)
         flags = [shared.firms[row] in live for row in rows]
         converse(streams.note_rows(flags, (released.provenance,)), session, deadline)
         shared.rows = [row for row, flag in zip(rows, flags, strict=True) if flag]
@@ -205,10 +206,9 @@ class PlatformRun:
             raise self._key_fault or RunStopped(
                 f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s"
             )
-        table, work = (
-            self._table(bank),
-            self._work(bank, shared.right, self._aggregate(bank, "binning.count", len(shared.rows))),
-        )
+        firms = [shared.firms[row] for row in shared.rows]
+        right = self._aggregate(bank, "binning.count", firms, readable=True)  # the bank opens its counts by bin
+        table, work = self._table(bank), self._work(bank, shared.right, right)
         table.public = converse(binning.platform_keys_role(work, self.mask_key), session, deadline)
         converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
         rows = len(shared.rows)
@@ -220,10 +220,15 @@ class PlatformRun:
             raise PeerError(f"{bank} asks for a step before the bins are fitted", "S05")
         return self.star.tables[bank]
 
-    def _aggregate(self, bank: str, step: str, rows: int, round_number: int = 0) -> Provenance:
+    def _aggregate(
+        self, bank: str, step: str, firms: Sequence[str], round_number: int = 0, readable: bool = False
+    ) -> Provenance:
+        """Return the right of a statistic over rows of these firms; `readable` where the bank sees it by itself."""
         request = self._request(bank, step, "COMPUTE_ONLY", ())
         record, names = dict(self.contract.record), [f for f in self.features if f in self.specs]
-        return self.node.boundary.aggregate(record, request, rows, None, None, names, step, round_number)
+        return self.node.boundary.aggregate(
+            record, request, len(firms), None, None, names, step, round_number, firms=firms, readable=readable
+        )
 
     def _round(self, bank: str, session: Session, attempt: int) -> None:
         shared, table = self._shared(bank), self._table(bank)
@@ -231,7 +236,7 @@ class PlatformRun:
         released = self._release(bank, "round.residuals", sorted(set(firms)), session.round)
         live = set(released.firms)
         flags = [firm in live for firm in firms]
-        aggregate = self._aggregate(bank, "round.range", sum(flags), session.round)
+        aggregate = self._aggregate(bank, "round.range", [f for f in firms if f in live], session.round)
         with self._lock:
             if table.public is None or (session.round, attempt) != (self.round, self.attempt):
                 raise PeerError(f"{bank} came too late for attempt {attempt}", "S05")

@@ -83,7 +83,7 @@ class BankQueries:
         if any(len(name) > field_query.IDENTIFIER_CHARACTERS for name in named):
             raise InputFault("a firm's identifier is too long to be one; check the list of firms")
         asked = tuple(dict.fromkeys(fields)) or self.fields
-        if len(asked) > FIELDS_A_REQUEST or not all(0 < len(name) <= 64 for name in asked):
+        if len(asked) > FIELDS_A_REQUEST or not all(map(field_query.FIELD.fullmatch, asked)):
             raise InputFault(f"a query names at most {FIELDS_A_REQUEST} fields by their catalogue ids; check --fields")
         return Question("", self.contract.purpose, field_query.MODES[mode], operator, asked, named)
 

@@ -1,7 +1,8 @@
 """What both ends of a field query share: the standing agreement's sessions, and the leaf that says who asked what.
 
 A leaf of kind `query` stands at both ends before any value is looked at: {"query": request id, "peer", "purpose",
-"mode", "fields", "firms": how many, "conversation"}, with the person who asks as its operator (R26).
+"mode", "fields", "other_fields", "firms": how many, "conversation"}, with the person who asks as its operator (R26).
+Only fields of the agreement are named: what else a bank writes as a field's name is a number of names.
 """
 
 from collections.abc import Sequence
@@ -42,10 +43,13 @@ def end_expired(node: Node, contract: RunContract) -> None:
 
 def log_question(node: Node, contract: RunContract, peer: str, question: Question, conversation: str) -> str:
     """Append the leaf of kind `query` in the name of the person who asks; return its hash."""
+    offered = set(contract.fields_of(contract.platform, "feature"))
+    listed = [name for name in question.fields if name in offered]
+    others = len(question.fields) - len(listed)
     leaf = {
         "kind": "query", "run": contract.run, "peer": peer, "query": question.request, "purpose": question.purpose,
-        "mode": question.mode, "fields": list(question.fields), "firms": len(question.firms),
-        "conversation": conversation,
+        "mode": question.mode, "fields": listed, "firms": len(question.firms), "conversation": conversation,
+        **({"other_fields": others} if others else {}),
     }  # fmt: skip
     return node.ledger.append(leaf, question.operator)[1]
 

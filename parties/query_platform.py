@@ -38,11 +38,11 @@ class QueryDesk:
     def __init__(self, node: Node, contract: RunContract, table: FirmTable, row_of: Mapping[str, int]) -> None:
         self.node, self.contract, self.table, self._row_of = node, contract, table, row_of
         self._quota = FieldQuota(node.store, node.clock, node.config.quota)
-        self._open, self._closed, self._idle = 0, False, threading.Condition()
+        self._open, self._closed, self._idle = set[Channel](), False, threading.Condition()
 
     def serve(self, channel: Channel) -> None:
         """Answer the one request of a conversation. Raises PeerError for what a bank may not ask."""
-        self._enter(channel.peer)
+        self._enter(channel)
         try:
             number = self._admit(channel.peer, channel.conversation)
             session = self.node.session(self.contract, channel, channel.conversation)
@@ -53,24 +53,42 @@ class QueryDesk:
             self.node.say(f"answered {request}: {firms} firms")
         finally:
             channel.finish()
-            self._leave()
+            self._leave(channel)
 
     def close(self) -> None:
-        """Take no more conversations and wait for those that are open, so that no leaf comes after the agreement's end."""
+        """Serve nobody any more, and cut off who is silent, so that nothing crosses after the agreement's end.
+
+        A conversation that is open ends at its next firm; one in which nothing is asked is closed after a while.
+        """
         with self._idle:
             self._closed = True
+            is_idle = self._idle.wait_for(lambda: not self._open, CLOSE_DEADLINE_S)
+        if not is_idle:
+            self._cut()
+
+    def _cut(self) -> None:
+        with self._idle:
+            left = list(self._open)
+        for channel in left:
+            channel.close("the agreement has ended")
+        with self._idle:
             self._idle.wait_for(lambda: not self._open, CLOSE_DEADLINE_S)
 
-    def _enter(self, bank: str) -> None:
+    def _enter(self, channel: Channel) -> None:
         with self._idle:
-            if self._closed or bank not in self.contract.banks:
-                raise PeerError(f"{bank} asks under an agreement that has ended or is not its own", "S01")
-            self._open += 1
+            if self._closed or channel.peer not in self.contract.banks:
+                raise PeerError(f"{channel.peer} asks under an agreement that has ended or is not its own", "S01")
+            self._open.add(channel)
 
-    def _leave(self) -> None:
+    def _leave(self, channel: Channel) -> None:
         with self._idle:
-            self._open -= 1
+            self._open.discard(channel)
             self._idle.notify_all()
+
+    def _check_open(self) -> None:
+        with self._idle:
+            if self._closed:
+                raise PeerError("the agreement has ended", "S01")
 
     def _admit(self, bank: str, conversation: str) -> int:
         """Return the request's number, which is higher than any before: a conversation is served once, also after a
@@ -94,6 +112,7 @@ class QueryDesk:
     # ---- one question
 
     def _answers(self, bank: str, conversation: str, question: Question) -> Iterator[FirmAnswer]:
+        self._check_open()
         if any(firm != normalise_identifier(firm) for firm in question.firms):
             raise PeerError("a query names a firm in another spelling than the normal one", "Q02")
         self._quota.charge(bank, len(question.firms))
@@ -103,6 +122,7 @@ class QueryDesk:
     def _each(self, bank: str, question: Question) -> Iterator[FirmAnswer]:
         refused: Counter[str] = Counter()
         for place in range(len(question.firms)):
+            self._check_open()
             answer = self._answer(bank, question, place)
             refused.update(one.rule for one in answer.fields if one.form == "REFUSED")
             if place == len(question.firms) - 1:
@@ -165,7 +185,8 @@ def _answered(name: str, request: ReleaseRequest, judged: Decision, released: Re
     if name not in released.columns:
         return FieldAnswer(name, "REFUSED", rule="R22" if request.grade else "R13")
     form = "DESENSITISED" if request.mode == "DESENSITISED" else "PLAIN"
-    right = judged.consents[0] if judged.consents else request.grade or "OPEN"
+    consents = released.consents or judged.consents
+    right = consents[0] if judged.consents else request.grade or "OPEN"  # what needs none goes beside what does
     is_disputed = released.firms[0] in released.disputed.get(name, frozenset())
     value = text_of(released.columns[name][0])
     return FieldAnswer(name, form, value, right, is_disputed, released.provenance.release_id)

@@ -1,9 +1,11 @@
 """How long things are kept, and what is deleted when (rules R07, R16, R21).
 
 - Negative items (R21): a catalogue field with a period, counted from the date in another field, is withheld at release
-  once the period has passed (`Field.has_expired`); here is where the dates are found.
-- Derived files (R07): models and scores of a run go when the contract's `retain_until` has passed. Each deletion has a
-  leaf of kind `deletion`, written before the file goes: a crash in between leaves a file that the next sweep deletes.
+  once the period has passed (`Field.has_expired`), and where a person reads it also when there is no date to count from
+  (`boundary_values`); here is where the dates are found.
+- Derived files (R07): models and scores of a run go when the contract's `retain_until` has passed: at a node's start, and
+  once a day while it runs. Each deletion has a leaf of kind `deletion`, written before the file goes: a crash in between
+  leaves a file that the next sweep deletes.
 - Evidence (R16): ledgers, registries and contracts are kept; the exported copy of a run's evidence may go after five
   years, the longest of the periods asked for, and not a day before.
 
@@ -13,6 +15,7 @@ Sources: Personal Information Protection Law 19, 47; Credit Reporting Regulation
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 EVIDENCE_PERIOD = "5y"
 DERIVED = ("model.json", "scores.json", "touched.json")
 _DAYS_UNSAID = 30
+_SWEEPING = threading.Lock()  # each conversation's thread may be the first of a day
 
 
 def expiring_fields(catalogue: Catalogue, fields: Sequence[str]) -> dict[str, Field]:
@@ -52,6 +56,14 @@ def sweep(node: "Node") -> list[dict[str, Any]]:
         if until and until <= now:
             done += delete_derived(node, row.run, "R07")
     return done
+
+
+def sweep_daily(node: "Node") -> None:
+    """Sweep once for each day of the node's clock: a node that runs for months deletes in time too. Cheap to call."""
+    with _SWEEPING:
+        if (today := node.clock.now()[:10]) != node.swept:
+            sweep(node)
+            node.swept = today
 
 
 def delete_derived(node: "Node", run: str, rule: str, operator: str | None = None) -> list[dict[str, Any]]:

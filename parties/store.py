@@ -21,7 +21,15 @@ from sqlalchemy.exc import DatabaseError
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties import store_schema as schema
-from lianxin.parties.store_ledger import PAGE, EnvelopeRow, LedgerTables, insert_rows, put_row, registry_pages
+from lianxin.parties.store_ledger import (
+    PAGE,
+    EnvelopeRow,
+    LedgerTables,
+    insert_rows,
+    put_firm_keys,
+    put_row,
+    registry_pages,
+)
 
 __all__ = ["EnvelopeRow", "RunRow", "Store"]
 
@@ -93,13 +101,18 @@ class Store(LedgerTables):
         return self._scalars(query if epoch is None else query.where(schema.registry.c.epoch <= epoch))
 
     def add_firm_keys(self, keys: Mapping[str, str]) -> None:
-        """Register firms' public keys by subject key. Raises InputFault when a firm has another key already."""
+        """Register firms' public keys by subject key, without a leaf. Raises InputFault when a firm has another already."""
         with self.writing() as connection:
-            known = _pairs(connection, sa.select(schema.firm_keys.c.subject_key, schema.firm_keys.c.key))
-            if any(known.get(subject, key) != key for subject, key in keys.items()):
-                raise InputFault("a firm of this list already has another key; a registered key does not change")
-            fresh = [{"subject_key": subject, "key": key} for subject, key in keys.items() if subject not in known]
-            insert_rows(connection, schema.firm_keys, fresh)
+            put_firm_keys(connection, {subject: (key, "") for subject, key in keys.items()})
+
+    def firm_kinds(self) -> dict[str, str]:
+        """Return which type of subject each registered key is known to be of (ENT, IND, NP), by subject key."""
+        with self.reading() as connection:
+            return _pairs(connection, sa.select(schema.firm_kinds.c.subject_key, schema.firm_kinds.c.kind))
+
+    def firm_kinds_of(self, subjects: Iterable[str]) -> dict[str, str]:
+        """Return the known types of these subject keys."""
+        return self._found(schema.firm_kinds, subjects)
 
     def firm_keys(self) -> dict[str, str]:
         """Return every registered firm's public key by subject key, in order of subject keys."""
@@ -111,13 +124,15 @@ class Store(LedgerTables):
 
     def firm_keys_of(self, subjects: Iterable[str]) -> dict[str, str]:
         """Return the registered public keys of these subject keys; who has none is left out."""
+        return self._found(schema.firm_keys, subjects)
+
+    def _found(self, table: sa.Table, subjects: Iterable[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         wanted = sorted(subjects)
-        table = schema.firm_keys.c
         with self.reading() as connection:
             for start in range(0, len(wanted), PAGE):
-                named = table.subject_key.in_(wanted[start : start + PAGE])
-                found |= _pairs(connection, sa.select(table.subject_key, table.key).where(named))
+                named = table.c.subject_key.in_(wanted[start : start + PAGE])
+                found |= _pairs(connection, sa.select(table).where(named))
         return found
 
     def add_release_consents(self, release: str, consents: Sequence[str]) -> None:

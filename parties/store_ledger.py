@@ -84,11 +84,14 @@ class LedgerTables:
         registry: Iterable[bytes] = (),
         uses: Sequence[tuple[str, str]] = (),
         tiles: Sequence[Tile] = (),
+        settings: Mapping[str, bytes] | None = None,
+        firm_keys: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
 
-        `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is used
-        for, each kept once. A release's id is its leaf's hash, so that a statistic that is released twice within a second
+        `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is
+        used for, each kept once; `settings` take the place of what was under their keys; `firm_keys` as in
+        `put_firm_keys`. A release's id is its leaf's hash, so that a statistic that is released twice within a second
         has one id and one list. Raises InputFault when a position or an envelope's sequence number is taken: something
         else wrote to this store; RunStopped when the disk is full or does not write.
         """
@@ -107,6 +110,9 @@ class LedgerTables:
                 for consent, use in uses:
                     put_row(connection, schema.uses, {"consent": consent, "use": use}, {"use": use})
                 insert_rows(connection, schema.tiles, map(vars, tiles))
+                for key, value in (settings or {}).items():
+                    put_row(connection, schema.settings, {"key": key}, {"value": value})
+                put_firm_keys(connection, firm_keys or {})
         except sa.exc.IntegrityError:
             raise InputFault(
                 f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
@@ -177,11 +183,11 @@ class LedgerTables:
             position = connection.scalar(sa.select(sa.func.count()).select_from(schema.witnessed))
             insert_rows(connection, schema.witnessed, [{"position": position, "party": party, "data": data}])
 
-    def witnessed(self, party: str | None = None) -> list[bytes]:
-        """Return the signed checkpoints kept of one other party, or of all, oldest first."""
-        query = sa.select(schema.witnessed.c.data).order_by(schema.witnessed.c.position)
+    def witnessed(self, *parties: str) -> list[bytes]:
+        """Return the signed checkpoints kept of these other parties, oldest first."""
+        query = sa.select(schema.witnessed.c.data).where(schema.witnessed.c.party.in_(parties))
         with self.reading() as connection:
-            return list(connection.scalars(query if party is None else query.where(schema.witnessed.c.party == party)))
+            return list(connection.scalars(query.order_by(schema.witnessed.c.position)))
 
     def newest_witnessed(self, party: str) -> Iterator[bytes]:
         """Yield the signed checkpoints kept of one other party, newest first, a page a transaction."""
@@ -208,6 +214,26 @@ def put_row(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], 
     where = [table.c[name] == value for name, value in key.items()]
     if not connection.execute(sa.update(table).where(*where).values(**values)).rowcount:
         insert_rows(connection, table, [{**key, **values}])
+
+
+def put_firm_keys(connection: sa.Connection, keys: Mapping[str, tuple[str, str]]) -> None:
+    """Register by subject key a public key and the type of subject that it is, "" where that is not known.
+
+    Raises InputFault when another key or type is registered already.
+    """
+    kept = dict[str, str](), dict[str, str]()
+    tables, wanted = (schema.firm_keys, schema.firm_kinds), sorted(keys)
+    for known, table in zip(kept, tables, strict=True):
+        for start in range(0, len(wanted), PAGE):
+            rows = connection.execute(sa.select(table).where(table.c.subject_key.in_(wanted[start : start + PAGE])))
+            known.update((subject, value) for subject, value in rows)
+    for at, (known, table) in enumerate(zip(kept, tables, strict=True)):
+        if any(keys[subject][at] not in ("", value) for subject, value in known.items()):
+            raise InputFault(
+                "a firm of this list already has another key or is another type of subject; what is registered does not change"
+            )
+        fresh = ((one, keys[one][at]) for one in wanted if one not in known and keys[one][at])
+        insert_rows(connection, table, [{"subject_key": one, table.c[1].name: value} for one, value in fresh])
 
 
 def registry_pages(connection: sa.Connection, records: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:

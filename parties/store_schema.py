@@ -4,7 +4,7 @@ A version only adds tables and indexes: opening a store of an earlier version cr
 transaction, and an older program refuses the newer store by its number.
 
 1: 0.1 and 0.2. 2: `uses`, what a limited consent was used for; `tiles`, the ledger's
-hashes.
+hashes; `firm_kinds`, whether a registered key is an enterprise's, a sole trader's or a person's.
 """
 
 from typing import Any
@@ -38,6 +38,7 @@ checkpoints = _table(
 )
 registry = _table("registry", _position("epoch"), _bytes("data"))
 firm_keys = _table("firm_keys", _text("subject_key", True), _text("key"))
+firm_kinds = _table("firm_kinds", _text("subject_key", True), _text("kind"))
 release_consents = _table("release_consents", _text("release", True), _text("consents"))
 runs = _table("runs", _text("run", True), _text("state"), _bytes("contract"), _text("note"))
 witnessed = _table("witnessed", _position("position"), _text("party"), _bytes("data"))

@@ -43,6 +43,11 @@ def firm_keys(*firms: str) -> dict[str, str]:
     return {subject_of(firm): key_of(firm).public_hex for firm in firms}
 
 
+def kinds_of(*firms: str) -> dict[str, str]:
+    """Return which type of subject each of these is registered as; who is called a person is one."""
+    return {subject_of(firm): "NP" if firm.startswith("person") else subject_type_of(firm) for firm in firms}
+
+
 def consent_record(firm: str = FIRM, **changes: Any) -> dict[str, Any]:
     values = {
         "consent_id": "consent-1", "created_at": "2026-01-01T00:00:00Z", "subject_key": subject_of(firm),
@@ -151,7 +156,8 @@ class Provider:
             self.store, self.ledger, None if attesting is None else admission,
             folder / "high-water.json" if high_water else None,
         )  # fmt: skip
-        self.register.register_firm_keys(firm_keys(*firms))
+        self.register.register_firm_keys(firm_keys(*firms), kinds_of(*firms))
+        self.register.keep_notice(NOTICE)
         self.boundary = self.gate(self.ledger)
 
     def gate(self, ledger: Any) -> Boundary:

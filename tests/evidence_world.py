@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lianxin.crypto import canonical, merkle, signing
-from lianxin.parties import consent
+from lianxin.parties import auditor, consent
+from lianxin.parties.decision_signers import keys_root
 from lianxin.parties.ledger import Ledger, Witness
 from lianxin.parties.store import Store
 
@@ -21,16 +22,21 @@ KEYS = {name: signing.SigningKey.from_seed(bytes([n]) * 32) for n, name in enume
 FIRMS = {f"{n:064x}": signing.SigningKey.from_seed(bytes([100 + n]) * 32) for n in range(5)}
 
 
-class StillClock:
+@dataclass
+class SetClock:
+    """A clock that shows what it was set to."""
+
+    time: str = NOW
+
     def now(self) -> str:
-        return NOW
+        return self.time
 
 
 def a_contract(**changes: Any) -> dict[str, Any]:
     digest = hashlib.sha256(CATALOGUE).hexdigest()
     record = {
         "type": "run-contract",
-        "version": 1,
+        "version": 3,
         "run": RUN,
         "purpose": "P4",
         "platform": PLATFORM,
@@ -42,6 +48,10 @@ def a_contract(**changes: Any) -> dict[str, Any]:
         "min_rows": 4,
         "created_at": "2026-01-01T00:00:00Z",
         "expires_at": "2026-12-31T00:00:00Z",
+        "retain_until": "2027-06-30T00:00:00Z",
+        "lawful_basis": "consent",
+        "impact_assessment": "pia-1",
+        "agreement": "agreement-1",
         **changes,
     }
     return signing.sign_record(record, [(p, KEYS[p]) for p in (PLATFORM, BANK)])
@@ -87,7 +97,8 @@ class Party:
     store: Store
     ledger: Ledger
     witness: Witness
-    last: dict[str, tuple[int, str]] = field(default_factory=dict)
+    clock: SetClock
+    last: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
 
     def log(self, kind: str, **fields: Any) -> None:
         self.ledger.append({"kind": kind, "run": RUN, **fields})
@@ -127,18 +138,20 @@ class World:
 
     def _party(self, name: str) -> Party:
         store = Store(self.folder / f"{name}.db")
-        ledger = Ledger(store, name, KEYS[name], StillClock(), "lianxin 0.1.0", "operator-1")
-        return Party(name, store, ledger, Witness(store, name, KEYS[name]))
+        clock = SetClock()
+        ledger = Ledger(store, name, KEYS[name], clock, "lianxin 0.3.0", "operator-1")
+        return Party(name, store, ledger, Witness(store, name, KEYS[name]), clock)
 
     def cross(self, sender: str, recipient: str, kind: str, forms: str, releases: list[str], **how: Any) -> None:
         """Send one envelope: header and signature at the sender, leaves at both ends, except as `how` says."""
         chain = self.parties[sender].last
-        seq, previous = chain.get(recipient, (0, "0" * 64))
+        conversation = how.get("header", {}).get("conversation", "vertical/a")
+        seq, previous = chain.get((conversation, recipient), (0, "0" * 64))
         header = {
             "type": "envelope",
             "version": 1,
             "run": RUN,
-            "conversation": "vertical/a",
+            "conversation": conversation,
             "step": "binning.count",
             "round": 0,
             "seq": seq,
@@ -155,7 +168,7 @@ class World:
         }
         data = canonical.encode(header)
         signature = KEYS[how.get("signer", sender)].sign("envelope", data)
-        chain[recipient] = (header["seq"] + 1, hashlib.sha256(data).hexdigest())
+        chain[conversation, recipient] = (header["seq"] + 1, hashlib.sha256(data).hexdigest())
         leaf = {name: header[name] for name in ("conversation", "step", "round", "seq", "message_type", "payload_hash")}
         leaf |= {"kind": "envelope", "run": RUN, "message_hash": hashlib.sha256(data).hexdigest(), "size_bytes": 10}
         leaf |= {"forms": [{"field": f"{kind}.value", "form": forms}], "decision": "allow", "rule": ""}
@@ -175,7 +188,10 @@ class World:
         lies, platform, bank = self.lies, self.parties[PLATFORM], self.parties[BANK]
         for party in (platform, bank):
             self._agree(party)
-        platform.store.add_firm_keys({subject: key.public_hex for subject, key in FIRMS.items()})
+        keys = {subject: key.public_hex for subject, key in FIRMS.items()}
+        platform.store.add_firm_keys(keys)
+        if lies.get("keys", {}) is not None:
+            platform.log("firm-keys", **(key_leaf(keys) | lies.get("keys", {})))
         platform.ledger.append_registry(lies.get("consents", [a_consent(n) for n in range(4)]))
         platform.ledger.append_registry([lies.get("last consent", a_consent(4))])
         platform.ledger.append_registry([a_revocation(4)])
@@ -185,7 +201,9 @@ class World:
         used = {"consents": [f"consent-{n}" for n in range(4)], "recipient": BANK, "fields": ["revenue", "region"]}
         used |= {"refused": [{"field": "genes", "rule": "R20"}]}
         right = platform.release(**(used | lies.get("release", {})))
-        label = bank.release([], recipient=PLATFORM, fields=["bad_flag"], **({"mode": "AGGREGATE"} | lies.get("label", {})))
+        label = bank.release(
+            [], recipient=PLATFORM, fields=["bad_flag"], **({"mode": "AGGREGATE"} | lies.get("label", {}))
+        )
         self.cross(BANK, PLATFORM, "LabelHistogram", "AGGREGATE", [label], **lies.get("aggregate", {}))
         behind = lies.get("releases", [right])
         self.cross(PLATFORM, BANK, "EncryptedLabels", "CIPHERTEXT", behind, **lies.get("ciphertext", {}))
@@ -197,6 +215,9 @@ class World:
         for party in (platform, bank):
             for event in (lies.get("end", "finished"), "archived"):
                 party.log("contract", contract_hash=canonical.record_hash(a_contract()["record"]), event=event, rule="")
+        if "after end" in lies:
+            lies["after end"](self)
+        for party in (platform, bank):
             party.ledger.export(self.folder / "run" / "parties" / party.name)
         return self.folder / "run"
 
@@ -206,6 +227,18 @@ class World:
         party.store.put_setting("catalogue", CATALOGUE)
         digest = canonical.record_hash(contract["record"])
         party.log("contract", contract_hash=digest, event=self.lies.get("agreement", "signed"), rule="")
+
+
+def key_leaf(keys: dict[str, str]) -> dict[str, Any]:
+    return {"keys": len(keys), "keys_root": keys_root(keys, {})}
+
+
+def failed(run: Path, **options: Any) -> dict[str, str]:
+    """What each failed check says, by its name."""
+    found: dict[str, str] = {}
+    for check in auditor.verify_run(run, **options).failures:
+        found[check.name] = f"{found.get(check.name, '')}{check.detail}; {check.remedy}. "
+    return found
 
 
 def hash_of(data: bytes) -> str:

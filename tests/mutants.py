@@ -13,8 +13,8 @@ import mutation
 GATES = re.compile(
     r"(.*\.)?("
     r"boundary\.(release|aggregate)|_?register\.held|self\.held|decide_\w+|\w*_rule|"  # the gate
-    r"guard|_check_rights|_check_header|_check_turn|_check_signature|_check_refusal|fitting_modes|"  # the guard
-    r"check_peer|read_dial|check_ids|_admit_once|_check_new|_check_signed|"  # the door
+    r"guard|_check_rights|_check_header|_check_turn|_check_signature|_check_refusal|fitting_modes|_check_known|"  # the guard
+    r"check_peer|read_dial|check_ids|_check_open|_admit_once|_check_new|_check_signed|"  # the door
     r"check_proposal|judge_by_policy|open_contract|read_agreement|keep_head|check_key|"  # what is agreed
     r"check_consent|check_revocation|check_public_key|received_key|verify\w*|_verify\w*|"
     r"check_registered|check_gated|check_signatures|head_of|_check_clock|check_witnessed|_outputs\.admit|"  # what is received
@@ -45,6 +45,7 @@ _CALLS, _SESSION = "tests/test_gate_calls.py::", "tests/test_session.py::"
 _MATCHING, _AGREEMENT = "tests/test_matching.py::", "tests/test_agreement.py::"
 _DECISION, _BOUNDARY = "tests/test_decision.py::", "tests/test_boundary.py::"
 _FORGING = "tests/attacks/test_17_consent_forging.py::test_a_forged_consent_is_not_imported_and_opens_nothing"
+_UNPROVED = "tests/attacks/test_17_borrowed_signatures.py::test_a_snapshot_that_nobody_published_proves_nothing"
 _CHANGED = _SESSION + "test_an_envelope_changed_on_its_way_is_refused_traced_and_answered"
 _LIED = _SESSION + "test_a_peer_that_signs_an_envelope_out_of_place_is_refused"
 _UNCOMMITTED = (
@@ -54,6 +55,8 @@ _UNCOMMITTED = (
 _NO_RIGHT = _DECISION + "test_a_request_without_a_right_is_refused_by_its_rule"
 _GATE_ASKED = _CALLS + "test_a_run_has_its_rows_and_statistics_from_the_gate_alone"
 _PARTIES = "tests/test_gate_calls_of_parties.py::"
+_ENDED = "tests/test_query_end.py::test_a_question_is_answered_no_further_than_to_the_end"
+_UNTIED = "tests/test_query_roles.py::test_a_value_crosses_behind_its_own_release_alone"
 _HELD = _PARTIES + "test_the_registry_is_held_while_it_is_decided_on_or_grows"
 _NO_IDS = _CALLS + "test_ids_that_are_none_open_no_conversation_in_memory_or_by_grpc"
 _KEYS_SIGNED = _CALLS + "test_neither_side_takes_an_agreement_key_that_its_bank_did_not_sign"
@@ -112,6 +115,12 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "[]", _SESSION + "test_a_refused_send_uses_no_number_so_the_conversation_goes_on"),
     "federation/session.py Session.send self._check_rights": (
         "None", _SESSION + "test_values_do_not_leave_without_a_right_for_this_recipient_and_purpose[another recipient]"),
+    "federation/session.py Session.send self._verify_releases": ("None", _UNTIED + "[another release]"),
+    "federation/session.py Session._verify_releases fitting_modes": (
+        "frozenset({right.mode})", _UNTIED + "[a release in a lesser mode]"),
+    "federation/wire.py _parse _check_known": (
+        "None",
+        "tests/test_wire.py::test_what_an_envelope_or_its_message_holds_beside_its_fields_is_refused_before_it_is_looked_at"),
     "federation/session.py Session._check_rights fitting_modes": (
         "modes", "tests/test_crossings.py::test_a_form_crosses_behind_a_release_in_a_fitting_mode_and_behind_no_other"
         "[AGGREGATE-COMPUTE_ONLY]"),
@@ -193,6 +202,8 @@ MUTANTS: dict[str, tuple[str, str]] = {
         _PARTIES + "test_a_field_that_no_consent_covers_is_left_out_by_its_rule"),
     "parties/boundary.py Boundary.release self._check_clock": ("None", _SKEWED + "[release]"),
     "parties/boundary.py Boundary.aggregate self._check_clock": ("None", _SKEWED + "[aggregate]"),
+    "parties/boundary.py Boundary.aggregate persons_rule": (
+        "''", "tests/test_outputs.py::test_statistics_for_feedback_are_of_enterprises_and_say_of_which[firms0]"),
     "parties/boundary.py Boundary.aggregate self._outputs.admit": (
         "''", "tests/test_outputs.py::test_what_is_refused_spends_nothing_and_is_a_refusal_leaf"),
     "parties/ledger.py Ledger.append_release self.check_witnessed": ("None", _OVERDUE),
@@ -205,6 +216,8 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "None", _PARTIES + "test_a_bank_names_firms_and_a_platform_answers_by_the_gate_alone"),
     "parties/query_platform.py QueryDesk._answers self._quota.charge": (
         "None", _PARTIES + "test_a_query_is_charged_before_it_is_logged_or_answered"),
+    "parties/query_platform.py QueryDesk._answers self._check_open": ("None", _ENDED + "[0]"),
+    "parties/query_platform.py QueryDesk._each self._check_open": ("None", _ENDED + "[1]"),
     "parties/query_judgement.py judge node.register.held": (_UNHELD % "node.register.registry()", _HELD + "[judge]"),
     "parties/query_judgement.py judge decision.decide_release": (
         "decision.ReleaseDecision(request.fields, (), request.fields)", _JUDGED),
@@ -212,13 +225,18 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/bank.py BankNode.__init__ open_contract": ("row.contract", _STANDING + "[BankNode]"),
     "parties/platform.py PlatformNode.__init__ open_contract": ("row.contract", _STANDING + "[PlatformNode]"),
     # consents and decisions
+    "parties/consent_register.py ConsentRegister.register_firm_keys self.held": (
+        _UNHELD % "self.registry()", _HELD + "[register]"),
+    "parties/consent_proof.py verify_consent_proof verify_proof": ("None", _UNPROVED),
+    "parties/consent_proof.py _state_of snapshot.verify_absent": ("None", _UNPROVED),
+    "parties/consent_proof.py _state_of snapshot.verify_present": ("None", _UNPROVED),
     "parties/consent_register.py ConsentRegister.import_lines self.held": (
         _UNHELD % "self.registry()", _HELD + "[import]"),
     "parties/consent_register.py ConsentRegister.revoke self.held": (
         _UNHELD % "self.registry()", _HELD + "[revoke]"),
     "parties/consent_register.py ConsentRegister.snapshot self.held": (
         _UNHELD % "self.registry()", _HELD + "[snapshot]"),
-    "parties/consent_register.py ConsentRegister.publish_snapshot self.held": (
+    "parties/consent_register.py ConsentRegister.published self.held": (
         _UNHELD % "self.registry()", _HELD + "[publish]"),
     "parties/consent_register.py ConsentRegister.mark self.held": (_UNHELD % "self.registry()", _HELD + "[mark]"),
     "parties/consent_register.py ConsentRegister.revoke check_revocation": (
@@ -234,16 +252,16 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/decision_consents.py Registry.extended verify_record": (
         "signed['record']", _DECISION + "test_a_registry_with_an_unsigned_change_is_refused_when_verified"),
     "parties/consent_import.py check_line check_signatures": (
-        "__import__('lianxin.parties.decision_consents', fromlist=['signers_of']).signers_of(record)",
+        "__import__('lianxin.parties.decision_signers', fromlist=['signers_of']).signers_of(record)",
         _FORGING + "[more fields under the real signature]"),
     "parties/consent_register.py _Intake.take check_registered": (
         "None", _FORGING + "[wrong key, named as signer]"),
-    "parties/decision_consents.py verify_record check_registered": ("None", _OTHER_KEY),
-    "parties/decision_consents.py verify_record check_gated": (
+    "parties/decision_signers.py verify_record check_registered": ("None", _OTHER_KEY),
+    "parties/decision_signers.py verify_record check_gated": (
         "None",
         _DECISION + "test_a_record_that_lacks_what_the_gate_reads_is_refused_though_its_firm_signed_it"),
-    "parties/decision_consents.py verify_record check_signatures": ("None", _OTHER_KEY),
-    "parties/decision_consents.py check_signatures signing.verify": (
+    "parties/decision_signers.py verify_record check_signatures": ("None", _OTHER_KEY),
+    "parties/decision_signers.py check_signatures signing.verify": (
         "None", _DECISION + "test_a_registry_with_an_unsigned_change_is_refused_when_verified"),
     "parties/decision.py decide_field _field_rule": ("''", _NO_RIGHT + "[R20-a prohibited field]"),
     "parties/decision.py decide_release decide_field": (
@@ -254,7 +272,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/decision.py decide decide_release": (
         "ReleaseDecision(request.fields, (), request.fields)", _NO_RIGHT + "[R20-a prohibited field]"),
     # ledgers
-    "parties/ledger.py Ledger._cosigned_head notes.verify_cosignature": ("None", _COSIGNED),
+    "parties/ledger_witness.py has_cosigned notes.verify_cosignature": ("None", _COSIGNED),
     "parties/ledger_witness.py _note_head notes.verify": ("None", _COSIGNED),
     "parties/ledger_witness.py Witness.cosign head_of": ("notes.parse_checkpoint(note_of(record).text)", _COSIGNED),
     "parties/ledger_witness.py Witness.keep head_of": (

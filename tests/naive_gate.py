@@ -5,7 +5,7 @@ It reads raw rows of the catalogue's CSV and raw records, never a `Field`, a `Re
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -45,7 +45,10 @@ def is_graded(name: str, case: Case) -> bool:
     one, record = case.request, case.grade
     is_good = record["accepted"] and record["risk_ppm"] <= 50_000 and record["classes_above_ppm"] == 0
     is_ours = one.grade == "g" and record["provider"] == one.provider and record["model"] != "enclave"
-    return is_good and is_ours and record["fields"].get(name, "drop") != "drop"
+    made = record["fields"].get(name, "drop")
+    is_shown = made == "keep" and ROWS.get(name, {}).get("class") != "PUB"
+    is_own = one.step == "query.answer" and name not in record["quasi"]
+    return is_good and is_ours and made != "drop" and not is_shown and not is_own
 
 
 def naive_field(name: str, case: Case) -> str:
@@ -206,9 +209,9 @@ def a_registry(chance: Random, kind: str, has_successors: bool) -> tuple[dict[st
     for name in ids:
         if chance.random() < 0.1:
             records.append(w.revocation_record(consent_id=name))
-        for kind_of in ("pause", "resume"):
+        for kind_of, at in (("pause", TIMES[0]), ("resume", TIMES[1])):
             if chance.random() < 0.1:
-                records.append({"type": kind_of, "consent_id": name, "subject_key": subject})
+                records.append({"type": kind_of, "consent_id": name, "subject_key": subject, "at": at})
     return tuple(records)
 
 
@@ -238,12 +241,8 @@ def a_question(chance: Random, has_successors: bool = True) -> Case:
         "fields": {name: mostly(chance, "band:5", "drop") for name in fields if chance.random() < 0.9},
     }  # fmt: skip
     used = {f"consent-{number}": chance.randrange(3) for number in range(4)}
-    return Case(
-        request,
-        contract,
-        a_registry(chance, kind, has_successors),
-        kind,
-        mostly(chance, TIMES[4], TIMES[5], TIMES[3], TIMES[6]),
-        used,
-        grade,
-    )
+    records, now = a_registry(chance, kind, has_successors), mostly(chance, TIMES[4], TIMES[5], TIMES[3], TIMES[6])
+    grade["quasi"] = [name for name in fields if chance.random() < 0.8]
+    grade["fields"] |= {name: "keep" for name in grade["fields"] if chance.random() < 0.1}
+    request = replace(request, step=chance.choice(["train", "query.answer"]))
+    return Case(request, contract, records, kind, now, used, grade)

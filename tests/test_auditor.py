@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_world import BANK, KEYS, NOW, PLATFORM, RUN, World, a_consent, a_contract
+from evidence_world import BANK, KEYS, NOW, PLATFORM, RUN, World, a_consent, a_contract, failed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lianxin.crypto import canonical, merkle, signing
 from lianxin.parties import auditor, decision
-
-
-def failed(run: Path, **options: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for check in auditor.verify_run(run, **options).failures:
-        found[check.name] = f"{found.get(check.name, '')}{check.detail}; {check.remedy}. "
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +201,7 @@ FILES_CHANGED: dict[str, tuple[Callable[[Path], None], set[str], str]] = {
     ),
     "a firm's key replaced": (
         _in_file(PLATFORM, "firm_keys.jsonl", _replace_key),
-        {"registry"},
+        {"registry", "firm-keys"},
         "R37",
     ),
     "a consent list cut": (

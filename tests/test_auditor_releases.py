@@ -8,7 +8,7 @@ import pytest
 from evidence_world import BANK, NOW, PLATFORM, World, a_consent
 
 from lianxin.crypto import canonical
-from lianxin.parties import auditor, auditor_releases, decision_grades
+from lianxin.parties import auditor, auditor_registry, decision_grades
 
 GRADE: dict[str, Any] = {
     "type": "desensitisation-grade", "version": 1, "provider": PLATFORM, "policy_hash": "0" * 64, "table_hash": "1" * 64,
@@ -23,7 +23,12 @@ def failures(world: World) -> list[tuple[str, str]]:
 
 
 def desensitised(
-    is_told: bool = True, is_kept: bool = True, fields: Any = ("revenue",), **changes: Any
+    is_told: bool = True,
+    is_kept: bool = True,
+    fields: Any = ("revenue",),
+    table: str = "1" * 64,
+    step: str = "binning.count",
+    **changes: Any,
 ) -> Callable[[World], None]:
     """A release of these fields under a grade that `changes` spoil; kept as evidence and told by a leaf, or not."""
     record = GRADE | changes
@@ -36,7 +41,9 @@ def desensitised(
         leaf = {"grade_hash": digest, "policy_hash": "0" * 64, "table_hash": "1" * 64, "model": record["model"]}
         if is_told:
             platform.log("grade", **leaf, accepted=record["accepted"], rows=60, level=3)
-        platform.release([], recipient=BANK, mode="DESENSITISED", fields=list(fields), grade=digest)
+        platform.release(
+            [], recipient=BANK, mode="DESENSITISED", step=step, fields=list(fields), grade=digest, table_hash=table
+        )
 
     return release
 
@@ -44,6 +51,12 @@ def desensitised(
 @pytest.mark.rule("R22")
 def test_a_release_under_a_measured_and_accepted_grade_verifies_without_a_consent(tmp_path: Path) -> None:
     assert failures(World(tmp_path, {"after release": desensitised()})) == []
+
+
+@pytest.mark.rule("R22")
+def test_an_answer_about_a_named_firm_verifies_where_its_field_was_measured_for_a_class(tmp_path: Path) -> None:
+    answer = desensitised(step="query.answer", quasi=["revenue"])
+    assert failures(World(tmp_path, {"after release": answer})) == []
 
 
 SPOILT: list[tuple[str, dict[str, Any], str]] = [
@@ -54,6 +67,10 @@ SPOILT: list[tuple[str, dict[str, Any], str]] = [
     ("of another field", {"fields": {"region": "round(step=10)"}}, "R22"),
     ("that is not in evidence", {"is_kept": False}, "R22"),
     ("that no leaf says was measured", {"is_told": False}, "no earlier leaf"),
+    ("of another table", {"table": "2" * 64}, "another table"),
+    ("of no table that the release names", {"table": ""}, "another table"),
+    ("of a column that was measured for no class, of a named firm", {"step": "query.answer", "quasi": []}, "R22"),
+    ("of no class at all, of a named firm", {"step": "query.answer"}, "R22"),
 ]
 
 
@@ -94,9 +111,29 @@ def test_a_limited_consent_is_counted_by_the_uses_that_leaves_name(
     assert len(told) == found and all(name == "consents" and "R38" in detail for name, detail in told)
 
 
+def newer_and_older(is_used: bool) -> dict[str, Any]:
+    """The first firm gave a second consent, for one use, after its first; an earlier run used it, or did not."""
+
+    def earlier_run(world: World) -> None:
+        if is_used:
+            world.parties[PLATFORM].release(["consent-new"], recipient=BANK, fields=["revenue"], run="run-0")
+
+    newer = a_consent(0, consent_id="consent-new", max_uses=1)
+    return {"consents": [*(a_consent(number) for number in range(4)), newer], "before release": earlier_run}
+
+
+@pytest.mark.rule("R38")
+@pytest.mark.parametrize(("is_used", "told"), [(True, ""), (False, "R03")])
+def test_a_used_up_newer_consent_leaves_the_older_one_to_stand(is_used: bool, told: str, tmp_path: Path) -> None:
+    lies = newer_and_older(is_used) | {"release": {"epoch": 7}}
+    assert [name for name, detail in failures(World(tmp_path, lies)) if told in detail] == (
+        ["consents"] if told else []
+    )
+
+
 @pytest.mark.rule("R38")
 def test_counted_by_runs_alone_a_consent_could_be_used_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auditor_releases, "use_of", lambda leaf: leaf["run"])
+    monkeypatch.setattr(auditor_registry, "use_of", lambda leaf: leaf["run"])
     assert failures(World(tmp_path, uses("q-1", "q-2", "q-3"))) == []

@@ -292,3 +292,22 @@ def test_a_statistic_of_another_partys_fields_stays(provider: w.Provider) -> Non
         provider.boundary.aggregate(
             w.contract_of(catalogues=catalogues, fields=listed), request, 500, None, None, FIELDS, "bins"
         )
+
+
+def test_a_release_says_which_consents_it_rests_on(provider: w.Provider) -> None:
+    released = release(provider, "staff_count")
+    [ids] = provider.store.release_consents().values()
+    assert released.consents and list(released.consents) == ids
+    assert release(provider, "est_date").consents == ()
+
+
+def test_commitments_and_leaf_are_kept_together_or_not_at_all(
+    provider: w.Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = "release-commitments/"
+    release(provider, "staff_count")
+    [leaf] = leaves(provider, "release")
+    assert list(provider.store.settings_under(kept)) == [kept + leaf["rows_root"]]
+    with pytest.raises(OSError, match="disk full"):
+        release(provider, gate=provider.gate(FailingLedger()))
+    assert len(provider.store.settings_under(kept)) == 1

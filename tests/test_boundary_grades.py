@@ -12,7 +12,7 @@ from lianxin.crypto import canonical
 from lianxin.crypto.randomness import derive_seed
 from lianxin.federation.errors import GateRefused
 from lianxin.federation.model import Released
-from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, keep_grade, kept_grades, measured_before
+from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, grade_of, keep_grade
 from lianxin.parties.config import load_node
 from lianxin.parties.desensitise import load_policy, measure
 from lianxin.parties.node import open_node
@@ -38,6 +38,7 @@ transform = "drop"
 FIRMS = [f"firm-{number:03}" for number in range(80)]
 COLUMNS = {"staff_count": [5 if n < 40 else 50 for n in range(80)], "est_date": ["2020-01-01"] * 80}
 OWN = derive_seed(w.SECRET, "desensitisation")
+TABLE = "0" * 64
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ def graded(provider: w.Provider, folder: Path, columns: dict[str, list[Any]] = C
     path.write_text(POLICY)
     policy = load_policy(path)
     record = measure(policy, columns, derive_seed(OWN, "measure"), "platform-a", w.NOW)
-    grade = keep_grade(provider.store, record, "0" * 64)
-    provider.boundary.desensitiser = Desensitiser(policy, kept_grades(provider.store), OWN)
+    grade = keep_grade(provider.store, record, TABLE)
+    provider.boundary.desensitiser = Desensitiser(policy, grade_of(provider.store, policy.hash, TABLE), OWN)
     return grade
 
 
@@ -75,7 +76,9 @@ def test_a_trade_secret_crosses_without_consent_when_it_is_transformed_and_grade
     assert (leaf["mode"], leaf["grade"], leaf["consents"]) == ("DESENSITISED", grade, 0)
 
 
-def test_a_release_that_names_no_grade_relies_on_the_newest_of_the_policy(provider: w.Provider, tmp_path: Path) -> None:
+def test_a_release_that_names_no_grade_relies_on_the_one_of_policy_and_table(
+    provider: w.Provider, tmp_path: Path
+) -> None:
     graded(provider, tmp_path)
     assert ask(provider).provenance.mode == "DESENSITISED"
 
@@ -111,9 +114,10 @@ def test_a_gate_that_forgot_the_transform_would_let_the_raw_value_go(
 
 def test_a_table_is_measured_once_and_the_leaf_says_what_came_out(provider: w.Provider, tmp_path: Path) -> None:
     grade = graded(provider, tmp_path)
-    [record] = kept_grades(provider.store).values()
-    assert measured_before(provider.store, record["policy_hash"], "0" * 64)
-    assert not measured_before(provider.store, record["policy_hash"], "1" * 64)
+    assert provider.boundary.desensitiser is not None
+    [record] = provider.boundary.desensitiser.grades.values()
+    assert grade_of(provider.store, record["policy_hash"], TABLE) == {grade: record}
+    assert grade_of(provider.store, record["policy_hash"], "1" * 64) == {}
     leaf = grade_leaf(grade, record)
     assert leaf["grade_hash"] == canonical.record_hash(record) and leaf["accepted"] is True
 
@@ -148,9 +152,9 @@ def test_a_node_measures_its_policy_once_for_a_table_and_keeps_grade_and_leaf(pr
     for _ in range(2):
         node = open_node(load_node(home / "node.toml"))
         try:
-            grades = kept_grades(node.store)
+            grades = node.store.settings_under("grade/")
             told = [leaf for leaf in map(canonical.decode, node.store.leaves()) if leaf["kind"] == "grade"]
-            assert node.boundary.desensitiser is not None and node.boundary.desensitiser.newest() in grades
+            assert node.boundary.desensitiser is not None and f"grade/{node.boundary.desensitiser.newest()}" in grades
         finally:
             node.close()
-        assert [leaf["grade_hash"] for leaf in told] == list(grades) and len(grades) == 1
+        assert [f"grade/{leaf['grade_hash']}" for leaf in told] == list(grades) and len(grades) == 1

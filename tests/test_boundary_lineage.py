@@ -19,6 +19,7 @@ from lianxin.parties.identifiers import normalise_identifier
 from lianxin.parties.node import Node, open_node
 from lianxin.parties.records import read_table
 from lianxin.simulations.layout import APPROVER, PROPOSER
+from lianxin.simulations.tables import write_table
 
 finished = worlds.finished
 
@@ -110,6 +111,63 @@ def test_a_firm_that_withdraws_is_out_of_the_banks_saved_scores(bank: Node) -> N
     assert (leaf["rule"], leaf["run"], leaf["count"]) == ("R04", "run-1", len(before["test_rows"]) - len(kept))
     lineage.mark_models(bank)
     assert len(leaves(bank, "deletion")) == len(leaves(bank, "model-marked")) == 1
+
+
+def files_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    model, scores = (json.loads((folder / name).read_text()) for name in ("model.json", "scores.json"))
+    return model, scores
+
+
+@pytest.mark.rule("R04")
+def test_the_rows_that_go_are_the_firms_own_though_the_table_has_other_rows_by_now(bank: Node) -> None:
+    folder, table = bank.run_folder("run-1"), bank.config.data.table
+    _, before = files_of(folder)
+    frame = read_table(table).frame
+    write_table(table, {name: frame[name].to_list()[::-1] for name in frame.columns})
+    end_one(bank, before["subjects"][3])
+    lineage.mark_models(bank)
+    model, after = files_of(folder)
+    stays = [place for place, subject in enumerate(before["subjects"]) if subject != before["subjects"][3]]
+    assert len(stays) < len(before["labels"])
+    assert after == {name: [values[place] for place in stays] for name, values in before.items()}
+    assert model["test_rows"] == after["test_rows"]
+
+
+@pytest.mark.rule("R04")
+def test_a_deletion_that_a_crash_cut_in_two_is_finished_by_the_next(
+    bank: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write = bank.run_folder("run-1"), lineage.write_beside
+    before, scores = files_of(folder)
+    end_one(bank, scores["subjects"][3])
+
+    def crash(path: Path, data: bytes) -> None:
+        if path.name == lineage.MODEL:
+            raise OSError("the machine stops here")
+        write(path, data)
+
+    monkeypatch.setattr(lineage, "write_beside", crash)
+    with pytest.raises(OSError, match="stops here"):
+        lineage.mark_models(bank)
+    monkeypatch.undo()
+    model, left = files_of(folder)
+    assert model == before and scores["subjects"][3] not in left["subjects"], "the figures went first"
+    lineage.mark_models(bank)
+    model, left = files_of(folder)
+    assert model["test_rows"] == left["test_rows"] != before["test_rows"]
+    assert len(leaves(bank, "deletion")) == len(leaves(bank, "model-marked")) == 1
+
+
+def test_scores_that_do_not_say_whose_they_are_go_whole(bank: Node) -> None:
+    folder = bank.run_folder("run-1")
+    _, scores = files_of(folder)
+    subject = scores.pop("subjects")[0]
+    (folder / "scores.json").write_text(json.dumps(scores))
+    end_one(bank, subject)
+    lineage.mark_models(bank)
+    model, left = files_of(folder)
+    assert left["joint"] == left["labels"] == model["test_rows"] == []
+    assert leaves(bank, "deletion")[0]["count"] == len(scores["labels"])
 
 
 @pytest.mark.rule("R26")

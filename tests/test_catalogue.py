@@ -246,6 +246,16 @@ def test_additions_that_loosen_or_contradict_are_told_by_their_file(tmp_path: Pa
         catalogue.load_merged(tmp_path / "base.csv", [tmp_path / "more.csv"])
 
 
+@pytest.mark.rule("R09")
+@pytest.mark.parametrize("line", ["salary,SPI,NP,SA,OPEN,drop,consent", "staff,BIZ,ENT,QI,OPEN,band,consent"])
+def test_a_nodes_own_catalogue_whose_release_is_more_open_than_its_class_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "base.csv").write_bytes(addition(line).to_csv_bytes())
+    with pytest.raises(
+        InputFault, match=f"base.csv: field {line.split(',')[0]}: class .* may not have default release"
+    ):
+        catalogue.load_merged(tmp_path / "base.csv")
+
+
 DERIVED: list[tuple[tuple[str, ...], str, tuple[str, str, str, str]]] = [
     (("est_date", "staff_count"), "", ("BIZ", "QI", "AUTH", "ENT")),
     (("staff_count", "pwr_kwh_12m"), "", ("BIZ", "SA", "COMPUTE", "ENT")),

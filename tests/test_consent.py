@@ -14,6 +14,7 @@ from lianxin.crypto.errors import EncodingRejected, SignatureRejected
 from lianxin.federation.errors import EvidenceRejected, InputFault
 from lianxin.parties import consent
 from lianxin.parties.decision import ConsentRejected
+from lianxin.parties.decision_signers import keys_root
 
 FIRMS = (w.FIRM, w.SOLE_TRADER)
 
@@ -26,7 +27,8 @@ def provider(tmp_path: Path) -> Iterator[w.Provider]:
 
 
 def leaves(provider: w.Provider) -> list[dict[str, Any]]:
-    return [canonical.decode(leaf) for leaf in provider.store.leaves()]
+    """Return the leaves about the registry; the one about its firms' keys came before."""
+    return [leaf for leaf in map(canonical.decode, provider.store.leaves()) if leaf["kind"] != "firm-keys"]
 
 
 def test_a_subject_key_is_keyed_and_tells_nothing_without_the_secret() -> None:
@@ -194,3 +196,13 @@ def test_signed_bytes_are_read_only_in_their_canonical_form() -> None:
     assert consent.decode_signed(canonical.encode(signed)) == signed
     with pytest.raises(EncodingRejected):
         consent.decode_signed(json.dumps(signed).encode())
+
+
+def test_keys_of_a_store_that_named_none_are_named_once_at_the_next_start(tmp_path: Path) -> None:
+    provider = w.Provider(tmp_path)
+    provider.store.add_firm_keys(w.firm_keys(*FIRMS))
+    for _ in range(2):
+        provider.register.name_keys()
+    (leaf,) = [leaf for leaf in map(canonical.decode, provider.store.leaves()) if leaf["kind"] == "firm-keys"]
+    assert leaf["keys"] == len(FIRMS) and leaf["keys_root"] == keys_root(provider.store.firm_keys(), {})
+    provider.store.close()

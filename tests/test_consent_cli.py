@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import consents as w
 import pytest
 
-from lianxin.crypto import canonical, snapshot
+from lianxin.crypto import canonical
 from lianxin.parties import cli, control
 from lianxin.parties.config import load_node
 from lianxin.parties.consent_desk import answer
+from lianxin.parties.identity import load_identity
 from lianxin.parties.node import open_node
+from lianxin.parties.store import Store
 
 FIRM, PERSON = w.FIRM, "11010519491231002X"
 SCOPE = ("--recipient", "bank-1", "--purpose", "P2", "--fields", "total_assets,staff_count")
@@ -26,7 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.chdir(tmp_path)
     (tmp_path / "firms.csv").write_text(f"uscc,staff_count,total_assets\n{FIRM},7,11\n")
     (tmp_path / "notice.json").write_text(json.dumps(w.NOTICE))
-    assert cli.run(["network", "init", "net", "--platform", "platform-a", "--bank", "bank-1"]) == 0
+    assert cli.run(["network", "init", "net", "--platform", "platform-a", "--bank", "bank-1", "--bank", "bank-2"]) == 0
     told = ["--identity", "net/platform-a", "--table", "firms.csv", "--id", "uscc", "--operator", "lin"]
     assert cli.run(["platform", "init", "p.toml", *told]) == 0
     node = open_node(load_node(Path("p.toml")))
@@ -76,8 +79,10 @@ def test_a_firm_signs_what_it_is_asked_for_and_withdraws_it_by_as_many_commands(
     run("pause", "c.json", "--key", "firm.key", "--out", "pause.json")
     run("import", "pause.json", "--node", "p.toml")
     assert [one["state"] for one in run("list", "--node", "p.toml")["consents"]] == ["PAUSED"]
+    time.sleep(1)  # a resumption is signed in a later second than its pause, or it is a copy of an older one
     run("resume", "c.json", "--key", "firm.key", "--out", "resume.json")
     run("import", "resume.json", "--node", "p.toml")
+    assert "signed anew" in run("import", "resume.json", "--node", "p.toml", code=2)["fault"]
     run("revoke", "c.json", "--key", "firm.key", "--out", "r.json")
     assert run("revoke", "r.json", "--node", "p.toml")["state"] == "REVOKED"
     assert checked(run, code=5) == [False, False]
@@ -136,14 +141,17 @@ def test_a_refusal_keeps_the_next_request_away(run: Run) -> None:
 
 @pytest.mark.rule("R37")
 def test_a_banks_attestation_is_taken_where_the_provider_named_it(run: Run) -> None:
+    registered(run, "firm", FIRM)
     requested(run)
     Path("proof.pdf").write_bytes(b"a signature made elsewhere")
-    told = ("--attest", "--identity", "net/bank-1", "--evidence", "proof.pdf", "--yes", "--out", "c.json")
+    own = ("--attest", "--identity", "net/bank-1", "--evidence", "proof.pdf", "--yes", "--out", "own.json")
+    assert "another one attest it" in run("sign", "c-01.request", *own, code=2)["fault"]
+    told = ("--attest", "--identity", "net/bank-2", "--evidence", "proof.pdf", "--yes", "--out", "c.json")
     run("sign", "c-01.request", *told)
     assert "attesting" in run("grant", "c.json", "--node", "p.toml", code=2)["fault"]
     copy_of_node("p.toml", "q.toml")
     path = Path("q.toml")
-    path.write_text(path.read_text().replace("[data]\n", '[data]\nattesting = ["bank-1"]\n'))
+    path.write_text(path.read_text().replace("[data]\n", '[data]\nattesting = ["bank-2"]\n'))
     assert run("grant", "c.json", "--node", "q.toml")["state"] == "ACTIVE"
     assert run("check", FIRM, "--node", "q.toml", *SCOPE)["fields"][0]["consents"] == ["c-01"]
 
@@ -166,14 +174,51 @@ def test_a_proof_of_absence_or_presence_stands_alone(run: Run) -> None:
     run("sign", "c-01.request", "--key", "firm.key", "--out", "c.json", "--yes")
     run("grant", "c.json", "--node", "p.toml")
     there = run("prove", "c-01", "--node", "p.toml", "--out", "there.json")
-    root = bytes.fromhex(there["snapshot_root"])
-    proof = snapshot.proof_from_record(canonical.decode(Path("there.json").read_bytes().rstrip()))
-    assert there["state"] == "ACTIVE" and proof.at is not None
-    snapshot.verify_present(root, "c-01", proof.at.value, proof)
     missing = run("prove", "c-09", "--node", "p.toml", "--out", "missing.json")
-    proof = snapshot.proof_from_record(canonical.decode(Path("missing.json").read_bytes().rstrip()))
-    assert not missing["present"]
-    snapshot.verify_absent(bytes.fromhex(missing["snapshot_root"]), "c-09", proof)
+    assert (there["state"], missing["present"]) == ("ACTIVE", False)
+    key = load_identity(Path("net/platform-a")).signing_key.public_hex
+    shutil.rmtree("p-state")  # nothing but the file and the key is needed
+    shown = [run("verify-proof", name, "--key", key) for name in ("there.json", "missing.json")]
+    assert [(one["consent_id"], one["state"], one["party"]) for one in shown] == [
+        ("c-01", "ACTIVE", "platform-a"), ("c-09", "", "platform-a"),
+    ]  # fmt: skip
+    told = Path("there.json").read_text().replace('"consent_id":"c-01"', '"consent_id":"c-02"')
+    Path("false.json").write_text(told)
+    assert "false.json" in run("verify-proof", "false.json", "--key", key, code=6)["fault"]
+    assert "signature" in run("verify-proof", "there.json", "--key", "0" * 64, code=6)["fault"]
+
+
+@pytest.mark.rule("R04")
+def test_a_revocation_ends_one_consent_says_what_still_lives_and_may_end_more(run: Run) -> None:
+    registered(run, "firm", FIRM)
+    for name in ("c-01", "c-02", "c-03"):
+        requested(run, consent_id=name)
+        run("sign", f"{name}.request", "--key", "firm.key", "--out", f"{name}.json", "--yes")
+        run("grant", f"{name}.json", "--node", "p.toml")
+    run("revoke", "c-03.json", "--key", "firm.key", "--out", "one.json")
+    told = run("revoke", "one.json", "--node", "p.toml")
+    assert (told["revoked"], told["still_live"]) == (["c-03"], ["c-01", "c-02"])
+    run("revoke", "c-02.json", "--key", "firm.key", "--out", "all.json", "--also", "c-01")
+    told = run("revoke", "all.json", "--node", "p.toml")
+    assert (told["revoked"], told["still_live"]) == (["c-02", "c-01"], [])
+    assert checked(run, code=5) == [False, False]
+
+
+def test_who_registered_a_key_and_when_is_in_the_ledger(run: Run) -> None:
+    registered(run, "firm", FIRM)
+    public = run("key", "--out", "person.key")["public"]
+    told = run("register", "--node", "p.toml", "--firm", PERSON, "--public", public, "--operator", "wang")
+    assert told["subject_type"] == "NP"
+    store = Store(Path("p-state/store.sqlite"))
+    leaves = [canonical.decode(leaf) for leaf in store.leaves() if b'"firm-keys"' in leaf]
+    store.close()
+    assert [(leaf["operator"], leaf["keys"]) for leaf in leaves] == [("lin", 1), ("wang", 2)]
+    again = ("register", "--node", "p.toml", "--firm", PERSON, "--public", public, "--operator", "No One")
+    assert "--operator" in run(*again, code=2)["fault"]
+
+
+def test_a_notice_is_put_on_file(run: Run) -> None:
+    assert run("notice", "notice.json", "--node", "p.toml")["notice_hash"] == canonical.record_hash(w.NOTICE)
 
 
 MISTAKES: list[tuple[str, tuple[str, ...], str]] = [

@@ -16,10 +16,11 @@ from lianxin.federation.errors import GateRefused, InputFault
 from lianxin.parties import consent, decision
 from lianxin.parties.consent_import import check_line
 from lianxin.parties.decision import ConsentRejected, Registry
-from lianxin.parties.decision_consents import check_registered, party_subject, snapshot_value
+from lianxin.parties.decision_consents import snapshot_value
+from lianxin.parties.decision_signers import check_registered, party_subject
 
 PERSON, LATER = "person-7", "2026-06-05T00:00:00Z"
-KEYS = w.firm_keys(w.FIRM, w.SOLE_TRADER, PERSON)
+KEYS, KINDS = w.firm_keys(w.FIRM, w.SOLE_TRADER, PERSON), w.kinds_of(w.FIRM, w.SOLE_TRADER, PERSON)
 
 
 @pytest.fixture
@@ -96,10 +97,10 @@ def test_a_seal_does_not_give_away_a_persons_own_data_and_the_persons_signature_
 @pytest.mark.rule("R37")
 def test_every_grantor_signs_and_none_for_another() -> None:
     record, _ = _ask_person()
-    assert consent.check_consent(w.signed_by(record, w.FIRM, PERSON), KEYS) == record
+    assert consent.check_consent(w.signed_by(record, w.FIRM, PERSON), KEYS, KINDS) == record
     for firms in ((w.FIRM,), (PERSON,), (w.FIRM, w.FIRM), (PERSON, w.FIRM), (w.FIRM, PERSON, w.SOLE_TRADER)):
         with pytest.raises(SignatureRejected):
-            consent.check_consent(w.signed_by(record, *firms), KEYS)
+            consent.check_consent(w.signed_by(record, *firms), KEYS, KINDS)
     with pytest.raises(ConsentRejected, match="registered"):
         consent.check_consent(w.signed_by(record, w.FIRM, PERSON), w.firm_keys(w.FIRM))
 
@@ -139,8 +140,9 @@ def test_a_paused_consent_opens_nothing_until_it_is_resumed(provider: w.Provider
     provider.register.import_records([w.signed_by(w.full_record())])
     request = w.request_of("staff_count", purpose="P2", mode="PLAINTEXT")
     contract = w.contract_of(purpose="P2")
-    for _, make, how, state in ACTS:
-        provider.register.import_records([w.signed_by(w.act_record(make, **how))])
+    for second, (_, make, how, state) in enumerate(ACTS):
+        at = f"2026-06-01T00:00:0{second}Z"
+        provider.register.import_records([w.signed_by(w.act_record(make, at=at, **how))])
         assert provider.register.registry().state_of("consent-1", w.NOW) == state
         if state == "PAUSED":
             with pytest.raises(GateRefused) as refused:
@@ -214,9 +216,9 @@ def _attested(**changes: Any) -> dict[str, Any]:
     named = {"institution": "bank-1", "key": w.BANK_KEY.public_hex, "method": "qualified e-signature", "time": w.NOW}
     first = w.grantor_of(w.FIRM, identity_proof=proof) | {"key": w.BANK_KEY.public_hex}
     flags = {"separate_consent": False, "written": False}
-    return consent.answer_request(
-        w.request_record(**changes), [first], w.NOW, **flags, attestation=named | {"evidence_digest": "e" * 64}
-    )
+    request = w.request_record(**{"recipient": "bank-2"} | changes)
+    attestation = named | {"evidence_digest": "e" * 64}
+    return consent.answer_request(request, [first], w.NOW, **flags, attestation=attestation)
 
 
 @pytest.mark.rule("R37")

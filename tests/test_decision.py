@@ -36,7 +36,9 @@ def listed(*pairs: tuple[str, str]) -> dict[str, Any]:
 
 
 def pause(kind: str = "pause") -> dict[str, Any]:
-    return {"type": kind, "version": 1, "consent_id": "consent-1", "subject_key": w.subject_of(w.FIRM)}
+    return {"type": kind, "version": 1, "consent_id": "consent-1", "subject_key": w.subject_of(w.FIRM)} | {
+        "at": "2026-05-01T00:00:00Z" if kind == "pause" else "2026-05-02T00:00:00Z"
+    }
 
 
 def grade_of(*fields: str, **changes: Any) -> dict[str, Any]:

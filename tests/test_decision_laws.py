@@ -214,3 +214,23 @@ def test_an_empty_registry_opens_nothing_that_needs_a_consent() -> None:
         w.subject_of(w.FIRM), ("staff_count",), w.request_of(), Registry(), w.NOW, w.CATALOGUE
     )
     assert decided == decision.Decision(False, "R39", True)
+
+
+@pytest.mark.rule("R19")
+@pytest.mark.parametrize("class_", ["PUB", "LIM", "BIZ", "PI", "SPI"])
+def test_a_field_is_open_by_its_class_whatever_its_release_says(class_: str) -> None:
+    """A catalogue that contradicts itself is refused at a node's start; here it opens nothing all the same."""
+    header = w.CATALOGUE.to_csv_bytes().decode("utf-8-sig").splitlines()[0].split(",")
+    row = {
+        "field_name_en": "salary", "class": class_, "subject_type": "ENT", "id_role": "SA", "default_release": "OPEN",
+        "legal_basis": "consent", "desens_if_no_auth": "drop",
+    }  # fmt: skip
+    text = "\n".join([",".join(header), ",".join(row.get(name, "") for name in header)]) + "\n"
+    catalogue = decision.Catalogue.from_csv_bytes(text.encode())
+    listed = [{"provider": "platform-a", "field": "salary", "use": "feature"}]
+    contract = w.contract_of(fields=listed, catalogues={"platform-a": catalogue.digest})
+    for mode in decision.MODES:
+        found = decision.decide_field("salary", w.request_of("salary", mode=mode), contract, catalogue, w.NOW)
+        is_open = class_ == "PUB" or (class_ == "LIM" and mode in decision.MODES[:2])
+        assert not found.allow or found.needs_consent is not is_open
+        assert (found.rule, found.needs_consent) == ("OPEN", False) or not is_open or mode == "DESENSITISED"

@@ -340,9 +340,11 @@ def asking(kind: type[Any]) -> Any:
 
 ASKED: dict[str, Callable[[], Any]] = {
     "a bank's rows": lambda: BankRun._release(asking(BankRun), [0], "matching.query"),
-    "a bank's statistic": lambda: BankRun._aggregate(asking(BankRun), "evaluation", 1, 1, 0),
+    "a bank's statistic": lambda: BankRun._aggregate(asking(BankRun), "evaluation", ["firm-a"], [1], 0),
     "the platform's rows": lambda: PlatformRun._release(asking(PlatformRun), "bank-1", "matching.query", ["firm-a"]),
-    "the platform's statistic": lambda: PlatformRun._aggregate(asking(PlatformRun), "bank-1", "round.range", 1),
+    "the platform's statistic": lambda: PlatformRun._aggregate(
+        asking(PlatformRun), "bank-1", "round.range", ["firm-a"]
+    ),
 }
 
 

@@ -69,6 +69,7 @@ ACTS: dict[str, Callable[[consents.Provider], Any]] = {
     "aggregate": lambda p: p.boundary.aggregate(
         consents.contract_of(), consents.request_of("staff_count"), 500, None, None, ["staff_count"], "bins"
     ),
+    "register": lambda p: p.register.register_firm_keys(consents.firm_keys("firm-9")),
     "import": lambda p: p.register.import_records([]),
     "revoke": lambda p: p.register.revoke(consents.signed(consents.revocation_record())),
     "snapshot": lambda p: p.register.snapshot(consents.NOW),
@@ -222,7 +223,7 @@ def test_a_query_is_charged_before_it_is_logged_or_answered() -> None:
     def spent(*_arguments: Any) -> None:
         raise PeerError("nothing is left", "Q01")
 
-    here = SimpleNamespace(_quota=SimpleNamespace(charge=spent), node=None, contract=None, _each=never)
+    here = SimpleNamespace(_quota=SimpleNamespace(charge=spent), node=None, contract=None, _each=never, _check_open=int)
     question = Question("run-1.bank-1.1", "P2", "PLAINTEXT", "operator-1", ("staff_count",), ())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PeerError):
         patch.setattr("lianxin.parties.query_platform.log_question", never)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lianxin.parties import identifiers
 from lianxin.parties.identifiers import (
     ALPHABET,
     DEPARTMENTS,
@@ -97,6 +98,26 @@ def test_a_sole_traders_code_makes_its_subject_a_natural_person() -> None:
     trader = uscc_from("9", "2", "630104", "MA000001")
     assert subject_type_of(trader) == "IND"
     assert [subject_type_of(other) for other in (VECTORS[0], "92", "F000001")] == ["ENT", "ENT", "ENT"]
+
+
+@pytest.mark.rule("R09")
+def test_a_citizens_number_is_a_persons_and_no_enterprises() -> None:
+    assert subject_type_of("11010519491231002X") == subject_type_of("440524188001010014") == "NP"
+    assert subject_type_of("110105194912310021") == "ENT"  # the check character is wrong: it is some other identifier
+
+
+def test_both_checks_of_a_code_hold_of_few_citizens_numbers() -> None:
+    """Such a number is taken for the code that it is as well; it is one in 341 (11 by 31)."""
+    both = numbers = 0
+    for serial in range(1000):
+        for day in range(1, 21):
+            stem = f"350102199103{day:02}{serial:03}"
+            total = sum(int(digit) * weight for digit, weight in zip(stem, identifiers._CARD_WEIGHTS, strict=True))
+            number = stem + "10X98765432"[total % 11]
+            numbers += 1
+            both += identifiers.is_uscc(number)
+            assert subject_type_of(number) == ("ENT" if identifiers.is_uscc(number) else "NP")
+    assert numbers == 20_000 and 0 < both < numbers / 200
 
 
 def test_nine_codes_in_ten_identifiers_make_a_column_of_codes() -> None:

@@ -11,6 +11,7 @@ from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import EncodingRejected
 from lianxin.federation.errors import EvidenceRejected, InputFault, RunStopped
 from lianxin.parties.ledger import Ledger, registry_root
+from lianxin.parties.ledger_export import keep_catalogue
 from lianxin.parties.store import Store
 
 NOW = "2026-05-01T08:00:00Z"
@@ -176,6 +177,15 @@ def test_a_release_keeps_its_consents_under_its_id(path: Path) -> None:
     assert Store(path).release_consents() == {release: ["c-2", "c-1"]}
 
 
+def test_what_is_kept_beside_a_release_goes_in_with_its_leaf_or_not_at_all(path: Path) -> None:
+    first, second = open_ledger(path), open_ledger(path)
+    first.append_release({"kind": "release", "run": "run-1"}, ["c-1"], settings={"release-commitments/ab": b"salt"})
+    assert Store(path).setting("release-commitments/ab") == b"salt"
+    with pytest.raises(InputFault, match="already written"):
+        second.append_release({"kind": "release", "run": "run-2"}, ["c-1"], settings={"release-commitments/cd": b"x"})
+    assert Store(path).setting("release-commitments/cd") is None
+
+
 def test_the_registry_grows_with_the_leaf_that_commits_to_it(path: Path) -> None:
     ledger = open_ledger(path)
     signed = [signing.sign_record({"type": "consent", "version": 1, "n": n}, [("firm", PEER)]) for n in range(3)]
@@ -251,6 +261,20 @@ def test_an_export_that_breaks_half_way_leaves_the_old_evidence_as_it_was(
         ledger.export(tmp_path / "out")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["evidence"]
+
+
+def test_a_run_is_exported_with_the_catalogue_that_its_contract_names(path: Path, tmp_path: Path) -> None:
+    ledger, store = exportable(path), Store(path)
+    agreed, today = b"field_name_en\nrevenue\n", b"field_name_en\nrevenue\nregion\n"
+    digest = hashlib.sha256(agreed).hexdigest()
+    contract = {"type": "run-contract", "version": 3, "run": "run-1", "catalogues": {"bank-a": digest}}
+    store.put_run("run-1", "done", canonical.encode(signing.sign_record(contract, [("bank-a", KEY)])))
+    for catalogue in (agreed, today):  # the node was started again with another file
+        keep_catalogue(store, catalogue)
+    assert store.setting("catalogue") == today
+    assert (ledger.export(tmp_path / "out") / "catalogue.csv").read_bytes() == agreed
+    store.delete_setting(f"catalogue/{digest}")  # a store of before 0.3 kept the present one alone
+    assert (ledger.export(tmp_path / "out") / "catalogue.csv").read_bytes() == today
 
 
 def test_an_export_without_a_known_run_or_catalogue_is_refused_in_one_sentence(path: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lianxin.parties.ledger_witness import head_of, note_of, note_record, second
 from lianxin.parties.store import Store
 
 KEY, WITNESS, OTHER = (signing.SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
+PINNED = {"platform": WITNESS.public_hex, "bank-b": OTHER.public_hex}
 NOW = "2026-05-01T08:00:00Z"
 NOTE = {"kind": "note", "run": ""}
 RELEASE = {"kind": "release", "run": "run-1", "recipient": "bank-b", "step": "matching.query"}
@@ -27,7 +28,7 @@ def clock() -> SimulatedClock:
 
 
 def ledger_at(path: Path, clock: SimulatedClock, quorum: int = 0) -> Ledger:
-    return Ledger(Store(path), "bank-a", KEY, clock, "lianxin 0.3.0", "operator-1", quorum, 4)
+    return Ledger(Store(path), "bank-a", KEY, clock, "lianxin 0.3.0", "operator-1", quorum, 4, PINNED)
 
 
 @pytest.fixture
@@ -218,6 +219,48 @@ def test_a_quorum_of_two_is_two_parties_on_one_checkpoint(
     ledger.append_release(RELEASE, [])
 
 
+def test_junk_under_a_witness_name_and_key_id_does_not_keep_its_true_cosignature_out(
+    tmp_path: Path, clock: SimulatedClock, witness: Witness
+) -> None:
+    ledger = ledger_at(tmp_path / "q.db", clock, quorum=1)
+    ledger.append(NOTE)
+    note, data = note_of(ledger.checkpoint()), ledger._store.last_checkpoint()
+    junk = notes.NoteSignature(
+        "lianxin/platform", notes.key_id("lianxin/platform", notes.COSIGNATURE, WITNESS.public_hex), bytes(72)
+    )
+    ledger._store.replace_checkpoint(data or b"", canonical.encode(note_record(note.with_signatures([junk]))))
+    clock.advance(5 * 3600)
+    ledger = ledger_at(tmp_path / "q.db", clock, quorum=1)
+    with pytest.raises(GateRefused):
+        ledger.append_release(RELEASE, [])
+    assert exchange(ledger, witness) == ledger.size
+    answered = notes.Note(note.text, (notes.cosign(note.text, "lianxin/platform", WITNESS, 1),)).signatures[0]
+    assert ledger.take_answer(answered.line().encode(), "platform", WITNESS.public_hex) == 1
+    (first, *_) = (note_of(canonical.decode_fragment(line)) for line in ledger._store.checkpoints())
+    assert notes.verify_cosignature(first, "lianxin/platform", WITNESS.public_hex) == 1
+    ledger.append_release(RELEASE, [])
+
+
+def test_a_second_answer_for_the_same_head_leaves_the_first_cosignature(ledger: Ledger, witness: Witness) -> None:
+    ledger.append(NOTE)
+    exchange(ledger, witness)
+    before = ledger._store.last_checkpoint()
+    later = witness.keep_head(ledger.request_for("platform"), "bank-a", KEY.public_hex, "2026-05-02T08:00:00Z")
+    assert ledger.take_answer(later, "platform", WITNESS.public_hex) == 1
+    assert ledger._store.last_checkpoint() == before
+
+
+def test_a_witness_that_is_not_pinned_cosigns_and_counts_for_no_quorum(
+    tmp_path: Path, clock: SimulatedClock, witness: Witness
+) -> None:
+    ledger = Ledger(Store(tmp_path / "q.db"), "bank-a", KEY, clock, "test", "operator-1", 1, 4, {"bank-b": "00" * 32})
+    ledger.append(NOTE)
+    clock.advance(5 * 3600)
+    assert exchange(ledger, witness) == 1
+    with pytest.raises(GateRefused):
+        ledger.append_release(RELEASE, [])
+
+
 # ---- the auditor
 
 
@@ -240,6 +283,31 @@ def test_the_auditor_refuses_a_cosignature_that_does_not_verify(tmp_path: Path) 
         assert verdict.ok is holds
         assert {check.name for check in verdict.failures} == (set() if holds else {"cosignatures"})
     assert bank.name != platform.name
+
+
+def other_run(world: evidence_world.World) -> None:
+    """The platform keeps the head of a bank of another contract."""
+    key = evidence_world.KEYS["stranger"]
+    stranger = Ledger(Store(world.folder / "x.db"), "stranger", key, SimulatedClock(NOW), "test", "operator-1")
+    stranger.append({**NOTE, "run": "run-2"})
+    world.parties[evidence_world.PLATFORM].witness.keep(stranger.checkpoint(), "stranger", key.public_hex)
+
+
+def test_a_platform_that_serves_another_bank_is_honest_and_does_not_show_its_head(tmp_path: Path) -> None:
+    world = evidence_world.World(tmp_path, {"after release": other_run})
+    run = world.story()
+    platform = world.parties[evidence_world.PLATFORM]
+    file = run / "parties" / evidence_world.PLATFORM / "evidence" / "witnessed.jsonl"
+    assert verify_run(run).ok
+    assert len(platform.store.witnessed("stranger")) == 1
+    assert b"stranger" not in file.read_bytes() and len(file.read_bytes().splitlines()) == 1
+    file.write_bytes(file.read_bytes() + platform.store.witnessed("stranger")[0] + b"\n")  # as 0.2 wrote it
+    verdict = verify_run(run)
+    assert verdict.ok
+    details = [check.detail for check in verdict.checks if check.name == "witnessed"]
+    assert sorted(details) == ["verified", "verified; 1 heads of parties of other runs not judged"]
+    file.write_bytes(file.read_bytes().replace(b"lianxin/stranger", b"lianxin/bank-a"))
+    assert [check.name for check in verify_run(run).failures] == ["witnessed"]
 
 
 def test_a_head_signed_by_nobody_of_the_run_is_no_head() -> None:

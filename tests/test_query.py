@@ -26,6 +26,7 @@ from lianxin.crypto import canonical
 from lianxin.federation import field_query
 from lianxin.federation.errors import GateRefused, InputFault, PeerError
 from lianxin.federation.field_query import FieldAnswer, FirmAnswer
+from lianxin.parties import query_platform
 from lianxin.parties.identifiers import is_uscc, subject_type_of
 from lianxin.parties.query_bank import agreement_for
 from lianxin.simulations.tables import Inputs
@@ -155,6 +156,18 @@ def test_a_field_that_the_agreement_does_not_list_is_refused(shared: Network) ->
 
 
 @pytest.mark.rule("R01")
+def test_no_ledger_repeats_a_name_that_the_agreement_does_not_list(shared: Network) -> None:
+    firm = shared.fresh()[0]
+    answer = shared.ask(firm, fields=(OPEN, firm, "a13812345678"))
+    assert forms(answer) | {OPEN: ""} == {OPEN: "", firm: "REFUSED R13", "a13812345678": "REFUSED R13"}
+    for party in (BANK, PLATFORM):
+        leaf = shared.leaves(party, "query")[-1]
+        assert (leaf["query"], leaf["fields"], leaf["other_fields"]) == (answer["request"], [OPEN], 2)
+        written = b"".join(shared.node(party).store.leaves())
+        assert firm.encode() not in written and b"13812345678" not in written
+
+
+@pytest.mark.rule("R01")
 def test_another_purpose_than_an_agreements_is_refused_here_and_by_the_platform(
     shared: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +246,27 @@ def test_the_two_can_be_told_apart_once_unknown_firms_are_refused_by_a_rule_of_t
     assert replies(shared, STRANGER, fields=CLOSED) != known
 
 
+# ---- what changes while a question is answered
+
+
+def test_the_right_that_is_shown_is_the_one_that_was_used(shared: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    firm = shared.fresh()[0]
+    first = shared.consent(firm, consent_id="c-shown-1", fields=[LIMITED])
+    honest = query_platform.judge
+
+    def then_changed(*asked: Any) -> Any:
+        judged = honest(*asked)
+        shared.revoke(first, firm)
+        shared.consent(firm, consent_id="c-shown-2", fields=[LIMITED])
+        return judged
+
+    monkeypatch.setattr(query_platform, "judge", then_changed)
+    answer = shared.ask(firm, fields=(LIMITED,))
+    assert forms(answer)[LIMITED].startswith("PLAIN") and rights(answer) == {LIMITED: "c-shown-2"}
+    used = shared.platform.node.store.uses(["c-shown-1", "c-shown-2"])
+    assert used["c-shown-2"] and not used.get("c-shown-1")
+
+
 # ---- what a person may give
 
 
@@ -244,6 +278,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too many firms": ({"firms": [f"{n}" for n in range(1001)]}, "1 to 1000 firms"),
     "a code with a wrong check": ({"firms": ["91110000600037341X"]}, "check character of the code"),
     "a code that is too short": ({"firms": ["9111"]}, "18 characters"),
+    "a field that is a sentence": ({"fields": ["Zhang San 13812345678"]}, "by their catalogue ids"),
     "too many fields": ({"fields": [f"f{n}" for n in range(257)]}, "at most 256 fields"),
 }
 

@@ -1,6 +1,7 @@
 """The two roles of a field query without a network: what each takes from the other, and every lie by its own rule."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ LIES: dict[str, tuple[str, Callable[[Any], None]]] = {
     "a firm twice": ("Q02", _firms("a", "a")),
     "a nameless firm": ("Q02", _firms("a", "")),
     "a firm with a long name": ("Q02", _firms("a" * 65)),
+    "a field that is no name": ("Q02", lambda m: m.fields.append("Zhang San 13812345678")),
+    "a field with a line": ("Q02", lambda m: m.fields.append("total_assets\n")),
     "1,001 firms": ("Q02", _firms(*(f"firm-{n}" for n in range(1001)))),
 }
 
@@ -152,9 +155,9 @@ def test_a_thousand_firms_are_a_request() -> None:
 def _reply(**parts: Any) -> Any:
     made = wire.QueryReply(chunk=parts.get("chunk", 0))
     for one in parts.get("plain", ()):
-        made.plain.add(**{"right": "OPEN", "release": bytes(32), "value": "1", **one})
+        made.plain.add(**{"right": "OPEN", "release": bytes.fromhex(RELEASE), "value": "1", **one})
     for one in parts.get("desensitised", ()):
-        made.desensitised.add(**{"right": "ab" * 32, "release": bytes(32), "value": "1", **one})
+        made.desensitised.add(**{"right": "cd" * 32, "release": bytes.fromhex(RELEASE), "value": "1", **one})
     for one in parts.get("refused", ()):
         made.refused.add(**{"rule": "R02", **one})
     return made
@@ -172,6 +175,8 @@ BAD_REPLIES = {
     "no right": _reply(plain=[{**A, "right": ""}, B]),
     "a right that is a text": _reply(plain=[{**A, "right": "<b>consent</b>"}, B]),
     "no release": _reply(plain=[{**A, "release": b""}, B]),
+    "a release that is none": _reply(plain=[{**A, "release": b"x" * 31}, B]),
+    "one release by two consents": _reply(plain=[{**A, "right": "consent-1"}, {**B, "right": "consent-2"}]),
     "missing and there": _reply(plain=[{**A, "missing": True}, B]),
 }
 
@@ -231,6 +236,41 @@ def test_a_value_crosses_only_behind_a_release_in_the_mode_of_its_form(ends: wor
     assert _sends(session, _reply(plain=[A]), "query.answer", provenance("PLAINTEXT")) == ""
     assert _sends(session, masked, "query.answer", provenance("DESENSITISED")) == ""
     assert _sends(session, _reply(refused=[A]), "query.answer") == ""
+
+
+def _right(**changes: Any) -> Provenance:
+    return replace(provenance(), **changes)
+
+
+OTHER = {"release": bytes(32)}
+UNTIED: dict[str, tuple[Any, tuple[Provenance, ...]]] = {
+    "another field": (_reply(plain=[A]), (_right(fields=(FIELDS[1],)),)),
+    "another release": (_reply(plain=[{**A, **OTHER}]), (_right(),)),
+    "one field under another's release": (_reply(plain=[A, {**B, **OTHER}]), (_right(), _right(release_id="cd" * 32))),
+    "more firms than rows": (_reply(plain=[A, {**A, "firm": 1}]), (_right(),)),
+    "a release in a lesser mode": (
+        _reply(plain=[A]), (_right(mode="DESENSITISED"), _right(release_id="cd" * 32)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.rule("G04")
+@pytest.mark.parametrize("lie", UNTIED)
+def test_a_value_crosses_behind_its_own_release_alone(
+    ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    message, rights = UNTIED[lie]
+    assert _sends(ends.platform.session, message, "query.answer", *rights) == "G04"
+    monkeypatch.setattr(Session, "_verify_releases", lambda *_arguments: None)
+    assert _sends(ends.platform.session, message, "query.answer", *rights) == ""  # any release would do
+
+
+@pytest.mark.rule("G04")
+def test_a_release_of_one_firm_does_not_serve_another_in_the_next_message(ends: worlds.Ends) -> None:
+    session = ends.platform.session
+    for firm, rule in ((0, ""), (0, ""), (1, "G04"), (0, "")):
+        assert _sends(session, _reply(plain=[{**A, "firm": firm}]), "query.answer", _right()) == rule
+    assert _sends(session, _reply(plain=[{**A, "firm": 1}]), "query.answer", _right(rows=2)) == ""
 
 
 def test_a_firm_is_named_only_behind_the_banks_own_release(ends: worlds.Ends) -> None:

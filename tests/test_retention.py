@@ -13,7 +13,7 @@ import pytest
 from lianxin.crypto import canonical
 from lianxin.federation.errors import GateRefused, InputFault
 from lianxin.federation.model import Released
-from lianxin.parties import retention
+from lianxin.parties import boundary_values, retention
 from lianxin.parties.decision import Catalogue, Field
 
 FIRMS = ["firm-a", "firm-b", "firm-c", "firm-d"]
@@ -43,6 +43,17 @@ def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[w.Prov
     made.store.close()
 
 
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[w.Provider]:
+    """As `provider`, with firms that let the value be read."""
+    monkeypatch.setattr(w, "CATALOGUE", catalogue_with_period())
+    made = w.Provider(tmp_path, *FIRMS)
+    for firm in FIRMS:
+        made.give(firm, mode="PLAINTEXT")
+    yield made
+    made.store.close()
+
+
 def ask(provider: w.Provider) -> Released:
     columns = {"staff_count": [1, 2, 3, 4]}
     dates = {"est_date": ["2020-01-01", "2025-01-01", None, "2021-06-01"]}
@@ -63,6 +74,38 @@ def test_without_the_check_an_item_past_its_period_would_cross(
     assert ask(provider).columns["staff_count"][0] is None
     monkeypatch.setattr(Field, "has_expired", lambda *_: False)
     assert ask(provider).columns["staff_count"][0] == 1
+
+
+def told(provider: w.Provider, mode: str, dates: dict[str, list[Any]]) -> tuple[Any, dict[str, Any]]:
+    """Return the values that leave in a mode, with these dates, and the release's leaf."""
+    columns = {"staff_count": [1, 2, 3, None]}
+    request = w.request_of("staff_count", mode=mode)
+    released = provider.boundary.release(w.contract_of(), request, FIRMS, columns, dates=dates)
+    return released.columns["staff_count"], [
+        leaf for leaf in map(canonical.decode, provider.store.leaves()) if leaf["kind"] == "release"
+    ][-1]
+
+
+DATES = {"none": {}, "some": {"est_date": ["2025-01-01", " ", None, None]}}
+
+
+@pytest.mark.rule("R21")
+@pytest.mark.parametrize(("case", "shown", "withheld"), [("none", (None,) * 4, 3), ("some", (1, None, None, None), 2)])
+def test_an_item_with_a_period_and_no_date_is_shown_to_nobody(
+    plain: w.Provider, case: str, shown: tuple[Any, ...], withheld: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, leaf = told(plain, "PLAINTEXT", DATES[case])
+    assert values == shown and leaf["expired"] == [{"field": "staff_count", "firms": withheld}]
+    monkeypatch.setattr(boundary_values, "_expired", lambda entry, rows, values, ended, now: (frozenset(), frozenset()))
+    assert told(plain, "PLAINTEXT", DATES[case])[0] == (1, 2, 3, None), "without the check they are shown at any age"
+
+
+@pytest.mark.rule("R21")
+@pytest.mark.parametrize(("case", "undated"), [("none", 3), ("some", 2)])
+def test_an_item_without_a_date_is_computed_on_and_counted(provider: w.Provider, case: str, undated: int) -> None:
+    values, leaf = told(provider, "COMPUTE_ONLY", DATES[case])
+    assert values == (1, 2, 3, None) and leaf["undated"] == [{"field": "staff_count", "firms": undated}]
+    assert "expired" not in leaf
 
 
 def test_the_date_of_an_item_is_read_and_does_not_cross(provider: w.Provider) -> None:
@@ -87,7 +130,7 @@ class Node(SimpleNamespace):
 def node(tmp_path: Path) -> Iterator[Node]:
     made = w.Provider(tmp_path)
     config = SimpleNamespace(state=tmp_path / "state", operator="operator-1")
-    yield Node(config=config, store=made.store, ledger=made.ledger, clock=made.clock)
+    yield Node(config=config, store=made.store, ledger=made.ledger, clock=made.clock, swept="")
     made.store.close()
 
 
@@ -111,6 +154,20 @@ def test_a_sweep_deletes_a_runs_model_and_scores_when_they_are_due_and_leaves_th
     [leaf] = node.leaves("deletion")
     assert (leaf["run"], leaf["rule"], leaf["count"]) == ("run-1", "R07", 2) and len(leaf["dataset"]) == 64
     assert retention.sweep(node) == []
+
+
+@pytest.mark.rule("R07")
+def test_a_node_that_runs_for_long_sweeps_once_each_day(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = put_run(node, "run-1", retain_until="2026-06-02T12:00:00Z") / "model.json"
+    retention.sweep_daily(node)
+    node.clock.time = "2026-06-02T23:00:00Z"
+    asked = list[str]()
+    sweep = retention.sweep
+    monkeypatch.setattr(retention, "sweep", lambda one: asked.append(one.clock.now()) or sweep(one))
+    assert due.exists()
+    for _ in range(3):
+        retention.sweep_daily(node)
+    assert not due.exists() and asked == ["2026-06-02T23:00:00Z"]
 
 
 def test_a_contract_that_names_no_retention_gives_thirty_days_after_its_end(node: Node) -> None:

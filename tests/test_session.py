@@ -90,7 +90,7 @@ TAMPERED: dict[str, tuple[str, Any, str]] = {
     "previous": ("previous", flipped, "S02"),
     "epoch": ("epoch", 7, "S02"),
     "expiry": ("expires_at", "2027-12-31T00:00:00Z", "S02"),
-    "message type": ("message_type", "RunClosed", "S02"),
+    "message type": ("message_type", "RunClosed", "G03"),
     "unknown message type": ("message_type", "Whatever", "G02"),
     "payload": ("payload", status("failed").SerializeToString(), "S02"),
     "payload that is no message": ("payload", b"\xff\xff", "G06"),

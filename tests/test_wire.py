@@ -180,6 +180,33 @@ def test_fields_in_another_order_are_another_encoding_and_refused() -> None:
         wire.unseal(first + data)
 
 
+UNKNOWN = wire.envelope_pb2.Envelope(payload=b"91110000600037341L").SerializeToString()
+
+
+def with_unknown_field(data: bytes) -> bytes:
+    """Return an encoding that has a field 1000 more, of bytes, at its end: what any parser of protobuf lets pass."""
+    return data + bytes([(1000 << 3 | 2) & 0x7F | 0x80, (1000 << 3 | 2) >> 7, len(UNKNOWN)]) + UNKNOWN
+
+
+@pytest.mark.rule("G03")
+def test_what_an_envelope_or_its_message_holds_beside_its_fields_is_refused_before_it_is_looked_at() -> None:
+    data, _ = wire.seal(dict(HEADER), wire.RunStatus(state="finished"), KEY)
+    assert wire.unseal(data).message.state == "finished"
+    with refused("G03"):
+        wire.unseal(with_unknown_field(data))
+    inner = wire.NamedText.FromString(with_unknown_field(b""))
+    for message in (wire.RunStatus.FromString(with_unknown_field(b"")), wire.LearningMessage(config=[inner])):
+        with refused("G03"):
+            wire.unseal(wire.seal(dict(HEADER), message, KEY)[0])
+
+
+@pytest.mark.rule("G03")
+def test_without_the_check_an_envelope_carries_anything_under_the_same_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, sent = wire.seal(dict(HEADER), wire.RunStatus(state="finished"), KEY)
+    monkeypatch.setattr(wire, "_check_known", lambda message: None)
+    assert wire.unseal(with_unknown_field(data)).message_hash == sent.message_hash
+
+
 @pytest.mark.rule("G02")
 def test_an_envelope_of_a_message_type_or_step_that_is_not_known_is_refused() -> None:
     data, _ = wire.seal(dict(HEADER), wire.RunStatus(state="finished"), KEY)

@@ -224,9 +224,10 @@ def test_no_change_of_bytes_leaves_a_consent_that_verifies(changes: list[tuple[i
 def _differs_in_signer_only(data: bytes) -> bool:
     """Return whether only the signer's id, a label that no rule reads, is another; `data` was accepted."""
     changed, real = json.loads(data), json.loads(REAL)
-    return changed["record"] == real["record"] and [
-        {**entry, "signer": "firm"} for entry in changed["signatures"]
-    ] == real["signatures"]
+    return (
+        changed["record"] == real["record"]
+        and [{**entry, "signer": "firm"} for entry in changed["signatures"]] == real["signatures"]
+    )
 
 
 @settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -5,6 +5,7 @@ first shows the attack succeeding with the defence taken out: no mark beside the
 """
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import ProofOfInclusionRejected
-from lianxin.federation.errors import EvidenceRejected, GateRefused
+from lianxin.federation.errors import EvidenceRejected, GateRefused, RunStopped
 from lianxin.parties import consent_high_water
 from lianxin.parties.ledger_witness import Witness
 from lianxin.parties.store import Store
@@ -108,13 +109,91 @@ def test_a_crash_between_the_store_and_the_mark_loses_nothing(tmp_path: Path, mo
     def crash(*_: object) -> None:
         raise OSError("power cut")
 
-    monkeypatch.setattr("lianxin.parties.consent_register.write_mark", crash)
+    monkeypatch.setattr("lianxin.parties.consent_high_water.write_mark", crash)
     with pytest.raises(OSError, match="power cut"):
         node.register.import_records([given_again()])
     node.store.close()
     monkeypatch.undo()
     again = start(tmp_path / "state")
     assert again.register.epoch == 3
+    again.store.close()
+
+
+def take_once(node: w.Provider, run: str) -> tuple[str, ...]:
+    contract = w.contract_of(run=run)
+    return node.boundary.release(contract, w.request_of(*FIELDS), [w.FIRM], {"staff_count": [1]}).firms
+
+
+def used_up(folder: Path, *, marked: bool) -> Path:
+    """Run a node with a consent for one use, copy its folder, and then let the use be taken; return the copy."""
+    state, copy = folder / "state", folder / "before the use"
+    state.mkdir(parents=True)
+    node = start(state, marked=marked)
+    once = w.consent_record(w.FIRM, consent_id="consent-1", max_uses=1)
+    node.register.import_records([w.signed(once, w.FIRM)])
+    stop(node)
+    shutil.copytree(state, copy)
+    node = start(state, marked=marked)
+    assert take_once(node, "run-1") == (w.FIRM,)
+    with pytest.raises(GateRefused):
+        take_once(node, "run-2")
+    stop(node)  # without a checkpoint, as a node that is killed
+    return copy
+
+
+def test_a_consent_for_one_use_is_not_made_unused_by_the_store_of_before(tmp_path: Path) -> None:
+    for name, marked in (("kept", True), ("weak", False)):
+        put_back(tmp_path / name, used_up(tmp_path / name, marked=marked), "store.db")
+        if marked:
+            with pytest.raises(EvidenceRejected, match="older or another copy"):
+                start(tmp_path / name / "state")
+        else:
+            node = start(tmp_path / name / "state", marked=False)
+            assert take_once(node, "run-2") == (w.FIRM,)
+            node.store.close()
+
+
+def test_each_checkpoint_and_the_stop_of_a_node_raise_the_mark(tmp_path: Path) -> None:
+    node = start(tmp_path)
+    mark = tmp_path / MARK
+
+    def size() -> int:
+        found = consent_high_water.read_mark(mark)
+        return found.ledger_size if found else -1
+
+    before = size()
+    node.ledger.append({"kind": "note", "run": ""})
+    assert size() == before < node.ledger.size  # a leaf that nothing is counted by does not raise it...
+    node.ledger.checkpoint()
+    assert size() == node.ledger.size  # ...the checkpoint over it does, and so does the last one
+    node.ledger.append({"kind": "note", "run": ""})
+    node.ledger.close()
+    assert size() == node.ledger.size
+    node.store.close()
+
+
+def test_the_mark_is_raised_after_the_leaf_is_on_disk_and_a_crash_before_it_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(tmp_path)
+    once = w.consent_record(w.FIRM, consent_id="consent-1", max_uses=1)
+    node.register.import_records([w.signed(once, w.FIRM)])
+    there = list[tuple[int, int]]()
+
+    def crash(_path: Path, mark: consent_high_water.Mark) -> None:
+        with sqlite3.connect(tmp_path / "store.db") as other:
+            there.append((mark.ledger_size, *other.execute("select count(*) from leaves").fetchone()))
+        raise OSError("power cut")
+
+    monkeypatch.setattr(consent_high_water, "write_mark", crash)
+    with pytest.raises(RunStopped, match="mark beside the store"):
+        take_once(node, "run-1")
+    node.store.close()
+    monkeypatch.undo()
+    assert there and all(marked <= kept for marked, kept in there)
+    again = start(tmp_path)
+    with pytest.raises(GateRefused):  # the use was not handed out, and stays counted
+        take_once(again, "run-2")
     again.store.close()
 
 

@@ -114,13 +114,13 @@ def test_no_release_after_the_leaf_of_a_revocation_rests_on_that_consent(provide
 def test_a_gate_that_does_not_hold_the_registry_lets_rows_cross_after_the_withdrawal(
     provider: w.Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = boundary.keep_commitments
+    keep = boundary.commitments_to
 
-    def slowly(*parts: Any) -> str:
+    def slowly(*parts: Any) -> Any:
         time.sleep(MOST_WAIT_S / 2)  # the time that a larger release takes to its leaf
         return keep(*parts)
 
-    monkeypatch.setattr(boundary, "keep_commitments", slowly)
+    monkeypatch.setattr(boundary, "commitments_to", slowly)
     weaken(provider)
     chance = Random(19)
     for number in range(100):
@@ -135,17 +135,17 @@ def test_a_gate_that_does_not_hold_the_registry_lets_rows_cross_after_the_withdr
 def test_a_withdrawal_between_decision_and_leaf_waits_for_the_leaf(
     provider: w.Provider, monkeypatch: pytest.MonkeyPatch, is_weak: bool
 ) -> None:
-    firm, keep = "firm-1", boundary.keep_commitments
+    firm, keep = "firm-1", boundary.commitments_to
     provider.give(firm, consent_id="consent-1")
     revocation = w.signed(w.revocation_record(firm, "consent-1"), firm)
     thread = threading.Thread(target=lambda: provider.register.revoke(revocation))
 
-    def meanwhile(*parts: Any) -> str:
+    def meanwhile(*parts: Any) -> Any:
         thread.start()
         thread.join(0.2)
         return keep(*parts)
 
-    monkeypatch.setattr(boundary, "keep_commitments", meanwhile)
+    monkeypatch.setattr(boundary, "commitments_to", meanwhile)
     if is_weak:
         weaken(provider)
     released = provider.boundary.release(w.contract_of(), w.request_of("staff_count"), [firm], {"staff_count": [1]})

@@ -161,13 +161,13 @@ def test_an_alarm_is_written_once_with_the_skew_and_serving_goes_on_when_the_clo
 def test_what_is_decided_and_its_leaf_have_one_time(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
     from lianxin.parties import boundary
 
-    keep = boundary.keep_commitments
+    keep = boundary.commitments_to
 
-    def late(*parts: Any) -> str:
+    def late(*parts: Any) -> Any:
         party.machine.pass_by(400)
         return keep(*parts)
 
-    monkeypatch.setattr(boundary, "keep_commitments", late)
+    monkeypatch.setattr(boundary, "commitments_to", late)
     assert ENDING in party.ask()
     [leaf] = party.leaves("release")
     assert leaf["time"] == w.NOW < "2026-06-01T00:05:00Z" < party.clock.now()

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from lianxin.crypto import canonical, merkle, notes, signing
-from lianxin.crypto.errors import ProofOfInclusionRejected
-from lianxin.federation.errors import EvidenceRejected
+from lianxin.crypto.errors import EncodingRejected, ProofOfInclusionRejected, SignatureRejected
+from lianxin.federation.errors import EvidenceRejected, GateRefused
+from lianxin.parties.clock import SimulatedClock
 from lianxin.parties.ledger import Ledger, Witness
-from lianxin.parties.ledger_witness import head_of
+from lianxin.parties.ledger_witness import head_of, note_of
 from lianxin.parties.store import Store
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "vectors" / "merkle_rfc9162.json"
@@ -96,6 +97,119 @@ def test_a_witness_that_restarts_remembers_what_it_saw(tmp_path: Path, witness: 
         again.keep(short, "bank-a", KEY.public_hex)
     forgetful = Witness(Store(tmp_path / "other.db"), "platform", WITNESS_KEY)
     forgetful.keep(short, "bank-a", KEY.public_hex)  # without memory the truncated ledger passes
+
+
+# ---- lines that nobody signed
+
+
+def junk(name: str, key: signing.SigningKey | None = None, size: int = 72) -> notes.NoteSignature:
+    named = notes.key_id(name, notes.COSIGNATURE, key.public_hex) if key else b"junk"
+    return notes.NoteSignature(name, named, bytes(size))
+
+
+def shown(ledger: Ledger, old: int, *lines: notes.NoteSignature) -> bytes:
+    """Return a request with lines of the attacker's own making under the head."""
+    note = note_of(ledger.checkpoint())
+    proof = proof_from(ledger, old) if old else []
+    return notes.make_request(old, proof, notes.Note(note.text, (*note.signatures, *lines)))
+
+
+def ask(witness: Witness, request: bytes) -> bytes:
+    return witness.keep_head(request, "bank-a", KEY.public_hex, NOW)
+
+
+FORGED = [*NOTES[:3], {**NOTES[0], "n": 99}, *NOTES[3:]]
+
+
+def test_a_fork_that_bears_the_witness_name_and_key_id_is_not_what_the_next_head_starts_from(
+    tmp_path: Path, witness: Witness
+) -> None:
+    forged = ledger_of(tmp_path / "forged.db", FORGED)
+    assert ask(witness, shown(forged, 7, junk("lianxin/platform", WITNESS_KEY))) == b"7\n"
+    forged.append_many(NOTES[:2])
+    assert ask(witness, shown(forged, 8)) == b"7\n"  # the fork is still none of ours
+
+
+def test_a_fork_of_the_same_size_is_not_cosigned_when_it_is_shown_again(tmp_path: Path, witness: Witness) -> None:
+    fork = ledger_of(tmp_path / "fork.db", [*NOTES[:6], {**NOTES[6], "n": 99}])
+    for _ in range(3):
+        with pytest.raises(EvidenceRejected, match="two different ledgers"):
+            ask(witness, shown(fork, 7))
+    honest = ledger_of(tmp_path / "honest.db", NOTES[:1])
+    assert notes.parse_signatures(ask(witness, shown(honest, 7)).decode())  # whoever was forked goes on
+
+
+def test_lines_that_nobody_verified_are_not_kept_and_a_full_note_does_not_stop_the_witness(
+    tmp_path: Path, witness: Witness
+) -> None:
+    grown = ledger_of(tmp_path / "grown.db", [*NOTES, *NOTES])
+    full = [junk(f"ghost-{n}") for n in range(notes.SIGNATURE_LIMIT - 1)]
+    assert ask(witness, shown(grown, 7, *full)).startswith("\u2014 lianxin/platform ".encode())
+    kept = [canonical.decode_fragment(data) for data in Store(tmp_path / "witness.db").witnessed("bank-a")]
+    assert [len(note_of(line).signatures) for line in kept] == [2, 2]
+    grown.append_many(NOTES)
+    assert ask(witness, shown(grown, 14)).startswith("\u2014 lianxin/platform ".encode())
+
+
+def test_a_head_that_leaves_no_room_for_a_cosignature_is_neither_answered_nor_kept(tmp_path: Path) -> None:
+    def request_of(filling: int) -> bytes:
+        text = notes.Checkpoint("lianxin/bank-a", 7, bytes(32), ("x" * filling,)).text()
+        return notes.make_request(0, [], notes.Note(text, (notes.sign(text, "lianxin/bank-a", KEY),)))
+
+    witness, spare = Witness(Store(tmp_path / "new.db"), "platform", WITNESS_KEY), notes.NOTE_LIMIT_BYTES
+    full = request_of(spare - len(request_of(0)))
+    assert len(full) == notes.NOTE_LIMIT_BYTES and notes.parse_request(full)
+    with pytest.raises(EncodingRejected):
+        ask(witness, full)
+    assert Store(tmp_path / "new.db").witnessed("bank-a") == []
+
+
+ANSWERS = {
+    "names of others": [junk(f"lianxin/ghost-{n}") for n in range(2)],
+    "as many lines as a note holds": [junk(f"g{n}") for n in range(notes.SIGNATURE_LIMIT - 1)],
+    "a line of 20,000 bytes": [junk("g", size=20_000)],
+    "another witness by its key id": [junk("lianxin/bank-b", signing.SigningKey.from_seed(b"b" * 32))],
+    "its own line twice": [junk("lianxin/platform", WITNESS_KEY)],
+}
+
+
+@pytest.mark.rule("W01")
+@pytest.mark.parametrize("more", ANSWERS.values(), ids=ANSWERS)
+def test_a_witness_adds_nothing_to_a_checkpoint_but_its_own_cosignature(
+    tmp_path: Path, more: list[notes.NoteSignature]
+) -> None:
+    other = signing.SigningKey.from_seed(b"b" * 32).public_hex
+    pinned, clock = {"platform": WITNESS_KEY.public_hex, "bank-b": other}, SimulatedClock(NOW)
+
+    def opened() -> Ledger:
+        return Ledger(Store(tmp_path / "a.db"), "bank-a", KEY, clock, "lianxin 0.3.0", "operator-1", 2, 4, pinned)
+
+    ledger = opened()
+    ledger.append(NOTES[0])
+    note = note_of(ledger.checkpoint())
+    own = notes.cosign(note.text, "lianxin/platform", WITNESS_KEY, 1).line().encode()
+    with pytest.raises((EncodingRejected, SignatureRejected)):
+        ledger.take_answer(own + "".join(one.line() for one in more).encode(), "platform", WITNESS_KEY.public_hex)
+    assert ledger.take_answer(own, "platform", WITNESS_KEY.public_hex) == 1
+    clock.advance(5 * 3600)
+    again = opened()
+    with pytest.raises(GateRefused):
+        again.append_release({"kind": "release", "run": "run-1", "recipient": "bank-b", "step": "x"}, [])
+    assert again.request_for("platform")
+    again.close()
+
+
+def test_one_witness_under_two_pinned_names_is_one(tmp_path: Path) -> None:
+    clock, key = SimulatedClock(NOW), WITNESS_KEY.public_hex
+    pinned = {"platform": key, "bank-b": key}
+    ledger = Ledger(Store(tmp_path / "a.db"), "bank-a", KEY, clock, "lianxin 0.3.0", "operator-1", 2, 4, pinned)
+    ledger.append(NOTES[0])
+    note = note_of(ledger.checkpoint())
+    for party in pinned:
+        ledger.take_answer(notes.cosign(note.text, f"lianxin/{party}", WITNESS_KEY, 1).line().encode(), party, key)
+    clock.advance(5 * 3600)
+    with pytest.raises(GateRefused):
+        ledger.append_release({"kind": "release", "run": "run-1", "recipient": "bank-b", "step": "x"}, [])
 
 
 @pytest.mark.skipif(not VECTORS.is_file(), reason="shared/vectors is not beside the checkout")

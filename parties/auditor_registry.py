@@ -1,0 +1,207 @@
+"""What an auditor checks of a registry: who signed each record, with which key, what the ledger commits to, its snapshots.
+
+`History` is the registry along one ledger: the state that a leaf was written at, and how often each limited consent had
+been used by then. It goes forward only and keeps one state, since epochs do not fall along a ledger.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from heapq import merge
+from operator import itemgetter
+
+from lianxin.crypto import canonical, merkle, snapshot
+from lianxin.crypto.errors import CryptoError
+from lianxin.parties import decision
+from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits
+from lianxin.parties.decision_consents import essence_of, snapshot_entries
+from lianxin.parties.decision_signers import grantors_of, keys_root, signers_of
+
+_FIRM_KEY = {"subject_key": str, "key": str}
+_CONSENT_LIST = {"release": str, "consents": [str]}
+_WITHOUT_KEY_LEAVES = ("lianxin 0.1.", "lianxin 0.2.")
+_UNFIT = (CryptoError, KeyError, TypeError, ValueError, AttributeError)
+
+
+def use_of(leaf: Record) -> str:
+    """Return the use that a limited consent is counted by: the one that the leaf names, else its run."""
+    return text if isinstance(text := leaf.get("use"), str) and text else leaf["run"]
+
+
+class History:
+    """The registry and the uses of its limited consents as one party's leaves have them, walked forward once."""
+
+    def __init__(self, own: Evidence) -> None:
+        self._own, self._state, self._epoch, self._is_broken = own, decision.Registry(), 0, False
+        self._used: dict[str, set[str]] = defaultdict(set)
+        self._lists = {
+            one["release"]: one["consents"] for one in own.records["release_consents"] if fits(one, _CONSENT_LIST)
+        }
+
+    def at(self, epoch: int) -> decision.Registry | None:
+        """Return the state at `epoch`, or at the latest asked for; None where the records do not make one.
+
+        The state is good until the next call. Signatures are `registry_findings`'s part.
+        """
+        if self._is_broken or epoch > len(self._own.records["registry"]):
+            return None
+        for signed in self._own.records["registry"][self._epoch : epoch]:
+            try:
+                record = signed["record"]
+                self._state.admit(essence_of(record), bytes.fromhex(canonical.record_hash(record)))
+            except _UNFIT:
+                self._is_broken = True
+                return None
+            self._epoch += 1
+        return replace(self._state, epoch=self._epoch)
+
+    def consents_of(self, index: int) -> list[str] | None:
+        """Return the ids of the consents behind the release at this leaf, None when their list is missing."""
+        return self._lists.get(self._own.release_id(index))
+
+    def note_uses(self, index: int, leaf: Record) -> None:
+        """Count what the release at this leaf used; the leaves before it are counted already."""
+        for name in self.consents_of(index) or ():
+            consent = self._state.consents.get(name)
+            if consent is None or _is_limited(consent):
+                self._used[name].add(use_of(leaf))
+
+    def uses(self, consents: Iterable[str], but: Record | None = None) -> dict[str, int]:
+        """Return by how many uses each limited one of these consents was used, leaving out that of the leaf `but`."""
+        own = set() if but is None else {use_of(but)}
+        return {name: len(self._used[name] - own) for name in consents if name in self._used}
+
+
+def _is_limited(consent: decision.Consent) -> bool:
+    return "max_uses" in consent.terms or "frequency" in consent.terms
+
+
+def registry_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield where consents and revocations are not the ones that the ledger commits to, or not their firm's own."""
+    records, tree, covered = own.records["registry"], _tree(own.records["registry"]), set()
+    root_until = newest = 0
+    for index, leaf in own.of_kind("registry"):
+        epoch = leaf["epoch"]
+        if epoch < newest:
+            what = f"epoch {epoch} comes after epoch {newest}; a registry only grows"
+            yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} which records it took back")
+        elif not epoch <= len(records) or not _is_named(leaf, records, tree):
+            yield Finding(
+                f"{own.party}, leaf {index}: the registry up to epoch {epoch} is not what the leaf commits to",
+                f"ask {own.party} for its consents and revocations in the order it logged them",
+            )
+        covered.add(epoch)
+        newest = max(newest, epoch)
+        root_until = max(root_until, epoch if "registry_root" in leaf else 0)
+    bare = [epoch for epoch in range(root_until + 1, len(records) + 1) if epoch not in covered]
+    if bare:
+        yield Finding(f"{own.party}, epoch {bare[0]}: no leaf commits to this record", f"ask {own.party} whence it is")
+    yield from _signature_findings(own)
+
+
+def _tree(records: Iterable[Record]) -> merkle.MerkleTree:
+    tree = merkle.MerkleTree()
+    for record in records:
+        tree.append(canonical.encode(record))
+    return tree
+
+
+def _is_named(leaf: Record, records: list[Record], tree: merkle.MerkleTree) -> bool:
+    epoch = leaf["epoch"]
+    if "registry_root" in leaf:
+        return bool(leaf["registry_root"] == tree.root(epoch).hex())
+    record = records[epoch - 1].get("record") if epoch else None
+    return isinstance(record, dict) and leaf.get("record_hash") == canonical.record_hash(record)
+
+
+def _signature_findings(own: Evidence) -> Iterator[Finding]:
+    keys = {one["subject_key"]: one["key"] for one in own.records["firm_keys"] if fits(one, _FIRM_KEY)}
+    kinds = {
+        one["subject_key"]: one["kind"] for one in own.records["firm_keys"] if fits(one, _FIRM_KEY | {"kind": str})
+    }
+    for epoch, signed in enumerate(own.records["registry"], 1):
+        try:
+            decision.verify_record(signed, keys, kinds)
+        except (CryptoError, KeyError, TypeError):
+            yield Finding(
+                f"{own.party}, epoch {epoch}: malformed, or not signed by the firm's registered key (rule R37)",
+                f"ask {own.party} for the firm's own signature",
+            )
+    try:
+        decision.Registry().extended(own.records["registry"], {}, verify=False)
+    except CryptoError:
+        yield Finding(f"{own.party}: its records do not make one registry", f"ask {own.party} for the missing consents")
+
+
+def _firm_keys(own: Evidence) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the registered keys, and what kind of subject each is known to be of, by subject key."""
+    lines = [one for one in own.records["firm_keys"] if fits(one, _FIRM_KEY)]
+    kinds = {one["subject_key"]: one["kind"] for one in lines if isinstance(one.get("kind"), str)}
+    return {one["subject_key"]: one["key"] for one in lines}, kinds
+
+
+def firm_key_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield where the keys that make a consent count are not those that leaves commit to, from contracts of version 3 on.
+
+    The last leaf's root is that over all keys in evidence. Roots before it cannot be built again, since nothing says
+    which keys came when; of them the number counts: as many subjects as have signed by then had a key.
+    """
+    (keys, kinds), leaves = _firm_keys(own), list(own.of_kind("firm-keys"))
+    if run.version < 3 or not (keys or leaves):
+        return
+    last = leaves[-1][1] if leaves else {}
+    if (last.get("keys"), last.get("keys_root")) != (len(keys), keys_root(keys, kinds)):
+        yield Finding(
+            f"{own.party}: the {len(keys)} registered keys in evidence are not those that its last leaf of keys commits to",
+            f"ask {own.party} who registered which key, and when",
+        )
+    yield from _unregistered(own)
+
+
+def _unregistered(own: Evidence) -> Iterator[Finding]:
+    """Yield the first leaf by which more subjects have signed than had a key; what wrote it must have known such leaves."""
+    named, read, registered = set[str](), 0, 0
+    for index, leaf in merge(own.of_kind("firm-keys"), own.of_kind("registry"), key=itemgetter(0)):
+        if leaf["kind"] == "firm-keys":
+            registered = leaf["keys"]
+            continue
+        for signed in own.records["registry"][read : leaf["epoch"]]:
+            named |= _subjects(signed)
+        read = max(read, leaf["epoch"])
+        if len(named) > registered and not leaf["code_version"].startswith(_WITHOUT_KEY_LEAVES):
+            what = f"{len(named)} subjects have signed, and {registered} keys were registered before"
+            yield Finding(f"{own.party}, leaf {index}: {what} (rule R37)", f"ask {own.party} who registered the others")
+            return
+
+
+def _subjects(signed: Record) -> set[str]:
+    try:
+        signers, grantors = signers_of(signed["record"]), grantors_of(signed["record"])
+        return {one.subject for one in signers} | {one.subject for one in grantors}
+    except (CryptoError, KeyError, TypeError):
+        return set()  # malformed, which the records' own check names
+
+
+def snapshot_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the leaves whose snapshot root is not that of the registry at their epoch, with the uses counted by then."""
+    history = History(own)
+    for index, leaf in merge(own.of_kind("registry"), own.of_kind("release"), key=itemgetter(0)):
+        if leaf["kind"] == "release":
+            history.at(own.epoch_before(index))
+            history.note_uses(index, leaf)
+        elif "snapshot_root" in leaf and not _is_snapshot(leaf, history):
+            yield Finding(
+                f"{own.party}, leaf {index}: its snapshot is not the state of the registry at epoch {leaf['epoch']}",
+                f"ask {own.party} which consents it showed as live",
+            )
+
+
+def _is_snapshot(leaf: Record, history: History) -> bool:
+    registry, now = history.at(leaf["epoch"]), leaf.get("snapshot_at")
+    if registry is None or registry.epoch != leaf["epoch"] or not isinstance(now, str):
+        return False
+    try:
+        entries = snapshot_entries(registry, now, history.uses(registry.consents))
+        return bool(snapshot.Snapshot(entries).root.hex() == leaf["snapshot_root"])
+    except _UNFIT:
+        return False
