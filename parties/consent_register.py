@@ -91,7 +91,7 @@ class ConsentRegister:
 
     def name_keys(self) -> None:
         """Write the leaf that commits to all registered keys, once, for a store of a version that wrote none."""
-        with self.held():
+        with self._lock:
             keys, kinds = self.store.firm_keys(), self.store.firm_kinds()
             if not keys or self.store.setting(_KEYS_NAMED) is not None:
                 return

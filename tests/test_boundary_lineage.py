@@ -122,10 +122,13 @@ def files_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_the_rows_that_go_are_the_firms_own_though_the_table_has_other_rows_by_now(bank: Node) -> None:
     folder, table = bank.run_folder("run-1"), bank.config.data.table
     _, before = files_of(folder)
-    frame = read_table(table).frame
-    write_table(table, {name: frame[name].to_list()[::-1] for name in frame.columns})
-    end_one(bank, before["subjects"][3])
-    lineage.mark_models(bank)
+    frame, whole = read_table(table).frame, table.read_bytes()
+    try:
+        write_table(table, {name: frame[name].to_list()[::-1] for name in frame.columns})
+        end_one(bank, before["subjects"][3])
+        lineage.mark_models(bank)
+    finally:
+        table.write_bytes(whole)  # other tests read the table that this run was made from
     model, after = files_of(folder)
     stays = [place for place, subject in enumerate(before["subjects"]) if subject != before["subjects"][3]]
     assert len(stays) < len(before["labels"])
