@@ -10,6 +10,7 @@ elsewhere). The `verify_*` functions are sections 2.1.3.2 and 2.1.4.2; they need
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from lianxin.crypto.errors import ProofOfInclusionRejected
@@ -28,17 +29,17 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class HashTree:
+class HashTree(ABC):
     """Roots and proofs of an append-only list. Its kinds give `size` and the hash of each complete subtree."""
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """The number of leaves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _node(self, level: int, position: int) -> bytes:
         """Return the hash over leaves position * 2^level up to (position + 1) * 2^level."""
-        raise NotImplementedError
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the first `size` leaves, by default of all. Raises ValueError outside [0, size]."""

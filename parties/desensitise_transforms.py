@@ -6,6 +6,7 @@ that the owner can undo, and synthetic data. A new transform is a class here, a 
 """
 
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cached_property
@@ -49,9 +50,9 @@ class Transform(Section):
     role: Role
     transform: str
 
+    @abstractmethod
     def apply(self, text: str, seed: bytes) -> str:
         """Return what may leave for one value that is not missing; "" suppresses it. `seed` is the column's own."""
-        raise NotImplementedError
 
     def written(self) -> str:
         """Return the transform as one text, such as region(digits=4)."""

@@ -5,6 +5,7 @@ instead of overwriting. A write that the disk refuses is rolled back whole and t
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -37,16 +38,16 @@ class EnvelopeRow:
     message_hash: str
 
 
-class LedgerTables:
+class LedgerTables(ABC):
     """What a store keeps of ledgers: its own, and the heads of others."""
 
+    @abstractmethod
     def writing(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction that writes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction that reads."""
-        raise NotImplementedError
 
     # Leaves
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli_w
 import worlds
 
@@ -218,3 +219,17 @@ def forms(answer: dict[str, Any], place: int = 0) -> dict[str, str]:
     """Return field to "form value-or-rule" of one firm in an answer."""
     fields = answer["firms"][place]["fields"]
     return {one["field"]: f"{one['form']} {one['rule'] or one['value']}" for one in fields}
+
+
+@pytest.fixture(scope="module")
+def tables_of_module(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The tables of one module's networks; a module names this fixture `tables`."""
+    return tables(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture(scope="module")
+def shared(tables: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A network with one agreement, for tests that each take firms of their own (`fresh`)."""
+    with running(lay(tmp_path_factory.mktemp("shared") / "run", tables)) as network:
+        network.agree()
+        yield network

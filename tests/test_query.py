@@ -1,6 +1,5 @@
 """Field queries between running nodes in memory: what comes, by which right, what is refused by which rule, what remains."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,22 +28,12 @@ from lianxin.federation.field_query import FieldAnswer, FirmAnswer
 from lianxin.parties import query_platform
 from lianxin.parties.identifiers import is_uscc, subject_type_of
 from lianxin.parties.query_bank import agreement_for
-from lianxin.simulations.tables import Inputs
 
 CLOSED = (LIMITED, SECRET)
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return query_world.tables(tmp_path_factory.mktemp("tables"))
-
-
-@pytest.fixture(scope="module")
-def shared(tables: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """A network with one agreement, for tests that each take firms of their own (`fresh`)."""
-    with query_world.running(query_world.lay(tmp_path_factory.mktemp("shared") / "run", tables)) as network:
-        network.agree()
-        yield network
+tables = query_world.tables_of_module
+shared = query_world.shared
 
 
 def rights(answer: dict[str, Any]) -> dict[str, str]:

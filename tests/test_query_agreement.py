@@ -1,7 +1,6 @@
 """A standing agreement's life: how much may be asked, how often, who approves it, how it ends, what evidence remains."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,8 @@ from lianxin.parties.query_bank import BankQueries, agreement_for
 from lianxin.simulations.layout import Layout
 from lianxin.simulations.tables import Inputs
 
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return query_world.tables(tmp_path_factory.mktemp("tables"))
-
-
-@pytest.fixture(scope="module")
-def shared(tables: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """A network with one agreement, for tests that each take firms of their own (`fresh`)."""
-    with query_world.running(query_world.lay(tmp_path_factory.mktemp("shared") / "run", tables)) as network:
-        network.agree()
-        yield network
+tables = query_world.tables_of_module
+shared = query_world.shared
 
 
 @pytest.fixture
