@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 RUN_KEY, CONVERSATION_KEY = "lianxin-run", "lianxin-conversation"
 TOKEN_KEY, STREAM_KEY, HEARD_KEY = "lianxin-token", "lianxin-stream", "lianxin-heard"
-SERVICES = {"contracts": "Contracts", "matching": "Matching", "vertical": "Vertical", "learning": "Learning", "query": "Query"}
+SERVICES = {"contracts": "Contracts", "matching": "Matching", "vertical": "Vertical", "learning": "Learning", "query": "Query",
+            "scoring": "Scoring"}  # fmt: skip
 UNBOUNDED = 2**31
 TOKENS_REMEMBERED = 1024
 CLOSE_DEADLINE_S = 5.0

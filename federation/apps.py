@@ -230,3 +230,8 @@ def number(numbers: Numbers, name: str) -> int:
 
 
 StrategyFactory = Callable[[RunContract, PlatformSteps], Strategy]
+
+
+def strategy_of(contract: RunContract, steps: PlatformSteps) -> Strategy:
+    """Return the strategy that leads a run of this contract's model."""
+    return StarStrategy(contract, steps)

@@ -18,11 +18,16 @@ from lianxin.federation.errors import PeerError
 MINIMUM_KEY_BITS = 2048
 IDENTIFIER = re.compile(r"[a-z0-9-]{3,64}")
 MATCHING_PROTOCOLS = ("paillier", "ecdh")
-MODELS = ("scorecard", "field_query")  # a field query is a standing agreement: no training, fields firm by firm
+TRAINED_MODELS = ("scorecard", "boosted_trees")
+STANDING_MODELS = ("field_query", "scoring")  # agreements under which fields or scores of named firms are asked for
+MODELS = (*TRAINED_MODELS, *STANDING_MODELS)
+NODES = ("shown", "hidden")
+SIGN_CHECKS = ("report", "drop")
 ON_LOSS = ("rerun", "stop")
 PROFILES = ("full_exponents", "short_exponents")
 LAWFUL_BASES = ("consent", "contract", "statutory_duty", "emergency", "public_interest", "made_public")
-VERSION = 3
+VERSION = 4
+EARLIER = 3  # of agreements that were signed before and still stand
 _INTEGERS = {
     "key_bits": (MINIMUM_KEY_BITS, 8192),
     "rounds": (1, 15),
@@ -39,12 +44,33 @@ _INTEGERS = {
     "ridge_thousandths": (1, 10**7),
     "chunk_bytes": (64 * 1024, 1024 * 1024),
     "points_to_double_odds": (1, 1000),
+    "base_score": (0, 10_000),
+    "base_odds": (1, 1_000_000),
+    "trees": (1, 200),
+    "depth": (1, 6),
+    "learning_rate_thousandths": (1, 1000),
+    "row_sample_permille": (100, 1000),
+    "column_sample_permille": (100, 1000),
+    "validation_permille": (0, 400),
+    "patience": (0, 50),
+    "positive_weight_permille": (100, 100_000),
+    "split_bits": (1, 64),
+    "min_iv_millionths": (0, 1_000_000),
+    "max_correlation_permille": (100, 1000),
+    "max_vif_hundredths": (0, 100_000),
     "step_deadline_s": (1, 86400),
 }
 _TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss", "profile",
-          "lawful_basis", "impact_assessment", "agreement")  # fmt: skip
+          "lawful_basis", "impact_assessment", "agreement", "nodes", "sign_check")  # fmt: skip
 _TIMES = ("created_at", "expires_at", "retain_until")
-_KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", *_INTEGERS, *_TEXTS, *_TIMES}
+_KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", "models", *_INTEGERS, *_TEXTS, *_TIMES}
+MODEL_TERMS: Mapping[str, Any] = {
+    "models": [], "base_score": 600, "base_odds": 50, "min_iv_millionths": 0, "max_correlation_permille": 1000,
+    "max_vif_hundredths": 0, "sign_check": "report", "nodes": "shown", "trees": 30, "depth": 4,
+    "learning_rate_thousandths": 200, "row_sample_permille": 1000, "column_sample_permille": 1000,
+    "validation_permille": 0, "patience": 0, "positive_weight_permille": 1000, "split_bits": 64,
+}  # fmt: skip
+"""What version 4 added, with the value that a run has without saying."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,21 @@ class RunContract:
         """How many attempts at rounds the run may make: the planned rounds and the spare ones."""
         return self.record["rounds"] + self.record["spare_attempts"]
 
+    @property
+    def is_standing(self) -> bool:
+        """Whether this is an agreement to be asked under, and nothing is trained."""
+        return self.record["model"] in STANDING_MODELS
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The runs whose models a scoring agreement serves, the champion first; empty for everything else."""
+        return tuple(self.record.get("models", ()))
+
+    @property
+    def turns(self) -> int:
+        """How many rounds Flower leads: gradient rounds of a scorecard, trees of an ensemble."""
+        return self.record["trees" if self.record["model"] == "boosted_trees" else "rounds"]
+
     def fields_of(self, provider: str, use: str) -> tuple[str, ...]:
         """Return the catalogue ids that `provider` brings for `use` (feature, label, identifier), in contract order."""
         return tuple(f["field"] for f in self.record["fields"] if f["provider"] == provider and f["use"] == use)
@@ -95,19 +136,27 @@ class RunContract:
 
 def parse_contract(record: Mapping[str, Any]) -> RunContract:
     """Return the checked contract. Raises PeerError naming the key that is missing, unknown or out of range."""
-    if set(record) != _KEYS or record["type"] != "run-contract" or record["version"] != VERSION:
-        odd = sorted(set(record) ^ _KEYS)
+    is_earlier = record.get("version") == EARLIER and record.get("model") == "field_query"
+    keys, version = (_KEYS - MODEL_TERMS.keys(), EARLIER) if is_earlier else (_KEYS, VERSION)
+    if set(record) != keys or record["type"] != "run-contract" or record["version"] != version:
+        odd = sorted(set(record) ^ keys)
         raise PeerError(f"the run contract has missing or unknown keys ({', '.join(odd)}); it is refused", "C01")
     for name, (low, high) in _INTEGERS.items():
-        _require(type(record[name]) is int and low <= record[name] <= high, name, f"must be from {low} to {high}")
+        _require(
+            name not in keys or (type(record[name]) is int and low <= record[name] <= high),
+            name,
+            f"must be from {low} to {high}",
+        )
     for name in (*_TEXTS, *_TIMES):
-        _require(isinstance(record[name], str), name, "must be a text")
+        _require(name not in keys or isinstance(record[name], str), name, "must be a text")
     _require(IDENTIFIER.fullmatch(record["run"]) is not None, "run", "must match [a-z0-9-]{3,64}")
     _require(record["matching"] in MATCHING_PROTOCOLS, "matching", f"must be one of {', '.join(MATCHING_PROTOCOLS)}")
     _require(record["model"] in MODELS, "model", f"must be one of {', '.join(MODELS)}")
     _require(record["alignment"] == "shared", "alignment", "must be 'shared'")
     _require(record["on_loss"] in ON_LOSS, "on_loss", f"must be one of {', '.join(ON_LOSS)}")
     _require(record["profile"] in PROFILES, "profile", f"must be one of {', '.join(PROFILES)}")
+    if not is_earlier:
+        _check_models(record)
     _require(record["created_at"] < record["expires_at"], "expires_at", "must be after created_at")
     _require(record["retain_until"] >= record["expires_at"], "retain_until", "must not be before expires_at")
     _require(record["lawful_basis"] in LAWFUL_BASES, "lawful_basis", f"must be one of {', '.join(LAWFUL_BASES)}")
@@ -115,6 +164,18 @@ def parse_contract(record: Mapping[str, Any]) -> RunContract:
         _require(IDENTIFIER.fullmatch(record[name]) is not None, name, "must match [a-z0-9-]{3,64}")
     _check_parties(record)
     return RunContract(record)
+
+
+def _check_models(record: Mapping[str, Any]) -> None:
+    _require(record["nodes"] in NODES, "nodes", f"must be one of {', '.join(NODES)}")
+    _require(record["sign_check"] in SIGN_CHECKS, "sign_check", f"must be one of {', '.join(SIGN_CHECKS)}")
+    named = record["models"]
+    _require(isinstance(named, list) and all(isinstance(m, str) and IDENTIFIER.fullmatch(m) for m in named), "models",
+             "must list run ids")  # fmt: skip
+    wanted = range(1, 5) if record["model"] == "scoring" else (0,)
+    _require(
+        len(named) in wanted and len(set(named)) == len(named), "models", "must name 1 to 4 runs, for scoring alone"
+    )
 
 
 def _check_parties(record: Mapping[str, Any]) -> None:

@@ -24,7 +24,30 @@ from lianxin.crypto.signing import SigningKey
 from lianxin.crypto.signing import verify as verify_signature
 from lianxin.federation.errors import GuardRefused
 from lianxin.federation.steps import STEPS
-from lianxin.proto import contract_pb2, crossing_pb2, envelope_pb2, learning_pb2, matching_pb2, query_pb2, vertical_pb2
+from lianxin.proto import (
+    boosting_pb2,
+    contract_pb2,
+    crossing_pb2,
+    envelope_pb2,
+    learning_pb2,
+    matching_pb2,
+    query_pb2,
+    scoring_pb2,
+    vertical_pb2,
+)
+from lianxin.proto.boosting_pb2 import (
+    Cut,
+    CutBits,
+    CutBitsNoted,
+    NodeHistograms,
+    SplitBits,
+    SplitChoice,
+    TreeFeatures,
+    TreeGradients,
+    TreeGrown,
+    TreeNodes,
+    TreeOpening,
+)
 from lianxin.proto.contract_pb2 import Approval, Proposal, Refusal, RunClosed, RunStatus, SignedContract
 from lianxin.proto.learning_pb2 import LearningMessage, NamedArray, NamedNumber, NamedText
 from lianxin.proto.matching_pb2 import (
@@ -40,7 +63,9 @@ from lianxin.proto.matching_pb2 import (
     PlatformTags,
 )
 from lianxin.proto.query_pb2 import DesensitisedField, PlainField, QueryReply, QueryRequest, RefusedField
+from lianxin.proto.scoring_pb2 import ScoreReply, ScoreRequest
 from lianxin.proto.vertical_pb2 import (
+    CrossProducts,
     EncryptedLabels,
     HistogramNoted,
     LabelHistogram,
@@ -50,12 +75,16 @@ from lianxin.proto.vertical_pb2 import (
     MaskSet,
     MaskSums,
     MaskTotals,
+    OwnColumns,
+    OwnCorrelations,
     PointsNoted,
     RangeChoice,
     ResidualShares,
     RoundNoted,
     ScorePoints,
     ScoreRange,
+    SelectionNoted,
+    SelectionVerdict,
     TrainingKey,
     TrainingRows,
     TrainingRowsNoted,
@@ -69,7 +98,11 @@ __all__ = [
     "BankMatches",
     "BankOpening",
     "BankQueries",
+    "CrossProducts",
     "Crossing",
+    "Cut",
+    "CutBits",
+    "CutBitsNoted",
     "DesensitisedField",
     "EncryptedLabels",
     "HistogramNoted",
@@ -84,7 +117,10 @@ __all__ = [
     "NamedArray",
     "NamedNumber",
     "NamedText",
+    "NodeHistograms",
     "Opened",
+    "OwnColumns",
+    "OwnCorrelations",
     "PlainField",
     "PlatformAnswers",
     "PlatformEvaluatedElements",
@@ -105,10 +141,21 @@ __all__ = [
     "RunStatus",
     "ScorePoints",
     "ScoreRange",
+    "ScoreReply",
+    "ScoreRequest",
+    "SelectionNoted",
+    "SelectionVerdict",
     "SignedContract",
+    "SplitBits",
+    "SplitChoice",
     "TrainingKey",
     "TrainingRows",
     "TrainingRowsNoted",
+    "TreeFeatures",
+    "TreeGradients",
+    "TreeGrown",
+    "TreeNodes",
+    "TreeOpening",
     "form_number",
     "form_of",
     "guard",
@@ -122,7 +169,7 @@ __all__ = [
 MESSAGE_LIMIT_BYTES = 1024 * 1024 + 64 * 1024
 FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
 ENVELOPE_DOMAIN = "envelope"
-_MODULES = (contract_pb2, matching_pb2, vertical_pb2, learning_pb2, query_pb2)
+_MODULES = (contract_pb2, matching_pb2, vertical_pb2, boosting_pb2, learning_pb2, query_pb2, scoring_pb2)
 MESSAGES: Mapping[str, type[Message]] = {
     name: getattr(module, name) for module in _MODULES for name in module.DESCRIPTOR.message_types_by_name
 }

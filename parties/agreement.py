@@ -11,9 +11,8 @@ from typing import Any
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError, PackingOverflow
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
-from lianxin.federation.contract import VERSION, RunContract, parse_contract
+from lianxin.federation.contract import MODEL_TERMS, VERSION, RunContract, parse_contract
 from lianxin.federation.errors import InputFault, PeerError
-from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.field_query import agreement_fault
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
@@ -30,7 +29,7 @@ _FROM_RUN = (
     "run", "proposer", "purpose", "matching", "model", "on_loss", "profile", "key_bits", "rounds", "spare_attempts", "min_rows",
     "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_firms", "max_rows", "max_bins",
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
-    "lawful_basis", "impact_assessment", "agreement",
+    "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS,
 )  # fmt: skip
 
 
@@ -96,7 +95,7 @@ def check_proposal(contract: RunContract, identity: Identity, columns: set[str],
     if keys.get(identity.party) != identity.signing_key.public_hex or identity.party not in contract.banks:
         return Verdict("C02", "this bank is not in the contract under its own key")
     asked = set(contract.fields_of(identity.party, "feature"))
-    labels = () if contract.model == FIELD_QUERY else (label,)
+    labels = () if contract.is_standing else (label,)
     if not asked <= columns or contract.fields_of(identity.party, "label") != labels:
         return Verdict("C03", "the contract asks for columns that this bank's table does not have")
     if not contract.created_at <= now < contract.expires_at:
@@ -107,7 +106,7 @@ def check_proposal(contract: RunContract, identity: Identity, columns: set[str],
 
 def _model_fault(contract: RunContract) -> str:
     """Return what keeps a contract's model from being run, "" when nothing does."""
-    if contract.model == FIELD_QUERY:
+    if contract.is_standing:
         return agreement_fault(contract)
     if any(not contract.fields_of(bank, "label") for bank in contract.banks):
         return "each bank needs a label"

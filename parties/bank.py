@@ -28,7 +28,6 @@ from lianxin.federation.errors import (
     PeerGone,
     RunStopped,
 )
-from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.grid import answer_instructions
 from lianxin.federation.session import Session, rule_id
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
@@ -41,6 +40,7 @@ from lianxin.parties.query_bank import BankQueries
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.records import load_loan_table, read_table
 from lianxin.parties.retention import sweep_daily
+from lianxin.parties.run_kinds import bank_run
 
 POLL_S = 0.5
 RECONNECT_S = 1.0
@@ -221,14 +221,14 @@ class BankNode:
             session.refuse(fault.rule, "contract.agree")
             session.channel.close()
             raise
-        is_standing = contract.model == FIELD_QUERY
+        is_standing = contract.is_standing
         self.node.store.put_run(contract.run, STANDING if is_standing else "running", answer.contract)
         self.node.contract_event(contract.run, contract.hash, "signed")
         if is_standing:
             self._stand(contract)
             return
         self.node.renew_workers()
-        run = BankRun(self.node, contract, self.table, self.link)
+        run = bank_run(self.node, contract, self.table, self.link)
         worker = _Worker(self.node, contract, run, self.link)
         worker.start()
         status = self._await(session, "contract.close", (wire.RunStatus,))
@@ -290,7 +290,7 @@ class BankNode:
             write_result(self.node, worker.work)
         answer = self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])
         session.send(wire.RunClosed(checkpoint=self.node.head(session.peer), cosignature=answer), "contract.close")
-        was_standing = contract.model == FIELD_QUERY and self.node.store.run(contract.run) is not None
+        was_standing = contract.is_standing and self.node.store.run(contract.run) is not None
         if worker is not None or was_standing:
             self.node.export(contract.run)
         self.ended[contract.run] = record | {"bytes_sent": self.node.bytes_sent}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lianxin.federation.contract import MINIMUM_KEY_BITS
+from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS
 from lianxin.federation.errors import InputFault
 
 
@@ -130,7 +130,8 @@ class RunConfig(_Section):
     identifiers: list[str]
     banks: dict[str, BankTerms]
     matching: Literal["paillier", "ecdh"] = "paillier"
-    model: Literal["scorecard", "field_query"] = "scorecard"
+    model: Literal["scorecard", "boosted_trees", "field_query", "scoring"] = "scorecard"
+    models: list[str] = []
     profile: Literal["full_exponents", "short_exponents"] = "full_exponents"
     key_bits: int = 3072
     rounds: int = 6
@@ -147,6 +148,22 @@ class RunConfig(_Section):
     ridge_thousandths: int = 1000
     chunk_bytes: int = 128 * 1024
     points_to_double_odds: int = 20
+    base_score: int = MODEL_TERMS["base_score"]
+    base_odds: int = MODEL_TERMS["base_odds"]
+    min_iv_millionths: int = MODEL_TERMS["min_iv_millionths"]
+    max_correlation_permille: int = MODEL_TERMS["max_correlation_permille"]
+    max_vif_hundredths: int = MODEL_TERMS["max_vif_hundredths"]
+    sign_check: Literal["report", "drop"] = "report"
+    nodes: Literal["shown", "hidden"] = "shown"
+    trees: int = MODEL_TERMS["trees"]
+    depth: int = MODEL_TERMS["depth"]
+    learning_rate_thousandths: int = MODEL_TERMS["learning_rate_thousandths"]
+    row_sample_permille: int = MODEL_TERMS["row_sample_permille"]
+    column_sample_permille: int = MODEL_TERMS["column_sample_permille"]
+    validation_permille: int = MODEL_TERMS["validation_permille"]
+    patience: int = MODEL_TERMS["patience"]
+    positive_weight_permille: int = MODEL_TERMS["positive_weight_permille"]
+    split_bits: int = MODEL_TERMS["split_bits"]
     step_deadline_s: int = 600
     on_loss: Literal["rerun", "stop"] = "stop"
     days: int = Field(default=30, ge=1, le=3650)
@@ -155,7 +172,7 @@ class RunConfig(_Section):
     @classmethod
     def _standing(cls, values: Any) -> Any:
         """A standing agreement matches and trains nothing: the sizes of both need no saying."""
-        is_standing = isinstance(values, dict) and values.get("model") == "field_query"
+        is_standing = isinstance(values, dict) and values.get("model") in ("field_query", "scoring")
         return {"max_queries": 64, "max_rows": 64, "identifiers": [], **values} if is_standing else values
 
 

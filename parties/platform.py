@@ -23,7 +23,6 @@ from lianxin.federation import apps, wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, PeerError, RunStopped
-from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.grid import PartyGrid
 from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties.agreement import draft_contract, join_signatures, open_contract
@@ -34,6 +33,7 @@ from lianxin.parties.query_conversations import STANDING, end_expired, resumed_s
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
 from lianxin.parties.retention import sweep_daily
+from lianxin.parties.run_kinds import platform_run
 from lianxin.parties.store import Store
 
 CONNECT_DEADLINE_S = 60.0
@@ -63,7 +63,7 @@ class PlatformNode:
         node: Node,
         planner: Planner,
         grid: type[PartyGrid] = PartyGrid,
-        strategy: StrategyFactory = apps.StarStrategy,
+        strategy: StrategyFactory = apps.strategy_of,
     ) -> None:
         self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
         data = node.config.data
@@ -167,10 +167,10 @@ class PlatformNode:
         try:
             sessions = self._lobby_sessions(contract)
             signed = self._agree(contract, sessions)
-            if contract.model == FIELD_QUERY:
+            if contract.is_standing:
                 return self._begin_standing(contract, sessions, signed, operator)
             self.node.renew_workers()
-            active = ActiveRun(PlatformRun(self.node, contract, self.table))
+            active = ActiveRun(platform_run(self.node, contract, self.table))
             self.runs[run] = active
             for session in sessions.values():
                 session.send(wire.SignedContract(contract=signed), "contract.agree")
@@ -319,9 +319,10 @@ class PlatformNode:
         self._write_model(contract, active)
 
     def _write_model(self, contract: RunContract, active: ActiveRun) -> None:
-        if active.work.star.kept:
+        record = active.work.model_record()
+        if record is not None:
             path = self.node.run_folder(contract.run) / "model.json"
-            path.write_text(json.dumps(active.work.model_record(), ensure_ascii=False))
+            path.write_text(json.dumps(record, ensure_ascii=False))
 
     def _end(self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
         self.node.contract_event(contract.run, contract.hash, state, rule)

@@ -1,39 +1,39 @@
-"""One run at the platform: what it does in each conversation, and with the banks' replies.
+"""One run at the platform, whatever its model: matching, the banks' rows, common bins, and the gate before each use.
 
-The gate stands before each use: the rows of matching, the training rows, every round's rows, and the rows that are
-scored are released anew, so that a withdrawal counts from the next step on. Nothing here sees a label, a bank's
-features or one bank's sum.
+The rows of matching, the training rows, every round's rows, and the rows that are scored are released anew, so that a
+withdrawal counts from the next step on. What is computed over them is the model's: `platform_scorecard` and
+`platform_trees` say which conversations they serve and what they do with the banks' replies. Nothing here sees a label
+or a bank's features.
 """
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from lianxin.crypto import paillier
-from lianxin.crypto.blocks import share_processors
 from lianxin.crypto.errors import CryptoError
-from lianxin.federation import apps, binning, matching, rounds, scorecard, streams
-from lianxin.federation.binning import Columns, Work
+from lianxin.federation import apps, matching, streams
+from lianxin.federation.binning import Columns
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import GateRefused, LianxinError, PeerError, RunStopped
+from lianxin.federation.errors import GateRefused, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Session, converse
-from lianxin.federation.star import BankTable, PlatformStar
 from lianxin.parties import coding
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.field_selection import usable_features
 from lianxin.parties.node import Node
 from lianxin.parties.quota import QueryQuota
 from lianxin.parties.records import FirmTable
-from lianxin.parties.replies import Reply, arrays_named, counts_of, read_agreement
+from lianxin.parties.replies import Reply, read_agreement
 from lianxin.parties.retention import date_columns
+
+Handler = Callable[[str, Session], None]
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Shared:
     right: Provenance | None = None
 
 
-class PlatformRun:
+class PlatformRun(ABC):
     """The platform's side of one run; its methods are called from the banks' conversations and from Flower's strategy."""
 
     def __init__(self, node: Node, contract: RunContract, table: FirmTable) -> None:
@@ -54,21 +54,36 @@ class PlatformRun:
         self.row_of = {firm: row for row, firm in enumerate(table.identifiers)}
         self.identifiers = contract.fields_of(node.party, "identifier")
         self.features, self.refused = usable_features(node, contract, table)
-        self.star = PlatformStar(contract, self.features)
+        self.dropped: list[tuple[str, str]] = []
         self.specs: dict[str, coding.BinSpec] = {}
         self.shared: dict[str, Shared] = {}
-        self.mask_key: paillier.SecretKey | None = None
-        self._key_fault: LianxinError | None = None
         self.attempt, self.round = -1, 0
         self._served: set[str] = set()
         self.lost: set[str] = set()
-        self.opened_rounds, self.restarts = 0, 0
+        self.opened_rounds = 0
         self.scored: dict[str, int] = {}
         self.metrics: dict[str, apps.Numbers] = {}
         self._raw: dict[str, dict[str, list[Any]]] = {}
         self._lock = threading.RLock()
-        self._key_ready = threading.Event()
         self._turns = {bank: threading.Lock() for bank in contract.banks}
+
+    # ---- what a model brings
+
+    @abstractmethod
+    def prepare_key(self) -> None:
+        """Make what takes long and can be made while the banks match; conversations that need it wait for it."""
+
+    @abstractmethod
+    def handlers(self, bank: str) -> Mapping[str, tuple[str, Handler]]:
+        """Return {conversation: (step, handler)} of the model's own conversations that this bank may open now."""
+
+    @abstractmethod
+    def take_bins(self, columns: Mapping[str, Columns]) -> None:
+        """Begin with each bank's training rows in the common bins."""
+
+    @abstractmethod
+    def model_record(self) -> dict[str, Any] | None:
+        """Return the platform's model of this run, for its own state folder; None before there is one."""
 
     # ---- fields and releases
 
@@ -86,38 +101,16 @@ class PlatformRun:
         record = dict(self.contract.record)
         return self.node.boundary.release(record, request, firms, columns, round_number, dates=dates)
 
-    def _work(self, bank: str, *rights: Provenance) -> Work:
-        drbg = self.drbg.child("vertical", bank)
-        return Work(self.contract, self.star.layouts, bank, drbg, rights, self.node.executor)
-
-    def prepare_key(self) -> None:
-        """Make the platform's mask key of this run; conversations that need it wait for it."""
-        share_processors()
-        drbg, purpose = self.drbg.child("mask-key"), binning.MASK_PURPOSE
-        bits, party, run = self.contract.key_bits, self.node.party, self.contract.run
-        try:
-            self.mask_key = self.node.paillier_key(
-                purpose, run, bits, lambda: paillier.generate_secret_key(bits, party, purpose, run, drbg)
-            )
-        except LianxinError as fault:
-            self._key_fault = fault
-        finally:
-            self._key_ready.set()
-
     # ---- conversations
 
     def serve(self, channel: Channel) -> None:
         """Run the platform's part of a matching or vertical conversation that a bank opened."""
         bank = channel.peer
-        what, round_number, attempt = self._admit_once(bank, channel.conversation)
-        handler = {"match": self._match, "rows": self._rows, "binning": self._binning, "scoring": self._score}.get(what)
+        what, handler, round_number = self._admit_once(bank, channel.conversation)
         session = self.node.session(self.contract, channel, channel.conversation, round_number)
         try:
             with self._turn_of(bank):
-                if handler is not None:
-                    handler(bank, session)
-                else:
-                    self._round(bank, session, attempt)
+                handler(bank, session)
         except GateRefused as refusal:
             session.refuse(refusal.rule, session.last_step)
             raise
@@ -144,25 +137,24 @@ class PlatformRun:
             with self._turn_of(bank):
                 continue
 
-    def _admit_once(self, bank: str, conversation: str) -> tuple[str, int, int]:
-        """Return (step, round, attempt) of a conversation that may be served now, and never admit the step again.
+    def _admit_once(self, bank: str, conversation: str) -> tuple[str, Handler, int]:
+        """Return (step, handler, round) of a conversation that may be served now, and never admit the step again.
 
         A second one would spend a quota twice or meet the same masks over other data: a step has one name a bank, and a
         round's name holds the round and attempt that Flower's strategy leads now. Raises PeerError (S01, M01).
         """
         with self._lock:
-            names = {
-                f"matching/{bank}": "match", f"vertical/{bank}/rows": "rows", f"vertical/{bank}/binning": "binning",
-                f"vertical/{bank}/scoring": "scoring", f"vertical/{bank}/round/{self.round}/{self.attempt}": "round",
+            due: dict[str, tuple[str, Handler]] = {
+                f"matching/{bank}": ("match", self._match), f"vertical/{bank}/rows": ("rows", self._rows),
+                **self.handlers(bank),
             }  # fmt: skip
-            what = names.get(conversation)
-            is_early = what == "scoring" and self.opened_rounds < self.contract.rounds
-            if what is None or is_early or bank not in self.contract.banks or bank in self.lost:
+            if conversation not in due or bank not in self.contract.banks or bank in self.lost:
                 raise PeerError(f"{bank} opened a conversation that is not its own or not due now", "S01")
             if conversation in self._served:
                 raise PeerError(f"conversation {conversation} was opened twice; a step is served once", "M01")
             self._served.add(conversation)
-            return what, self.round if what == "round" else 0, self.attempt
+            what, handler = due[conversation]
+            return what, handler, self.round if what == "round" else 0
 
     def _match(self, bank: str, session: Session) -> None:
         released = self._release(bank, "matching.query", self.table.identifiers)
@@ -200,26 +192,6 @@ class PlatformRun:
             raise PeerError(f"{bank} asks for a step before it was matched", "S05")
         return self.shared[bank]
 
-    def _binning(self, bank: str, session: Session) -> None:
-        shared, deadline = self._shared(bank), self.contract.step_deadline_s
-        if not self._key_ready.wait(deadline) or self.mask_key is None or shared.right is None:
-            raise self._key_fault or RunStopped(
-                f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s"
-            )
-        firms = [shared.firms[row] for row in shared.rows]
-        right = self._aggregate(bank, "binning.count", firms, readable=True)  # the bank opens its counts by bin
-        table, work = self._table(bank), self._work(bank, shared.right, right)
-        table.public = converse(binning.platform_keys_role(work, self.mask_key), session, deadline)
-        converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
-        rows = len(shared.rows)
-        converse(binning.platform_masks_role(work, self.mask_key, table.public.n, rows), session, deadline)
-        self.node.say(f"counted {bank}")
-
-    def _table(self, bank: str) -> BankTable:
-        if bank not in self.star.tables:
-            raise PeerError(f"{bank} asks for a step before the bins are fitted", "S05")
-        return self.star.tables[bank]
-
     def _aggregate(
         self, bank: str, step: str, firms: Sequence[str], round_number: int = 0, readable: bool = False
     ) -> Provenance:
@@ -229,40 +201,6 @@ class PlatformRun:
         return self.node.boundary.aggregate(
             record, request, len(firms), None, None, names, step, round_number, firms=firms, readable=readable
         )
-
-    def _round(self, bank: str, session: Session, attempt: int) -> None:
-        shared, table = self._shared(bank), self._table(bank)
-        firms = [shared.firms[row] for row in shared.rows]
-        released = self._release(bank, "round.residuals", sorted(set(firms)), session.round)
-        live = set(released.firms)
-        flags = [firm in live for firm in firms]
-        aggregate = self._aggregate(bank, "round.range", [f for f in firms if f in live], session.round)
-        with self._lock:
-            if table.public is None or (session.round, attempt) != (self.round, self.attempt):
-                raise PeerError(f"{bank} came too late for attempt {attempt}", "S05")
-            scores = self.star.scores(bank)
-        work = self._work(bank, released.provenance, aggregate)
-        turn = rounds.PlatformTurn(work, attempt, table.public, table.columns, scores, flags)
-        table.outcome = converse(rounds.platform_round_role(turn), session, self.contract.step_deadline_s)
-        self.node.say(f"round {session.round} {bank} {sum(table.outcome.active)}")
-
-    def _score(self, bank: str, session: Session) -> None:
-        shared = self._shared(bank)
-        released = self._release(bank, "scoring.points", shared.firms, self.contract.rounds + 1, "SCORE_ONLY")
-        place = {firm: row for row, firm in enumerate(shared.firms)}
-        rows = [place[firm] for firm in released.firms]
-        z = scorecard.scores(self._design(released), self.star.descent.weights)
-        values = scorecard.points(z, self.contract.points_to_double_odds)
-        work = self._work(bank, released.provenance)
-        converse(rounds.platform_points_role(work, rows, values), session, self.contract.step_deadline_s)
-        self.scored[bank] = len(rows)
-
-    def _design(self, released: Released) -> scorecard.Floats:
-        columns = []
-        for feature in self.star.kept:
-            codes = self.specs[feature.name].encode(released.columns[feature.name])
-            columns.append(np.array(feature.woe, dtype=float)[[feature.merged[code] for code in codes]])
-        return np.stack(columns, axis=1) / 2.0**scorecard.WOE_BITS
 
     # ---- what Flower's strategy asks for
 
@@ -290,32 +228,17 @@ class PlatformRun:
         mappings = coding.separate_bins(codes, [specs[n].count for n in names], self.contract.min_rows)
         single = {names[place] for place in coding.single_bin_features(mappings)}
         self.specs = {n: specs[n].merged(m) for n, m in zip(names, mappings, strict=True) if n not in single}
-        self.star.features = [name for name in names if name in self.specs]
-        self.star.dropped += [(name, "one bin is left at the contract's minimum of rows") for name in sorted(single)]
+        self.dropped += [(name, "one bin is left at the contract's minimum of rows") for name in sorted(single)]
         if not self.specs:
             raise RunStopped("no platform feature has two bins of the contract's minimum of rows; the run ends here")
-        self.features = list(self.star.features)
-        for bank in banks:
-            encoded = tuple(self.specs[n].encode(self._raw[bank][n]) for n in self.features)
-            sizes = tuple(self.specs[n].count for n in self.features)
-            self.star.tables[bank] = BankTable(self.shared[bank].rows, Columns(encoded, sizes))
+        self.features = [name for name in names if name in self.specs]
+        sizes = tuple(self.specs[n].count for n in self.features)
+        coded = {
+            bank: Columns(tuple(self.specs[n].encode(self._raw[bank][n]) for n in self.features), sizes)
+            for bank in banks
+        }
         self._raw = {}
-
-    def counted(self, replies: Mapping[str, Reply]) -> None:
-        """Open the sum of the banks' counts, derive the common weights of evidence."""
-        self._wait_for(replies)
-        self.star.open_counts({bank: counts_of(arrays) for bank, (arrays, _, _) in replies.items()})
-        self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
-        self.node.say("phase training")
-
-    def next_attempt(self) -> int:
-        """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
-        attempt = self.node.store.reserve(f"attempt/{self.contract.run}", 1)
-        with self._lock:
-            self.attempt = attempt
-        if self.attempt >= self.star.layouts.masks.slots:
-            raise RunStopped("every prepared attempt is used up; launch a new run with more spare attempts")
-        return self.attempt
+        self.take_bins(coded)
 
     def before_round(self, round_number: int) -> None:
         """Note that a round begins; a trial's withdrawals come in here."""
@@ -325,51 +248,13 @@ class PlatformRun:
         self.node.say(f"begin round {round_number}")
 
     def drop_round(self, lost: Sequence[str]) -> None:
-        """Forget an unopened round; the banks that are lost take no further part."""
+        """The banks that are lost take no further part."""
         with self._lock:
             self.lost |= set(lost)
-        for table in self.star.tables.values():
-            table.outcome = None
         for bank in lost:
             self.node.say(f"lost {bank}")
-
-    def trained(self, round_number: int, replies: Mapping[str, Reply]) -> apps.Numbers:
-        """Open the sum of the masked gradients, step, and say whether momentum restarts."""
-        self._wait_for(replies)
-        size = len(self.star.kept)
-        totals = {}
-        for bank, (arrays, _, _) in replies.items():
-            data = arrays_named(arrays, "masked_gradient").tobytes()
-            totals[bank] = binning.decode_totals(data, self.star.layouts, size)
-        rose = self.star.close_round(totals)
-        restart = rose or any(numbers.get("rose") for _, numbers, _ in replies.values())
-        self.opened_rounds += 1
-        if restart:
-            self.star.descent.restart()
-            self.restarts += 1
-        if self.restarts >= 3:
-            raise RunStopped("training restarted three times and still does not settle; check the labels and the bins")
-        self.node.say(f"end round {round_number}")
-        if round_number == self.contract.rounds:
-            self.node.say("phase scoring")
-        return {"restart": int(restart)}
 
     def evaluated(self, replies: Mapping[str, Reply]) -> None:
         """Keep the figures that the banks let be known."""
         self._wait_for(replies)
         self.metrics = {bank: numbers for bank, (_, numbers, _) in replies.items()}
-
-    def model_record(self) -> dict[str, Any]:
-        """Return the platform's model of this run, for its own state folder."""
-        return {
-            "type": "platform-model", "version": 1, "run": self.contract.run,
-            "features": [
-                {"field": f.name, "bins": self.specs[f.name].to_record(), "merged": list(f.merged), "woe": list(f.woe),
-                 "goods": list(f.goods), "bads": list(f.bads), "iv_micro": round(f.information_value * 10**6)}
-                for f in self.star.kept
-            ],
-            "weights": [round(w * 2**24) for w in self.star.descent.weights],
-            "dropped": [{"field": name, "reason": reason} for name, reason in self.star.dropped],
-            "refused": [{"field": name, "rule": rule} for name, rule in self.refused],
-            "gradient_norms_milli": [round(v * 1000) for v in self.star.gradient_norms],
-        }  # fmt: skip

@@ -49,7 +49,7 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = No
 
     `strategy(contract, steps)` replaces the star's Flower strategy.
     """
-    from lianxin.federation.apps import StarStrategy
+    from lianxin.federation.apps import strategy_of
     from lianxin.federation.grid import LocalGrid
     from lianxin.parties.bank import BankNode
     from lianxin.parties.platform import PlatformNode
@@ -61,7 +61,7 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = No
     opened = {first: open_node(configs[first], recording), **{p: open_node(configs[p]) for p in others}}
     for node in opened.values():
         node.executor = executor
-    platform = PlatformNode(opened[first], reference_plan, LocalGrid, strategy or StarStrategy)
+    platform = PlatformNode(opened[first], reference_plan, LocalGrid, strategy or strategy_of)
     network = MemoryNetwork(platform.handle, first)
     banks = [BankNode(opened[party], network.link(party)) for party in others]
     threads = [threading.Thread(target=bank.serve, daemon=True) for bank in banks]

@@ -81,7 +81,7 @@ def _bank_input(
 ) -> PartyInput:
     table = read_table(path)
     loans = load_loan_table(table, id_column, label_column, split_column, loan_id_column)
-    return _party(path, table.name, table.rows, tuple(loans.columns))
+    return PartyInput(party_id(table.name, path.name), path, table.rows, tuple(loans.columns))
 
 
 def _party(path: Path, stem: str, rows: int, features: tuple[str, ...]) -> PartyInput:

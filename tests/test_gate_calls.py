@@ -28,12 +28,12 @@ from lianxin.federation.session import Role, Send
 from lianxin.parties import agreement, bank, platform_run
 from lianxin.parties.agreement import Verdict
 from lianxin.parties.bank import BankNode
-from lianxin.parties.bank_run import BankRun
+from lianxin.parties.bank_scorecard import BankScorecard as BankRun
 from lianxin.parties.config import PolicySection
 from lianxin.parties.identity import load_identity, make_network
 from lianxin.parties.node import Node
 from lianxin.parties.platform import PlatformNode
-from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.platform_scorecard import PlatformScorecard as PlatformRun
 
 ends = worlds.ends
 EVEN = (1 << 2047) + 2

@@ -17,10 +17,10 @@ from lianxin.crypto import canonical
 from lianxin.federation.errors import GateRefused
 from lianxin.federation.model import Released
 from lianxin.parties import outputs
-from lianxin.parties import platform_run as module
+from lianxin.parties import platform_scorecard as module
 from lianxin.parties.config import QuotaSection
 from lianxin.parties.outputs import OutputGate
-from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.platform_scorecard import PlatformScorecard as PlatformRun
 from lianxin.parties.store import Store
 
 FIRMS = [f"firm-{number:03}" for number in range(200)]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lianxin.federation.errors import PeerError
-from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.platform_scorecard import PlatformScorecard as PlatformRun
 
 
 @pytest.fixture

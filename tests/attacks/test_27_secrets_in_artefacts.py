@@ -32,10 +32,10 @@ from lianxin.federation import askers, binning, scorecard
 from lianxin.federation.errors import LianxinError
 from lianxin.federation.star import MaskAgreement
 from lianxin.parties import fault_log, node
-from lianxin.parties.bank_run import BankRun
+from lianxin.parties.bank_scorecard import BankScorecard as BankRun
 from lianxin.parties.keys import KeyStore
 from lianxin.parties.node import SUBJECT_KEY_FILE, Node
-from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.platform_scorecard import PlatformScorecard as PlatformRun
 from lianxin.parties.records import load_firm_table, load_loan_table, read_table
 from lianxin.simulations.layout import Layout
 

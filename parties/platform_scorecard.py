@@ -1,0 +1,187 @@
+"""The platform's side of a joint scorecard: label counts, rounds of gradient steps, sub-scores in points.
+
+See `platform_run` for what every model shares. Nothing here sees a label, a bank's features or one bank's sum.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lianxin.crypto import paillier
+from lianxin.crypto.blocks import share_processors
+from lianxin.federation import apps, binning, rounds, scorecard
+from lianxin.federation.binning import Columns, Work
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import LianxinError, PeerError, RunStopped
+from lianxin.federation.model import Provenance, Released
+from lianxin.federation.session import Session, converse
+from lianxin.federation.star import BankTable, PlatformStar
+from lianxin.parties.node import Node
+from lianxin.parties.platform_run import Handler, PlatformRun
+from lianxin.parties.records import FirmTable
+from lianxin.parties.replies import Reply, arrays_named, counts_of
+
+
+class PlatformScorecard(PlatformRun):
+    """The platform's side of one scorecard run."""
+
+    def __init__(self, node: Node, contract: RunContract, table: FirmTable) -> None:
+        super().__init__(node, contract, table)
+        self.star = PlatformStar(contract, self.features)
+        self.mask_key: paillier.SecretKey | None = None
+        self._key_fault: LianxinError | None = None
+        self._key_ready = threading.Event()
+        self.restarts = 0
+
+    def _work(self, bank: str, *rights: Provenance) -> Work:
+        drbg = self.drbg.child("vertical", bank)
+        return Work(self.contract, self.star.layouts, bank, drbg, rights, self.node.executor)
+
+    def prepare_key(self) -> None:
+        """Make the platform's mask key of this run; conversations that need it wait for it."""
+        share_processors()
+        drbg, purpose = self.drbg.child("mask-key"), binning.MASK_PURPOSE
+        bits, party, run = self.contract.key_bits, self.node.party, self.contract.run
+        try:
+            self.mask_key = self.node.paillier_key(
+                purpose, run, bits, lambda: paillier.generate_secret_key(bits, party, purpose, run, drbg)
+            )
+        except LianxinError as fault:
+            self._key_fault = fault
+        finally:
+            self._key_ready.set()
+
+    def handlers(self, bank: str) -> Mapping[str, tuple[str, Handler]]:
+        """See `PlatformRun.handlers`."""
+        due: dict[str, tuple[str, Handler]] = {
+            f"vertical/{bank}/binning": ("binning", self._binning),
+            f"vertical/{bank}/round/{self.round}/{self.attempt}": ("round", self._round),
+        }
+        if self.opened_rounds >= self.contract.rounds:
+            due[f"vertical/{bank}/scoring"] = ("scoring", self._score)
+        return due
+
+    def _binning(self, bank: str, session: Session) -> None:
+        shared, deadline = self._shared(bank), self.contract.step_deadline_s
+        if not self._key_ready.wait(deadline) or self.mask_key is None or shared.right is None:
+            raise self._key_fault or RunStopped(
+                f"the platform's mask key was not ready within {deadline} s; raise step_deadline_s"
+            )
+        firms = [shared.firms[row] for row in shared.rows]
+        right = self._aggregate(bank, "binning.count", firms, readable=True)  # the bank opens its counts by bin
+        table, work = self._table(bank), self._work(bank, shared.right, right)
+        table.public = converse(binning.platform_keys_role(work, self.mask_key), session, deadline)
+        converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
+        rows = len(shared.rows)
+        converse(binning.platform_masks_role(work, self.mask_key, table.public.n, rows), session, deadline)
+        self.node.say(f"counted {bank}")
+
+    def _table(self, bank: str) -> BankTable:
+        if bank not in self.star.tables:
+            raise PeerError(f"{bank} asks for a step before the bins are fitted", "S05")
+        return self.star.tables[bank]
+
+    def _round(self, bank: str, session: Session) -> None:
+        attempt = int(session.conversation.rsplit("/", 1)[1])
+        shared, table = self._shared(bank), self._table(bank)
+        firms = [shared.firms[row] for row in shared.rows]
+        released = self._release(bank, "round.residuals", sorted(set(firms)), session.round)
+        live = set(released.firms)
+        flags = [firm in live for firm in firms]
+        aggregate = self._aggregate(bank, "round.range", [f for f in firms if f in live], session.round)
+        with self._lock:
+            if table.public is None or (session.round, attempt) != (self.round, self.attempt):
+                raise PeerError(f"{bank} came too late for attempt {attempt}", "S05")
+            scores = self.star.scores(bank)
+        work = self._work(bank, released.provenance, aggregate)
+        turn = rounds.PlatformTurn(work, attempt, table.public, table.columns, scores, flags)
+        table.outcome = converse(rounds.platform_round_role(turn), session, self.contract.step_deadline_s)
+        self.node.say(f"round {session.round} {bank} {sum(table.outcome.active)}")
+
+    def _score(self, bank: str, session: Session) -> None:
+        shared = self._shared(bank)
+        released = self._release(bank, "scoring.points", shared.firms, self.contract.rounds + 1, "SCORE_ONLY")
+        place = {firm: row for row, firm in enumerate(shared.firms)}
+        rows = [place[firm] for firm in released.firms]
+        z = scorecard.scores(self._design(released), self.star.descent.weights)
+        values = scorecard.points(z, self.contract.points_to_double_odds)
+        work = self._work(bank, released.provenance)
+        converse(rounds.platform_points_role(work, rows, values), session, self.contract.step_deadline_s)
+        self.scored[bank] = len(rows)
+
+    def _design(self, released: Released) -> scorecard.Floats:
+        columns = []
+        for feature in self.star.kept:
+            codes = self.specs[feature.name].encode(released.columns[feature.name])
+            columns.append(np.array(feature.woe, dtype=float)[[feature.merged[code] for code in codes]])
+        return np.stack(columns, axis=1) / 2.0**scorecard.WOE_BITS
+
+    # ---- what Flower's strategy asks for
+
+    def take_bins(self, columns: Mapping[str, Columns]) -> None:
+        """See `PlatformRun.take_bins`."""
+        self.star.features = list(self.features)
+        for bank, coded in columns.items():
+            self.star.tables[bank] = BankTable(self.shared[bank].rows, coded)
+
+    def counted(self, replies: Mapping[str, Reply]) -> None:
+        """Open the sum of the banks' counts, derive the common weights of evidence."""
+        self._wait_for(replies)
+        self.star.open_counts({bank: counts_of(arrays) for bank, (arrays, _, _) in replies.items()})
+        self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
+        self.node.say("phase training")
+
+    def next_attempt(self) -> int:
+        """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
+        attempt = self.node.store.reserve(f"attempt/{self.contract.run}", 1)
+        with self._lock:
+            self.attempt = attempt
+        if self.attempt >= self.star.layouts.masks.slots:
+            raise RunStopped("every prepared attempt is used up; launch a new run with more spare attempts")
+        return self.attempt
+
+    def drop_round(self, lost: Sequence[str]) -> None:
+        """Forget an unopened round; the banks that are lost take no further part."""
+        super().drop_round(lost)
+        for table in self.star.tables.values():
+            table.outcome = None
+
+    def trained(self, round_number: int, replies: Mapping[str, Reply]) -> apps.Numbers:
+        """Open the sum of the masked gradients, step, and say whether momentum restarts."""
+        self._wait_for(replies)
+        size = len(self.star.kept)
+        totals = {}
+        for bank, (arrays, _, _) in replies.items():
+            data = arrays_named(arrays, "masked_gradient").tobytes()
+            totals[bank] = binning.decode_totals(data, self.star.layouts, size)
+        rose = self.star.close_round(totals)
+        restart = rose or any(numbers.get("rose") for _, numbers, _ in replies.values())
+        self.opened_rounds += 1
+        if restart:
+            self.star.descent.restart()
+            self.restarts += 1
+        if self.restarts >= 3:
+            raise RunStopped("training restarted three times and still does not settle; check the labels and the bins")
+        self.node.say(f"end round {round_number}")
+        if round_number == self.contract.rounds:
+            self.node.say("phase scoring")
+        return {"restart": int(restart)}
+
+    def model_record(self) -> dict[str, Any] | None:
+        """See `PlatformRun.model_record`."""
+        if not self.star.kept:
+            return None
+        return {
+            "type": "platform-model", "version": 1, "run": self.contract.run,
+            "features": [
+                {"field": f.name, "bins": self.specs[f.name].to_record(), "merged": list(f.merged), "woe": list(f.woe),
+                 "goods": list(f.goods), "bads": list(f.bads), "iv_micro": round(f.information_value * 10**6)}
+                for f in self.star.kept
+            ],
+            "weights": [round(w * 2**24) for w in self.star.descent.weights],
+            "dropped": [{"field": name, "reason": reason} for name, reason in [*self.dropped, *self.star.dropped]],
+            "refused": [{"field": name, "rule": rule} for name, rule in self.refused],
+            "gradient_norms_milli": [round(v * 1000) for v in self.star.gradient_norms],
+        }  # fmt: skip

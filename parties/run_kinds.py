@@ -1,0 +1,25 @@
+"""Which class does a party's side of a run, by the contract's model."""
+
+from collections.abc import Mapping
+
+from lianxin.federation.channel import Link
+from lianxin.federation.contract import RunContract
+from lianxin.parties.bank_run import BankRun
+from lianxin.parties.bank_scorecard import BankScorecard
+from lianxin.parties.node import Node
+from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.platform_scorecard import PlatformScorecard
+from lianxin.parties.records import FirmTable, LoanTable
+
+_PLATFORM: Mapping[str, type[PlatformRun]] = {"scorecard": PlatformScorecard}
+_BANK: Mapping[str, type[BankRun]] = {"scorecard": BankScorecard}
+
+
+def platform_run(node: Node, contract: RunContract, table: FirmTable) -> PlatformRun:
+    """Return the platform's side of a run of this contract's model."""
+    return _PLATFORM[contract.model](node, contract, table)
+
+
+def bank_run(node: Node, contract: RunContract, table: LoanTable, link: Link) -> BankRun:
+    """Return a bank's side of a run of this contract's model."""
+    return _BANK[contract.model](node, contract, table, link)
