@@ -36,6 +36,10 @@ SENDERS = {
     "MaskedGradient": PLATFORM, "MaskedResiduals": PLATFORM, "PointsNoted": BANK, "Proposal": PLATFORM,
     "RangeChoice": BANK, "Refusal": EITHER, "ResidualShares": BANK, "RoundNoted": BANK, "RunClosed": BANK,
     "RunStatus": PLATFORM, "ScorePoints": PLATFORM, "ScoreRange": PLATFORM, "SignedContract": PLATFORM,
+    "OwnColumns": BANK, "CrossProducts": PLATFORM, "OwnCorrelations": PLATFORM, "SelectionVerdict": BANK,
+    "SelectionNoted": PLATFORM, "TreeFeatures": PLATFORM, "TreeOpening": BANK, "TreeGradients": BANK, "TreeNodes": BANK,
+    "NodeHistograms": PLATFORM, "SplitChoice": BANK, "SplitBits": PLATFORM, "TreeGrown": BANK, "CutBits": PLATFORM,
+    "CutBitsNoted": BANK, "ScoreRequest": BANK, "ScoreReply": PLATFORM,
     "QueryReply": PLATFORM, "QueryRequest": BANK, "TrainingKey": EITHER, "TrainingRows": BANK, "TrainingRowsNoted": PLATFORM,
 }  # fmt: skip
 HEAD = """# What can leave, by message, field, form and step

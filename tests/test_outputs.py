@@ -17,6 +17,7 @@ from lianxin.crypto import canonical
 from lianxin.federation.errors import GateRefused
 from lianxin.federation.model import Released
 from lianxin.parties import outputs
+from lianxin.parties import platform_run as common
 from lianxin.parties import platform_scorecard as module
 from lianxin.parties.config import QuotaSection
 from lianxin.parties.outputs import OutputGate
@@ -178,13 +179,12 @@ def test_a_platform_takes_a_group_out_of_the_rows_where_a_bank_did_not(
     PlatformRun._binning(platform_run(provider, FIRMS), "bank-1", None)
     run = platform_run(provider, FIRMS[1:])
     said = list[list[bool]]()
-    monkeypatch.setattr(module, "converse", lambda role, *_: role)
-    monkeypatch.setattr(module.streams, "receive_rows", lambda *_: run.shared.rows)
-    monkeypatch.setattr(module.streams, "note_rows", lambda flags, _: said.append(flags))
+    monkeypatch.setattr(common, "converse", lambda role, *_: role)
+    monkeypatch.setattr(common.streams, "receive_rows", lambda *_: run.shared.rows)
+    monkeypatch.setattr(common.streams, "note_rows", lambda flags, _: said.append(flags))
     run._release = lambda _bank, _step, firms: Released(None, tuple(firms), dict.fromkeys(FIELDS, firms))  # type: ignore[arg-type]
     PlatformRun._rows(run, "bank-1", None)
     assert len(run.shared.rows) == sum(said[0]) == len(FIRMS) - 1 - LEAST
-    monkeypatch.setattr(module, "converse", lambda *_: SimpleNamespace(n=1))
     run.shared.right = "the right of the rows"
     PlatformRun._binning(run, "bank-1", None)
 

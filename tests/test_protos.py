@@ -22,6 +22,12 @@ STEP_OF = {message: step for step, allowed in STEPS.items() for message in allow
 CARRIER = {
     **{"NamedArray": "arrays", "NamedNumber": "metrics", "NamedText": "config"},
     **{"PlainField": "plain", "DesensitisedField": "desensitised", "RefusedField": "refused"},
+    "Cut": "cuts",
+}
+CARRYING = {
+    **dict.fromkeys(CARRIER, "QueryReply"),
+    **dict.fromkeys(list(CARRIER)[:3], "LearningMessage"),
+    "Cut": "SplitChoice",
 }
 NAMED = {"NamedArray", "NamedNumber", "NamedText"}
 
@@ -47,14 +53,12 @@ def made_up(message: Descriptor, formless: str = "") -> Message:
     for known in (descriptor_pb2.DESCRIPTOR, crossing_pb2.DESCRIPTOR):
         pool.AddSerializedFile(known.serialized_pb)
     pool.Add(file)
-    carrier = message.name
-    if message.name in CARRIER:
-        carrier = "LearningMessage" if message.name in NAMED else "QueryReply"
+    carrier = CARRYING.get(message.name, message.name)
     made = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{carrier}"))()
     if message.name in NAMED:
         getattr(made, CARRIER[message.name]).add(name="listed", declared_form=wire.form_number("CONTROL"))
     elif message.name in CARRIER:
-        getattr(made, CARRIER[message.name]).add(field="listed")
+        getattr(made, CARRIER[message.name]).add(**{message.fields[1].name: "listed" if carrier == "QueryReply" else 1})
     return made
 
 

@@ -51,7 +51,6 @@ def test_a_loan_id_is_no_feature(tmp_path: Path) -> None:
     [
         ({"platform": "uscc,label,a"}, "Platform.csv has the label column label; labels stay"),
         ({"platform": "uscc"}, "Platform.csv has no column left"),
-        ({"bank": "uscc,label,split"}, "Bank One.csv has no column left"),
         ({"bank": "uscc,labels,split,x"}, "Bank One.csv has no column label; did you mean labels"),
         ({"bank": "uscc,label,x"}, "Bank One.csv has no column split"),
         ({"platform": "firm,a"}, "Platform.csv has no column uscc; it has firm, a"),
