@@ -36,8 +36,9 @@ class RandomiserPool:
         self._capacity, self._executor = capacity, executor
         self.planned = 0
         self._blocks: dict[int, list[int]] = {}
+        self._claimed: set[int] = set()
         self._next = 0
-        self._lock, self._making = threading.Lock(), threading.Lock()
+        self._lock = threading.Condition()
 
     def __repr__(self) -> str:
         return "RandomiserPool(<secret>)"
@@ -49,20 +50,30 @@ class RandomiserPool:
             return max(0, sum(map(len, self._blocks.values())) - self._next % BLOCK)
 
     def prepare(self) -> bool:
-        """Make the next block; return False when the pool is full, or holds all that is planned."""
-        with self._making:
-            with self._lock:
-                block = self._next // BLOCK
-                while block in self._blocks:
-                    block += 1
-                is_full = (len(self._blocks) + 1) * BLOCK > self._capacity or block * BLOCK >= self.planned
-            if is_full:
+        """Make the next block that nobody is at; return False when the pool is full, or holds all that is planned."""
+        with self._lock:
+            block = self._next // BLOCK
+            while block in self._blocks or block in self._claimed:
+                block += 1
+            held = len(self._blocks) + len(self._claimed) + 1
+            if held * BLOCK > self._capacity or block * BLOCK >= self.planned:
                 return False
+            self._claimed.add(block)
+        self._make_claimed(block)
+        return True
+
+    def _make_claimed(self, block: int) -> list[int]:
+        """Make a block that this thread has claimed, keep it unless it is over, and let who waits for it go on."""
+        made: list[int] | None = None
+        try:
             made = self._make(block)
+            return made
+        finally:
             with self._lock:
-                if (block + 1) * BLOCK > self._next:
+                self._claimed.discard(block)
+                if made is not None and (block + 1) * BLOCK > self._next:
                     self._blocks[block] = made
-            return True
+                self._lock.notify_all()
 
     def fill(self, count: int) -> None:
         """Prepare until `count` are ready, or the pool is full."""
@@ -81,12 +92,12 @@ class RandomiserPool:
 
     def _block(self, block: int) -> list[int]:
         with self._lock:
+            self._lock.wait_for(lambda: block not in self._claimed)
             made = self._blocks.get(block)
-        if made is None:
-            made = self._make(block)
-            with self._lock:
-                self._blocks.setdefault(block, made)
-        return made
+            if made is not None:
+                return made
+            self._claimed.add(block)
+        return self._make_claimed(block)
 
     def _make(self, block: int) -> list[int]:
         return self._source.draw_many(BLOCK, Drbg(derive_seed(self._seed, "pool-block", block)), self._executor)

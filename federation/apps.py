@@ -7,6 +7,9 @@ passed in: `PlatformSteps` and `BankSteps` are implemented where the data is.
 
 A bank that is lost drops the round unopened. If the contract says `rerun` and enough banks remain, the round is run
 again with the others under a fresh attempt, whose masks and pairwise masks are new; else the run stops.
+
+Boosted trees are a tree a round. Each bank's ensemble is its own: nothing is summed, a lost bank leaves the others' tree
+as it is, and a bank that has stopped early is asked for no further tree.
 """
 
 import json
@@ -31,11 +34,13 @@ Arrays = dict[str, np.ndarray]
 
 
 class PlatformSteps(Protocol):
-    """What the platform does with the banks' replies."""
+    """What the platform does with the banks' replies; attempts are a scorecard's alone, trees have none."""
 
     def matched(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> Texts: ...
 
     def counted(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
+
+    def selected(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
 
     def next_attempt(self) -> int: ...
 
@@ -54,6 +59,8 @@ class BankSteps(Protocol):
     def match(self) -> tuple[Arrays, Numbers, Texts]: ...
 
     def count(self, texts: Texts) -> tuple[Arrays, Numbers, Texts]: ...
+
+    def select(self) -> tuple[Arrays, Numbers, Texts]: ...
 
     def train(self, round_number: int, numbers: Numbers, texts: Texts) -> tuple[Arrays, Numbers, Texts]: ...
 
@@ -100,6 +107,8 @@ class StarStrategy(Strategy):
         self._banks = dict(grid.banks)  # type: ignore[attr-defined]
         keys = self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
         self.steps.counted(self._ask(grid, "query.count", 0, {}, keys, floor=len(self._banks)))
+        if self.contract.max_vif_hundredths:
+            self.steps.selected(self._ask(grid, "query.select", 0, {}, {}, floor=len(self._banks)))
         for round_number in range(1, self.contract.rounds + 1):
             self._round(grid, round_number)
         replies = grid.send_and_receive(
@@ -172,6 +181,67 @@ class StarStrategy(Strategy):
         return {self._banks[reply.metadata.src_node_id]: parts_of(reply.content) for reply in replies}
 
 
+class EnsembleStrategy(StarStrategy):
+    """Flower's strategy for boosted trees: `train` is the next tree at every bank whose ensemble still grows."""
+
+    def __init__(self, contract: RunContract, steps: PlatformSteps) -> None:
+        super().__init__(contract, steps)
+        self._stopped: set[str] = set()
+
+    def start(self, grid: Grid, initial_arrays: ArrayRecord | None = None, **_options: Any) -> Result:  # type: ignore[override]
+        """Run matching, key exchange, the trees and the evaluation. Raises RunStopped by the contract's rules."""
+        self._banks = dict(grid.banks)  # type: ignore[attr-defined]
+        keys = self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
+        self.steps.counted(self._ask(grid, "query.count", 0, {}, keys, floor=len(self._banks)))
+        for tree in range(1, self.contract.trees + 1):
+            if not self._growing(grid):
+                break
+            self._tree(grid, tree)
+        last = self.contract.trees + 1
+        replies = grid.send_and_receive(self.configure_evaluate(last, ArrayRecord(), ConfigRecord(), grid))
+        self.aggregate_evaluate(last, replies)
+        return Result()
+
+    def _growing(self, grid: Grid) -> list[int]:
+        return [node for node in sorted(grid.get_node_ids()) if self._banks[node] not in self._stopped]
+
+    def _tree(self, grid: Grid, tree: int) -> None:
+        self.steps.before_round(tree)
+        asked = self.configure_train(tree, ArrayRecord(), ConfigRecord(), grid)
+        replies = list(grid.send_and_receive(asked))
+        lost = [self._banks[reply.metadata.src_node_id] for reply in replies if reply.has_error()]
+        if lost:
+            self.steps.drop_round(lost)
+            self._check_floor(len(list(grid.get_node_ids())), lost, grid)
+        self.aggregate_train(tree, [reply for reply in replies if not reply.has_error()])
+
+    def _check_floor(self, left: int, lost: Sequence[str], grid: Grid) -> None:
+        if self.contract.on_loss == "stop" or left < max(1, self.contract.min_banks):
+            cause = getattr(grid, "lost", {}).get(lost[0])
+            raise RunStopped(f"{', '.join(lost)} left the run: {cause}; by the contract the run stops here")
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one `train` message to each bank whose ensemble grows; the round's number is the tree's."""
+        return _messages(grid, self._growing(grid), "train", server_round, {}, {})
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Note which banks have stopped early; a reply that does not say is refused (L04)."""
+        parts = self._parts(replies)
+        self._stopped |= {bank for bank, (_, numbers, _) in parts.items() if number(numbers, "stopped")}
+        self.steps.trained(server_round, parts)
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one `evaluate` message to each bank that is still there, whether its ensemble stopped early or not."""
+        return _messages(grid, sorted(grid.get_node_ids()), "evaluate", server_round, {}, {})
+
+
 def _messages(
     grid: Grid, nodes: Sequence[int], kind: str, round_number: int, numbers: Numbers, texts: Texts
 ) -> list[Message]:
@@ -206,6 +276,10 @@ def make_client_app(steps: BankSteps) -> ClientApp:
     def count(message: Message, _context: Context) -> Message:
         return _reply(message, steps.count(parts_of(message.content)[2]))
 
+    @app.query("select")
+    def select(message: Message, _context: Context) -> Message:
+        return _reply(message, steps.select())
+
     @app.train()
     def train(message: Message, _context: Context) -> Message:
         _, numbers, texts = parts_of(message.content)
@@ -232,6 +306,7 @@ def number(numbers: Numbers, name: str) -> int:
 StrategyFactory = Callable[[RunContract, PlatformSteps], Strategy]
 
 
-def strategy_of(contract: RunContract, steps: PlatformSteps) -> Strategy:
-    """Return the strategy that leads a run of this contract's model."""
-    return StarStrategy(contract, steps)
+def strategy_of(contract: RunContract, steps: Any) -> Strategy:
+    """Return the strategy that leads a run of this contract's model; `steps` is the platform's side of that model."""
+    kind = EnsembleStrategy if contract.model == "boosted_trees" else StarStrategy
+    return kind(contract, steps)

@@ -59,14 +59,15 @@ def ks_curves(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Flo
 
 
 def _counts_from_riskiest(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray, NDArray, Floats]:
-    outcome, score = _check(labels, scores)
+    outcome, score = checked(labels, scores)
     distinct, place = np.unique(score, return_inverse=True)
     bads = np.bincount(place[outcome == 1], minlength=distinct.size)
     goods = np.bincount(place[outcome == 0], minlength=distinct.size)
     return bads[::-1], goods[::-1], distinct[::-1]
 
 
-def _check(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray, Floats]:
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray, Floats]:
+    """Return labels and scores as vectors of one length; ValueError on labels other than 0 and 1, or a score that is NaN."""
     outcome, score = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if outcome.ndim != 1 or outcome.shape != score.shape:
         raise ValueError(f"labels and scores are two vectors of one length, not {outcome.shape} and {score.shape}")

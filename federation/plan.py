@@ -9,7 +9,7 @@ A plan is a canonical record, `type` "plan", made from the contract and a calibr
 - `budgets`: queries, rows, attempts, numbers that each side may see; `advice` and `not_protected`: sentences.
 
 With a reference calibration it is a function of the contract, so that a simulation's transcript stays equal; the
-report compares what crossed with `check_transcript_against_plan`.
+report compares what crossed with `check_transcript_against_plan`, and what it cost with `plan_actual.compare`.
 """
 
 from collections import Counter, defaultdict
@@ -27,17 +27,13 @@ from lianxin.federation.plan_calibration import (
     measure_calibration,
     reference_calibration,
 )
-from lianxin.federation.plan_costs import (
-    LINK_BYTES_PER_S,
-    RECORD_BYTES,
-    Sizes,
-    Traffic,
-    bank_traffic,
-    bank_work,
-    cpu_us,
-    platform_work,
-)
+from lianxin.federation.plan_costs import LINK_BYTES_PER_S, RECORD_BYTES, bank_traffic, bank_work, platform_work
+from lianxin.federation.plan_operations import cpu_us
 from lianxin.federation.plan_queries import describe_query_plan, query_plan
+from lianxin.federation.plan_scoring import MODEL as SCORING
+from lianxin.federation.plan_scoring import describe_scoring_plan, scoring_plan
+from lianxin.federation.plan_sizes import Sizes, Traffic
+from lianxin.federation.plan_terms import NOTHING, Terms
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.federation.steps import STEPS
 
@@ -58,10 +54,10 @@ def make_plan(contract: RunContract, calibration: Calibration, platform_firms: i
 
     `platform_firms` is how many firms the platform declares for matching, which no term of the contract bounds; by
     default as many as `max_rows`. Raises PackingOverflow when the contract's sizes fit no layout, ValueError for a
-    calibration of another key size. A standing agreement for field queries has the short plan of `plan_queries`.
+    calibration of another key size. A standing agreement has the short plan of `plan_queries` or `plan_scoring`.
     """
-    if contract.model == FIELD_QUERY:
-        return query_plan(contract)
+    if contract.is_standing:
+        return query_plan(contract) if contract.model == FIELD_QUERY else scoring_plan(contract)
     if calibration.key_bits != contract.key_bits:
         raise ValueError(f"a calibration for {calibration.key_bits} bits cannot price keys of {contract.key_bits}")
     firms = contract.max_rows if platform_firms is None else platform_firms
@@ -74,18 +70,19 @@ def _plan_of(
     contract: RunContract, calibration: Calibration, sizes: Sequence[Sizes], plan_bytes: int
 ) -> dict[str, Any]:
     at_most = [entry for one in sizes for entry in bank_traffic(one, possible_attempts(contract), plan_bytes)]
-    planned = [entry for one in sizes for entry in bank_traffic(one, contract.rounds, plan_bytes)]
+    planned = [entry for one in sizes for entry in bank_traffic(one, contract.turns, plan_bytes)]
     return {
         "type": "plan",
         "version": 1,
         "run": contract.run,
         "contract": contract.hash,
+        "model": contract.model,
         "parties": [contract.platform, *contract.banks],
         "matching": contract.matching,
         "calibration": calibration.record(),
         "learns": plan_leakage.learns(contract),
         "messages": [_message(entry) for entry in at_most],
-        "totals": _totals(sizes, calibration, planned, at_most),
+        "totals": totals_of(sizes, calibration, planned, at_most, contract.turns),
         "budgets": {**_budgets(contract), "firms_of_platform": sizes[0].firms},
         "advice": plan_leakage.advice(contract),
         "not_protected": plan_leakage.not_protected(contract),
@@ -93,7 +90,12 @@ def _plan_of(
 
 
 def possible_attempts(contract: RunContract) -> int:
-    """Return how many attempts at rounds may really happen: a rerun needs a lost bank and enough others left."""
+    """Return how many attempts at rounds may really happen: a rerun needs a lost bank and enough others left.
+
+    A tree is grown with one bank alone and in one attempt.
+    """
+    if contract.model == "boosted_trees":
+        return contract.trees
     spare = len(contract.banks) - max(2, contract.min_banks) if contract.on_loss == "rerun" else 0
     prepared = plan_layouts(contract).masks.slots
     return min(prepared, contract.rounds + max(0, min(spare, contract.spare_attempts)))
@@ -104,28 +106,39 @@ def _message(entry: Traffic) -> dict[str, Any]:
 
 
 def _budgets(contract: RunContract) -> dict[str, Any]:
-    terms = plan_leakage.Terms(contract)
-    return {
+    sizes = {
         "queries_a_bank": contract.max_queries,
         "rows_a_bank": contract.max_rows,
         "bins_a_feature": contract.max_bins,
+    }
+    if contract.model == "boosted_trees":
+        grown = {name: contract.record[name] for name in ("trees", "depth", "split_bits", "nodes")}
+        return {**sizes, **grown, "sums_to_bank": Terms(contract).numbers_to_bank_of_trees}
+    terms = Terms(contract)
+    return {
+        **sizes,
         "rounds": contract.rounds,
         "attempts": possible_attempts(contract),
         "attempts_prepared": plan_layouts(contract).masks.slots,
         "numbers_to_platform": terms.numbers_to_platform,
-        "numbers_to_banks": [{"party": bank, "numbers": terms.numbers_to(bank)} for bank in contract.banks],
+        "numbers_to_banks": [
+            {"party": bank, "numbers": terms.numbers_to(bank) + terms.correlations(bank)} for bank in contract.banks
+        ],
     }
 
 
-def _totals(
-    sizes: Sequence[Sizes], calibration: Calibration, planned: Sequence[Traffic], at_most: Sequence[Traffic]
+def totals_of(
+    sizes: Sequence[Sizes], calibration: Calibration, planned: Sequence[Traffic], at_most: Sequence[Traffic], turns: int
 ) -> list[dict[str, Any]]:
-    """The platform serves its banks on one processor; a bank waits for it, and for the link."""
-    rounds, platform = sizes[0].contract.rounds, sizes[0].contract.platform
+    """Return for each party, the platform first, its bytes, processor time and wall time.
+
+    The platform serves its banks on one processor; a bank waits for it, and for the link.
+    """
+    platform = sizes[0].contract.platform
     banks = {
-        one.bank: cpu_us(bank_work(one, rounds) + _signatures(planned, one.bank), calibration) for one in sizes
+        one.bank: cpu_us(bank_work(one, turns) + _signatures(planned, one.bank), calibration) for one in sizes
     }  # fmt: skip
-    served = cpu_us(_platform_operations(sizes, rounds) + _signatures(planned, platform), calibration)
+    served = cpu_us(_platform_operations(sizes, turns) + _signatures(planned, platform), calibration)
     waits = {platform: served + max(banks.values()), **{bank: served + own for bank, own in banks.items()}}
     return [
         {
@@ -140,8 +153,9 @@ def _totals(
     ]
 
 
-def _platform_operations(sizes: Iterable[Sizes], rounds: int) -> Counter[str]:
-    return sum((platform_work(one, rounds) for one in sizes), Counter(generate_key=1))
+def _platform_operations(sizes: Sequence[Sizes], turns: int) -> Counter[str]:
+    own_key = Counter(generate_key=int(sizes[0].contract.model == "scorecard"))
+    return sum((platform_work(one, turns) for one in sizes), own_key)
 
 
 def _signatures(traffic: Iterable[Traffic], party: str) -> Counter[str]:
@@ -163,13 +177,14 @@ def describe_plan(plan: Mapping[str, Any]) -> list[str]:
     """Return the plan as plain sentences for a terminal: who learns what, the cost, and what is not protected."""
     if plan.get("model") == FIELD_QUERY:
         return describe_query_plan(plan)
+    if plan.get("model") == SCORING:
+        return describe_scoring_plan(plan)
     budgets, calibration = plan["budgets"], plan["calibration"]
     lines = [f"Plan of run {plan['run']} between {', '.join(plan['parties'])}; matching by {plan['matching']}."]
     lines += [_described(entry) for entry in plan["learns"]]
     lines.append(
-        f"The run makes {budgets['rounds']} rounds in at most {budgets['attempts']} attempts, over at most "
-        f"{budgets['rows_a_bank']} training rows and {budgets['queries_a_bank']} matching queries a bank, and "
-        f"{budgets['firms_of_platform']} firms of the platform."
+        f"The run makes {_turns(budgets)}, over at most {budgets['rows_a_bank']} training rows and "
+        f"{budgets['queries_a_bank']} matching queries a bank, and {budgets['firms_of_platform']} firms of the platform."
     )
     lines += [_priced(total) for total in plan["totals"]]
     bits, source = calibration["key_bits"], calibration["source"]
@@ -178,9 +193,15 @@ def describe_plan(plan: Mapping[str, Any]) -> list[str]:
     return lines + [f"Advice: {sentence}." for sentence in plan["advice"]]
 
 
+def _turns(budgets: Mapping[str, Any]) -> str:
+    if "trees" in budgets:
+        return f"at most {budgets['trees']} trees of depth {budgets['depth']} a bank, nodes {budgets['nodes']}"
+    return f"{budgets['rounds']} rounds in at most {budgets['attempts']} attempts"
+
+
 def _described(entry: Mapping[str, str]) -> str:
     line = f"At {entry['step']}, {entry['who']}: {entry['what']}."
-    return line if entry["malicious"] == plan_leakage.NOTHING else f"{line} If malicious: {entry['malicious']}."
+    return line if entry["malicious"] == NOTHING else f"{line} If malicious: {entry['malicious']}."
 
 
 def _priced(total: Mapping[str, Any]) -> str:

@@ -6,107 +6,51 @@ seeds (covert security), if somebody asks for that. The texts are for the people
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 
 from lianxin.crypto import paillier
 from lianxin.federation.contract import RunContract
+from lianxin.federation.plan_leakage_trees import advice_trees, learns_trees, not_protected_trees
+from lianxin.federation.plan_terms import NOTHING, OPEN_BITS, REPLAY, Learns, Terms
 from lianxin.federation.scorecard import GRID, SIGNIFICANT_BITS
+from lianxin.federation.selection import rows_readable
 
-NOTHING = "nothing further"
-OPEN_BITS = 64
-REPLAY = "found only by replay"
 ROW_STATISTICS = ("AGGREGATE", "DESENSITISED", "PLAIN")
-
-
-@dataclass(frozen=True)
-class Learns:
-    """`who` learns `what` at `step`; `malicious` is what that side could read by leaving the protocol."""
-
-    who: str
-    what: str
-    step: str
-    malicious: str
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The numbers of one contract that decide what is learned."""
-
-    contract: RunContract
-
-    @property
-    def platform(self) -> str:
-        """The platform's party id."""
-        return self.contract.platform
-
-    @property
-    def banks(self) -> int:
-        """K."""
-        return len(self.contract.banks)
-
-    @property
-    def rounds(self) -> int:
-        """T."""
-        return self.contract.rounds
-
-    @cached_property
-    def features(self) -> int:
-        """d_A."""
-        return len(self.contract.fields_of(self.platform, "feature"))
-
-    def own(self, bank: str) -> int:
-        """Return d_B of one bank, its intercept among them."""
-        return len(self.contract.fields_of(bank, "feature")) + 1
-
-    @property
-    def numbers_to_platform(self) -> int:
-        """T·d_A + ΣK_j at its largest: gradient entries and bins that the platform sees."""
-        return self.features * (self.rounds + self.contract.max_bins)
-
-    @property
-    def labels_by_bins(self) -> int:
-        """How many labels one-row bins show when bins are counted: all bins of each feature but one."""
-        return self.features * (self.contract.max_bins - 1)
-
-    def numbers_to(self, bank: str) -> int:
-        """T·d_B: gradient entries that one bank sees."""
-        return self.rounds * self.own(bank)
-
-    @property
-    def each_bank(self) -> str:
-        """How the banks are spoken of where all learn the same."""
-        return self.contract.banks[0] if self.banks == 1 else "each bank"
-
-    @property
-    def that_bank(self) -> str:
-        """How a bank is spoken of from the platform's side."""
-        return self.contract.banks[0] if self.banks == 1 else "that bank"
 
 
 def learns(contract: RunContract) -> list[dict[str, str]]:
     """Return the entries {"who", "what", "step", "malicious"} of a contract, in the order of its steps."""
     terms = Terms(contract)
-    parts = (_agreement(terms), _matching(terms), _binning(terms), _learning(terms), _rounds(terms), _end(terms))
+    parts: list[Iterator[Learns]] = [_agreement(terms), _matching(terms), _training_rows(terms)]
+    if contract.model == "boosted_trees":
+        parts += [learns_trees(terms), _learning_trees(terms)]
+    else:
+        parts += [_binning(terms), _selection(terms), _learning(terms), _rounds(terms), _points(terms)]
+    parts.append(_closed())
     return [asdict(entry) for part in parts for entry in part]
 
 
 def not_protected(contract: RunContract) -> list[str]:
     """Return what this run does not protect, a sentence each."""
     terms = Terms(contract)
+    is_trees = contract.model == "boosted_trees"
+    what = "joint boosted trees" if is_trees else "the joint scorecard"
     sentences = [
-        "The constructions of matching by Paillier and of the joint scorecard are composed here and have not yet been "
+        f"The constructions of matching by Paillier and of {what} are composed here and have not yet been "
         "read by an outside cryptographer: this version makes no production claim.",
         "A party that leaves the protocol is stopped by no proof: what it could read stands beside each step and is "
         f"{REPLAY} from committed seeds, which this version does for simulations only.",
         "No noise is added: repeated runs on the same rows add up, and no privacy budget beyond the sizes of the "
         "contract limits what the results together tell.",
-        "The finished model is itself information: with its weights of evidence and weights the platform predicts "
+        "The finished model is itself information: its leaves tell a bank what the platform's fields say of its firms."
+        if is_trees
+        else "The finished model is itself information: with its weights of evidence and weights the platform predicts "
         "labels as well as its own sub-score does.",
         "Wrong or invented data of a party's own is trained on as it is.",
         "Sizes, times and the order of messages are seen by whoever watches the network.",
     ]
-    return [*sentences, *_assumption(contract), *_collusion(terms)]
+    of_model = not_protected_trees(terms) if is_trees else _collusion(terms)
+    return [*sentences, *_assumption(contract), *of_model]
 
 
 def _assumption(contract: RunContract) -> Iterator[str]:
@@ -142,12 +86,15 @@ def _collusion(terms: Terms) -> Iterator[str]:
 def advice(contract: RunContract) -> list[str]:
     """Return which of the advised sizes the contract's own sizes cannot keep, a sentence each; empty is good.
 
+    Of a scorecard, below; of trees, see `plan_leakage_trees.advice_trees`.
     The advice is T·d_A + ΣK_j <= N/10 for the platform and T·d_B <= rows/10 for a bank (protocols.md, section 5), with
-    N all banks' training rows when the platform sees sums only.
+    N all banks' training rows when the platform sees sums only. Correlations across the parties count towards both.
     """
     terms = Terms(contract)
+    if contract.model == "boosted_trees":
+        return list(advice_trees(terms))
     seen = [(terms.platform, terms.numbers_to_platform, contract.max_rows * terms.banks)]
-    seen += [(bank, terms.numbers_to(bank), contract.max_rows) for bank in contract.banks]
+    seen += [(bank, terms.numbers_to(bank) + terms.correlations(bank), contract.max_rows) for bank in contract.banks]
     return [
         f"{party} sees up to {numbers} numbers, which asks for {10 * numbers} training rows, and the contract allows "
         f"{rows}: take fewer features, bins or rounds"
@@ -195,10 +142,14 @@ def _matching(terms: Terms) -> Iterator[Learns]:
     )
 
 
-def _binning(terms: Terms) -> Iterator[Learns]:
-    contract, platform, bank = terms.contract, terms.platform, terms.each_bank
+def _training_rows(terms: Terms) -> Iterator[Learns]:
+    platform, bank = terms.platform, terms.each_bank
     yield Learns(platform, "how many training rows each matched firm has, which may be none", "binning.rows", NOTHING)
     yield Learns(bank, f"which of these rows have no live consent at {platform}", "binning.rows", NOTHING)
+
+
+def _binning(terms: Terms) -> Iterator[Learns]:
+    contract, platform, bank = terms.contract, terms.platform, terms.each_bank
     yield Learns("both sides", "public keys, each with a proof of its form", "binning.keys", NOTHING)
     yield Learns(platform, "nothing: labels stay encrypted under the bank's key", "binning.count", NOTHING)
     yield Learns(
@@ -215,10 +166,43 @@ def _binning(terms: Terms) -> Iterator[Learns]:
     )
 
 
+def _selection(terms: Terms) -> Iterator[Learns]:
+    """Only where the contract has columns of the two sides correlated (a limit on variance inflation)."""
+    if not terms.contract.max_vif_hundredths:
+        return
+    platform, alter = terms.platform, f"answers wrongly and has features taken out; {REPLAY}"
+    yield Learns(platform, "nothing: the bank's columns stay encrypted under its key", "selection.products", alter)
+    for name in terms.contract.banks:
+        yield Learns(
+            name,
+            f"correlations of its own {terms.own(name) - 1} features with {terms.features} unnamed ones of {platform}'s, and "
+            f"of these among themselves: {terms.correlations(name)} numbers",
+            "selection.products",
+            f"gives rows numbers of their own and reads what {rows_readable(terms.contract, name)} rows hold in each "
+            f"feature; {REPLAY}",
+        )
+    yield Learns(
+        platform,
+        "the variance inflation of each of its features, and which ones should go",
+        "selection.verdict",
+        NOTHING,
+    )
+
+
+def _learning_trees(terms: Terms) -> Iterator[Learns]:
+    what = f"how many trees {terms.that_bank} keeps, and when it stops"
+    yield Learns(terms.platform, what, "learning.exchange", NOTHING)
+    yield from _figures(terms)
+
+
 def _learning(terms: Terms) -> Iterator[Learns]:
     yield Learns(terms.platform, _sums_seen(terms), "learning.exchange", _labels_read(terms))
     if terms.banks > 1:
         yield Learns("each bank", "which banks take part in each round", "learning.exchange", NOTHING)
+    yield from _figures(terms)
+
+
+def _figures(terms: Terms) -> Iterator[Learns]:
     figures = sorted(name for name, form in terms.contract.record["forms"].items() if form in ROW_STATISTICS)
     if figures:
         what = f"{terms.that_bank}'s own figures: {', '.join(figures)}"
@@ -257,11 +241,14 @@ def _rounds(terms: Terms) -> Iterator[Learns]:
     yield Learns(bank, "nothing: uniformly masked sums, opened by the platform alone", "round.gradient", NOTHING)
 
 
-def _end(terms: Terms) -> Iterator[Learns]:
+def _points(terms: Terms) -> Iterator[Learns]:
     yield Learns(
         terms.each_bank,
         f"{terms.platform}'s sub-score, in whole points, of each matched firm whose consent has score mode",
         "scoring.points",
         "keeps the points and sets them against what else it knows of the firm",
     )
+
+
+def _closed() -> Iterator[Learns]:
     yield Learns("every party", "how the run ended, and the other ledgers' signed heads", "contract.close", NOTHING)

@@ -242,16 +242,6 @@ def gradient_value(total: int, layouts: Layouts) -> float:
     return centre(total, layouts.width_bits) / 2.0**GRADIENT_BITS
 
 
-def points(sub_scores: Floats, points_to_double_odds: int) -> list[int]:
-    """Return integer points: log-odds times PDO/ln 2, rounded. A higher number is a riskier firm."""
-    return [int(v) for v in np.rint(sub_scores * points_to_double_odds / math.log(2.0))]
-
-
-def log_odds(point_values: Floats, points_to_double_odds: int) -> Floats:
-    """Return the log-odds that integer points stand for."""
-    return point_values * math.log(2.0) / points_to_double_odds
-
-
 class DescentState:
     """One side's weights under a step of fixed curvature with Nesterov momentum (protocols.md, section 5, step 5).
 

@@ -30,11 +30,13 @@ from lianxin.federation.errors import GuardRefused, PeerError
 from lianxin.federation.model import MODES, Clock, Provenance
 
 GENESIS = "0" * 64
-ROW_MODES = frozenset(MODES)
+ROW_MODES = frozenset({*MODES, "SPLITS"})
 FITTING_MODES = {
     "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset(MODES[2:]), "PLAIN": frozenset(MODES[3:]),
 }  # fmt: skip
-SCORE_STEPS = frozenset({"scoring.points"})  # a score is row-level too: it crosses as DESENSITISED
+SCORE_STEPS = frozenset({"scoring.points", "scoring.answer"})  # a score is row-level too: it crosses as DESENSITISED
+SPLIT_STEPS = frozenset({"boosting.split", "boosting.score"})  # so is the side of a cut on which a row lies
+_OWN_STEPS = {"SCORE_ONLY": SCORE_STEPS, "SPLITS": SPLIT_STEPS}
 _RULE = re.compile(r"[A-Z]{1,8}[0-9]{0,2}(-[A-Z]{1,8})?")
 T = TypeVar("T")
 
@@ -244,9 +246,12 @@ class Session:
 
 
 def fitting_modes(form: str, step: str) -> frozenset[str]:
-    """Return the modes of a release that lets values of `form` cross in `step`; a consent to a score is for scores."""
+    """Return the modes of a release that lets values of `form` cross in `step`; a consent to a score is for scores, the
+    sides of a tree's cuts are for trees."""
     fitting = FITTING_MODES.get(form, ROW_MODES)
-    return fitting | {"SCORE_ONLY"} if form == "DESENSITISED" and step in SCORE_STEPS else fitting
+    if form != "DESENSITISED":
+        return fitting
+    return fitting | {mode for mode, steps in _OWN_STEPS.items() if step in steps}
 
 
 class PeerRefused(PeerError):

@@ -13,10 +13,10 @@ import numpy as np
 
 from lianxin.crypto import paillier, pairwise_masks
 from lianxin.crypto.errors import CryptoError
-from lianxin.federation import regression
 from lianxin.federation.binning import Columns, intercept
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
+from lianxin.federation.monotone import NO_ORDER, Order, merge_small_bins
 from lianxin.federation.rounds import PlatformOutcome
 from lianxin.federation.scorecard import (
     COUNT_BITS,
@@ -28,48 +28,23 @@ from lianxin.federation.scorecard import (
     plan_layouts,
     scores,
 )
+from lianxin.federation.screening import (
+    FeatureTable,
+    Moments,
+    correlated,
+    feature_table,
+    minima_of,
+    woe_integers,
+)
 
-
-def woe_integers(goods: Sequence[int], bads: Sequence[int]) -> tuple[int, ...]:
-    """Return the weights of evidence of a feature's bins at 2^12."""
-    good, bad = sum(goods), sum(bads)
-    return tuple(round(regression.woe(g, b, good, bad) * 2**WOE_BITS) for g, b in zip(goods, bads, strict=True))
+__all__ = ["COUNT_BITS", "BankStar", "BankTable", "FeatureTable", "MaskAgreement", "OwnScreen", "PlatformStar", "design_of",
+           "merge_small_bins", "round_label", "screen_own", "woe_integers"]  # fmt: skip
 
 
 def design_of(columns: Columns) -> Floats:
     """Return the WOE-coded design, a row a training row, a column a feature."""
     coded = [np.array(w, dtype=float)[np.array(c)] for c, w in zip(columns.codes, columns.woe, strict=True)]
     return np.stack(coded, axis=1) / 2.0**WOE_BITS if coded else np.zeros((columns.rows, 0))
-
-
-def merge_small_bins(goods: list[int], bads: list[int], minima: tuple[int, int, int]) -> list[int]:
-    """Return old bin → new bin such that every new bin has at least minima = (rows, bads, goods).
-
-    The smallest offender joins the bin whose share of bads is nearest; new bins keep the order of the old ones.
-    """
-    groups = [[b] for b in range(len(goods))]
-
-    def count(group: list[int]) -> tuple[int, int, int]:
-        bad, good = sum(bads[b] for b in group), sum(goods[b] for b in group)
-        return bad + good, bad, good
-
-    def rate(group: list[int]) -> float:
-        rows, bad, _ = count(group)
-        return bad / rows if rows else 0.0
-
-    while len(groups) > 1:
-        short = [g for g in groups if any(c < m for c, m in zip(count(g), minima, strict=True))]
-        if not short:
-            break
-        worst = min(short, key=lambda g: (count(g)[0], g))
-        others = [g for g in groups if g is not worst]
-        nearest = min(others, key=lambda g: (abs(rate(g) - rate(worst)), g))
-        groups = sorted([g for g in others if g is not nearest] + [sorted(worst + nearest)])
-    mapping = [0] * len(goods)
-    for new, group in enumerate(groups):
-        for old in group:
-            mapping[old] = new
-    return mapping
 
 
 @dataclass
@@ -80,18 +55,6 @@ class BankTable:
     columns: Columns = field(repr=False)
     public: paillier.PublicKey | None = None
     outcome: PlatformOutcome | None = None
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """What the platform learned of one feature: counts a bin over all banks, weights of evidence, information value."""
-
-    name: str
-    goods: tuple[int, ...]
-    bads: tuple[int, ...]
-    woe: tuple[int, ...]
-    information_value: float
-    merged: tuple[int, ...]
 
 
 class PlatformStar:
@@ -107,8 +70,9 @@ class PlatformStar:
         self.descent = DescentState(0, contract.ridge)
         self.gradient_norms: list[float] = []
 
-    def open_counts(self, masked: Mapping[str, Sequence[int]]) -> None:
-        """Sum the banks' masked counts, merge bins below the contract's minimums, keep features that still tell.
+    def open_counts(self, masked: Mapping[str, Sequence[int]], orders: Mapping[str, Order] | None = None) -> None:
+        """Sum the banks' masked counts, merge bins as the contract's minimums and the wished `orders` ask, and keep the
+        features that still tell, by information value and by correlation with one another.
 
         Raises RunStopped if no feature is left, PeerError (B06) if the sum is no possible count.
         """
@@ -117,30 +81,45 @@ class PlatformStar:
         rows = sum(table.columns.rows for table in self.tables.values())
         if len(flat) != 2 * sum(bins) or any(v > rows for v in flat):
             raise PeerError("the banks' masked counts do not add up to counts; one of them left the protocol", "B06")
-        minima = (self.contract.min_rows, self.contract.min_bads, self.contract.min_goods)
         place = 0
         for name, count in zip(self.features, bins, strict=True):
             goods, bads = flat[place : place + count], flat[place + count : place + 2 * count]
             place += 2 * count
             self.base_rate = sum(bads) / max(1, sum(bads) + sum(goods))
-            self._keep(name, goods, bads, minima)
+            self._keep(
+                feature_table(name, goods, bads, minima_of(self.contract), (orders or {}).get(name, NO_ORDER)), name
+            )
         if not self.kept:
             raise RunStopped("no platform feature tells good from bad once small bins are merged; the run ends here")
         self._recode()
         self.descent = DescentState(len(self.kept), self.contract.ridge)
+        self._drop_correlated()
 
-    def _keep(self, name: str, goods: list[int], bads: list[int], minima: tuple[int, int, int]) -> None:
-        mapping = merge_small_bins(goods, bads, minima)
-        size = max(mapping) + 1
-        good, bad = [0] * size, [0] * size
-        for old, new in enumerate(mapping):
-            good[new] += goods[old]
-            bad[new] += bads[old]
-        if size < 2 or min(bad) < minima[1] or min(good) < minima[2]:
-            self.dropped.append((name, "fewer than two bins hold the contract's minimum of rows, bads and goods"))
+    def _keep(self, found: FeatureTable | str, name: str) -> None:
+        reason = found if isinstance(found, str) else weak(found, self.contract)
+        if isinstance(found, str) or reason:
+            self.dropped.append((name, reason))
+        else:
+            self.kept.append(found)
+
+    def _drop_correlated(self) -> None:
+        if self.contract.max_correlation_permille >= 1000:
             return
-        value = regression.information_value(good, bad)
-        self.kept.append(FeatureTable(name, tuple(good), tuple(bad), woe_integers(good, bad), value, tuple(mapping)))
+        moments = sum_moments([Moments.of(self.tables[bank].columns) for bank in sorted(self.tables)])
+        self.drop(_correlated(self.kept, moments, self.contract))
+
+    def drop(self, reasons: Mapping[str, str]) -> None:
+        """Leave features out before the first round, each with its reason. Raises RunStopped if none is left."""
+        self.dropped += reasons.items()
+        left = [place for place, feature in enumerate(self.kept) if feature.name not in reasons]
+        if not left:
+            raise RunStopped(
+                "selection leaves no platform feature; loosen max_vif_hundredths or max_correlation_permille"
+            )
+        self.kept = [self.kept[place] for place in left]
+        for table in self.tables.values():
+            table.columns = chosen(table.columns, left)
+        self.descent = DescentState(len(self.kept), self.contract.ridge)
 
     def _recode(self) -> None:
         for table in self.tables.values():
@@ -179,6 +158,63 @@ def _summed(masked: Mapping[str, Sequence[int]], width_bits: int) -> list[int]:
         raise PeerError(f"the banks' masked values do not add up: {error}", "B06") from error
 
 
+def weak(feature: FeatureTable, contract: RunContract) -> str:
+    """Return why a feature tells too little for the contract, "" when it does not."""
+    least = contract.min_iv_millionths / 10**6
+    if feature.information_value >= least:
+        return ""
+    return f"its information value of {feature.information_value:.4f} is under the contract's {least:.4f}"
+
+
+def sum_moments(parts: Sequence[Moments]) -> Moments:
+    """Return the moments over all parts of the rows, of which there is at least one."""
+    total, *others = parts
+    for other in others:
+        total = total + other
+    return total
+
+
+def _correlated(features: Sequence[FeatureTable], moments: Moments, contract: RunContract) -> dict[str, str]:
+    values, limit = [feature.information_value for feature in features], contract.max_correlation_permille
+    return correlated([feature.name for feature in features], values, moments.correlations(), limit)
+
+
+def chosen(columns: Columns, places: Sequence[int]) -> Columns:
+    """Return only the columns at these places, in their order."""
+    woe = tuple(columns.woe[place] for place in places) if columns.woe else ()
+    return Columns(tuple(columns.codes[place] for place in places), tuple(columns.bins[place] for place in places), woe)
+
+
+@dataclass(frozen=True)
+class OwnScreen:
+    """What a bank keeps of its own features: their tables, `columns` in merged bins, and (feature, reason) dropped."""
+
+    kept: tuple[FeatureTable, ...]
+    columns: Columns = field(repr=False)
+    dropped: tuple[tuple[str, str], ...]
+
+
+def screen_own(
+    contract: RunContract, names: Sequence[str], columns: Columns, labels: Sequence[int],
+    orders: Mapping[str, Order] | None = None,
+) -> OwnScreen:  # fmt: skip
+    """Return a bank's own features as they enter its run: merged by its own counts, chosen by the contract's terms."""
+    kept, dropped, codes = list[FeatureTable](), list[tuple[str, str]](), list[list[int]]()
+    for name, column, bins in zip(names, columns.codes, columns.bins, strict=True):
+        order = (orders or {}).get(name, NO_ORDER)
+        found = feature_table(name, *_counts(column, labels, bins), minima_of(contract), order)
+        reason = found if isinstance(found, str) else weak(found, contract)
+        if isinstance(found, str) or reason:
+            dropped.append((name, reason))
+            continue
+        kept.append(found)
+        codes.append([found.merged[code] for code in column])
+    merged = Columns(tuple(codes), tuple(len(f.woe) for f in kept), tuple(f.woe for f in kept))
+    gone = _correlated(kept, Moments.of(merged), contract) if kept else {}
+    left = [place for place, feature in enumerate(kept) if feature.name not in gone]
+    return OwnScreen(tuple(kept[place] for place in left), chosen(merged, left), (*dropped, *gone.items()))
+
+
 class BankStar:
     """One bank's model state of one run. `columns` are its own binned features over its training rows."""
 
@@ -198,6 +234,14 @@ class BankStar:
         self._attempts: set[int] = set()
         self.pending: tuple[Floats, list[bool]] | None = None
         self.gradient_norms: list[float] = []
+
+    def drop(self, places: Sequence[int]) -> None:
+        """Leave own features out before the first round, with what was prepared for them; the intercept stays."""
+        left = [place for place in range(len(self.own.bins)) if place not in places]
+        self.own = chosen(self.own, left)
+        self.woe = list(self.own.woe[:-1])
+        self.corrections = [self.corrections[place] for place in left] if self.corrections else []
+        self.descent = DescentState(len(left), self.contract.ridge, [*([1.0] * (len(left) - 1)), 0.0])
 
     def scores(self) -> Floats:
         """Return z_B of the training rows at the lookahead weights."""

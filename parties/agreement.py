@@ -11,9 +11,10 @@ from typing import Any
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError, PackingOverflow
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
+from lianxin.federation import field_query, scoring
+from lianxin.federation.boosting_cells import plan_cells
 from lianxin.federation.contract import MODEL_TERMS, VERSION, RunContract, parse_contract
 from lianxin.federation.errors import InputFault, PeerError
-from lianxin.federation.field_query import agreement_fault
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
 from lianxin.parties.config import PolicySection, RunConfig
@@ -23,7 +24,7 @@ FORMS = {
     "agreement_key": "PUBLIC", "agreement_keys": "PUBLIC", "attempt": "CONTROL", "banks": "CONTROL",
     "restart": "CONTROL", "rose": "AGGREGATE", "masked_counts": "MASKED", "masked_gradient": "MASKED",
     "test_rows": "AGGREGATE", "auc_bank_only": "AGGREGATE", "auc_joint": "AGGREGATE", "ks_bank_only": "AGGREGATE",
-    "ks_joint": "AGGREGATE",
+    "ks_joint": "AGGREGATE", "stopped": "AGGREGATE",
 }  # fmt: skip
 _FROM_RUN = (
     "run", "proposer", "purpose", "matching", "model", "on_loss", "profile", "key_bits", "rounds", "spare_attempts", "min_rows",
@@ -31,6 +32,7 @@ _FROM_RUN = (
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
     "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS,
 )  # fmt: skip
+_AGREEMENT_FAULTS = {field_query.MODEL: field_query.agreement_fault, scoring.MODEL: scoring.agreement_fault}
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,26 @@ def check_proposal(contract: RunContract, identity: Identity, columns: set[str],
 def _model_fault(contract: RunContract) -> str:
     """Return what keeps a contract's model from being run, "" when nothing does."""
     if contract.is_standing:
-        return agreement_fault(contract)
+        return _AGREEMENT_FAULTS[contract.model](contract)
     if any(not contract.fields_of(bank, "label") for bank in contract.banks):
         return "each bank needs a label"
+    if contract.model == "boosted_trees":
+        return trees_fault(contract)
     return (
         ""
         if _fits(contract)
         else "the masks of so many attempts do not fit the key size; lower rounds or spare_attempts"
     )
+
+
+def trees_fault(contract: RunContract) -> str:
+    """Return what keeps trees from being grown: a level that does not fit the key, stopping early on no rows."""
+    try:
+        plan_cells(contract)
+    except PackingOverflow as fault:
+        return str(fault)
+    is_blind = bool(contract.patience) and not contract.validation_permille
+    return "patience asks for rows held back; set validation_permille, or patience to 0" if is_blind else ""
 
 
 def _fits(contract: RunContract) -> bool:

@@ -4,7 +4,7 @@ Whether the other end knows each of them is `auditor_receipts`'s part.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,13 +14,14 @@ from lianxin.parties.auditor_evidence import HEADER, Evidence, Finding, Record, 
 
 GENESIS = "0" * 64
 FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
-ROW_MODES = frozenset({"COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT"})
+ROW_MODES = frozenset({"COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT", "SPLITS"})
 FITTING_MODES = {  # the auditor's own copy of what a sender's session keeps to (docs/crossings.md)
     "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset({"DESENSITISED", "PLAINTEXT"}),
     "PLAIN": frozenset({"PLAINTEXT"}),
 }  # fmt: skip
 END_EVENTS = frozenset({"finished", "failed", "ended"})
-SCORE_STEPS = frozenset({"scoring.points"})
+SCORE_STEPS = frozenset({"scoring.points", "scoring.answer"})
+SPLIT_STEPS = frozenset({"boosting.split", "boosting.score"})
 
 
 def envelope_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -71,7 +72,7 @@ def sequence_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 def term_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the envelopes outside the contract: another run, another contract, a round too many, too late."""
     contract = run.contract
-    last = contract["rounds"] + 1  # the evaluation comes after the rounds; a round that is run again keeps its number
+    last = turns_of(contract) + 1  # the evaluation comes after the rounds; a round that is run again keeps its number
     for header in own.headers():
         broken = {
             "names another run": header["run"] != run.id,
@@ -85,6 +86,24 @@ def term_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     for index, leaf in own.crossings(run.id):
         if not leaf["time"] < contract["expires_at"]:
             yield Finding(f"{own.party}, leaf {index}: crossed after the contract's end", f"ask {own.party} why")
+    yield from _split_findings(run, own)
+
+
+def turns_of(contract: Record) -> int:
+    """Return how many rounds, of a scorecard or trees, a contract allows."""
+    trees = contract.get("trees")
+    return trees if contract.get("model") == "boosted_trees" and isinstance(trees, int) else contract["rounds"]
+
+
+def _split_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the peers to whom sides of more distinct cuts were told than the contract's `split_bits`."""
+    told, most = Counter[str](), run.contract.get("split_bits", 0)
+    for _, leaf in own.of_kind("split-bits", run.id):
+        told[leaf["peer"]] += leaf["bits"]
+    for peer, bits in sorted(told.items()):
+        if not isinstance(most, int) or bits > most:
+            what = f"sides of {bits} cuts were told to {peer}, the contract allows {most}"
+            yield Finding(f"{own.party}: {what}", f"ask {own.party} by which terms")
 
 
 def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -114,7 +133,8 @@ def fits_mode(form: str, step: str, modes: set[Any]) -> bool:
     """Return whether one of the releases' `modes` lets values of `form` cross in `step`."""
     fitting = FITTING_MODES.get(form, ROW_MODES)
     is_score = form == "DESENSITISED" and step in SCORE_STEPS and "SCORE_ONLY" in modes
-    return form in FREE_FORMS or is_score or bool(modes & fitting)
+    is_split = form == "DESENSITISED" and step in SPLIT_STEPS and "SPLITS" in modes
+    return form in FREE_FORMS or is_score or is_split or bool(modes & fitting)
 
 
 def minimum_findings(run: Run, own: Evidence) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ KINDS: Mapping[str, Record] = {
     "objection": {"event": str, "field": str, "record_hash": str},
     "model-marked": {"revocations": int, "consent_root": str, "choice": str},
     "alarm": {"rule": str, "skew_s": int},
+    "split-bits": {"peer": str, "bits": int},
 }  # fmt: skip
 HEADER = {
     "run": str, "conversation": str, "step": str, "round": int, "seq": int, "sender": str, "recipient": str,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run
 
-_QUERY = "query/"
+_ASKED = ("query/", "scoring/")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ def excused_detail(run: Run) -> str:
     and values that are not in its ledger; "" when there is nothing."""
     excused = [one for one in _unreceived(run) if one.is_excused]
     queries = Counter(name.split("/")[1] for name in _cut_queries(run))
-    failed = [one for one in excused if not one.leaf["conversation"].startswith(_QUERY)]
+    failed = [one for one in excused if not one.leaf["conversation"].startswith(_ASKED)]
     parts = [f"the run failed and left {len(failed)} messages unreceived"] if failed else []
     for bank, count in sorted(queries.items()):
-        lost = [one for one in excused if one.leaf["conversation"].startswith(f"{_QUERY}{bank}/")]
+        own = tuple(f"{service}{bank}/" for service in _ASKED)
+        lost = [one for one in excused if one.leaf["conversation"].startswith(own)]
         lost_to = [one for one in lost if one.leaf["peer"] == bank]
         told = f"{bank} noted {count} queries as cut off, {len(lost)} messages of them unreceived"
         parts.append(f"{told}, with {_values(run, lost_to)} values that were sent to {bank}")
@@ -73,7 +74,7 @@ def _unreceived(run: Run) -> Iterator[_Sent]:
         else:
             missing.append((place, index, leaf))
     for place, index, leaf in missing:
-        is_cut = leaf["conversation"] in cut if leaf["conversation"].startswith(_QUERY) else run.has_failed
+        is_cut = leaf["conversation"] in cut if leaf["conversation"].startswith(_ASKED) else run.has_failed
         yield _Sent(place[0], index, leaf, is_cut and leaf["seq"] > last[place])
 
 
@@ -83,7 +84,8 @@ def _cut_queries(run: Run) -> Iterator[str]:
         newest, cut = "", set[str]()
         for leaf in one.leaves:
             name = leaf.get("conversation")
-            if not isinstance(name, str) or leaf["run"] != run.id or not name.startswith(f"{_QUERY}{party}/"):
+            own = tuple(f"{service}{party}/" for service in _ASKED)
+            if not isinstance(name, str) or leaf["run"] != run.id or not name.startswith(own):
                 continue
             if leaf["kind"] != "refusal":
                 newest = name

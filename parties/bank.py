@@ -29,8 +29,10 @@ from lianxin.federation.errors import (
     RunStopped,
 )
 from lianxin.federation.grid import answer_instructions
+from lianxin.federation.scoring import MODEL as SCORING
 from lianxin.federation.session import Session, rule_id
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
+from lianxin.parties.bank_evaluation import check_columns, write_evaluation
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.identifiers import identifiers_are_uscc
@@ -41,6 +43,8 @@ from lianxin.parties.query_conversations import STANDING, end_expired, resumed_s
 from lianxin.parties.records import load_loan_table, read_table
 from lianxin.parties.retention import sweep_daily
 from lianxin.parties.run_kinds import bank_run
+from lianxin.parties.score_bank import BankScores
+from lianxin.parties.score_rows import Scorer
 
 POLL_S = 0.5
 RECONNECT_S = 1.0
@@ -68,9 +72,12 @@ class BankNode:
         assert data.label is not None
         self.label = data.label
         self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
+        node.rules.check_columns(self.table.columns)
+        check_columns(node.config.evaluation, self.table)
         self.pending: dict[str, Pending] = {}
         self.ended: dict[str, dict[str, Any]] = {}
         self.standing: dict[str, BankQueries] = {}
+        self.scorer = Scorer(node, self.table)
         self._stop = threading.Event()
         for row in node.store.runs():
             if row.state == STANDING:
@@ -240,7 +247,8 @@ class BankNode:
     def _stand(self, contract: RunContract) -> None:
         """Keep an agreement ready to be asked under; the lobby goes on."""
         has_codes = identifiers_are_uscc(self.table.identifiers)
-        self.standing[contract.run] = BankQueries(self.node, contract, self.link, has_codes)
+        kind = BankScores if contract.model == SCORING else BankQueries
+        self.standing[contract.run] = kind(self.node, contract, self.link, has_codes)
         self.node.say(f"agreement {contract.run} stands until {contract.expires_at}")
 
     def _end_standing(self, channel: Channel, data: bytes, run: str) -> None:
@@ -299,6 +307,7 @@ class BankNode:
     def close(self) -> None:
         """Stop serving; a run under way fails at its next wait."""
         self._stop.set()
+        self.scorer.monitor.flush()
         self.link.close()
 
 
@@ -348,3 +357,4 @@ def write_result(node: Node, run: BankRun) -> None:
     (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
     scores = {name: run.result[name] for name in BY_ROW}
     (folder / "scores.json").write_text(json.dumps(scores))
+    write_evaluation(run, folder)

@@ -27,6 +27,7 @@ from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Role, converse
 from lianxin.federation.star import MaskAgreement
 from lianxin.parties import coding
+from lianxin.parties.coding_fields import BinLimits, fit_field
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.idle import IdleFiller
 from lianxin.parties.node import Node
@@ -34,8 +35,6 @@ from lianxin.parties.outputs import far_from_earlier, sizes_by_firm
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply, read_agreement
 from lianxin.parties.retention import date_columns
-
-POOL_CAPACITY = 65_536  # 36 MB at 2048 bits
 
 
 class BankRun(ABC):
@@ -50,6 +49,8 @@ class BankRun(ABC):
         self.firms: list[str] = []
         self.training: list[int] = []
         self.specs: dict[str, coding.BinSpec] = {}
+        self.dropped: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []
         self.keys: BankKeys | None = None
         self._key_fault: LianxinError | None = None
         seed = self.drbg.child_seed("agreement")
@@ -57,7 +58,7 @@ class BankRun(ABC):
         self.rights: tuple[Provenance, ...] = ()
         self.finished = False
         self.result: dict[str, Any] = {}
-        self.filler = IdleFiller()
+        self.filler = IdleFiller(always=node.executor is not None)
         self._banks_left = list(contract.banks)
         self._done: set[str] = set()
 
@@ -78,6 +79,10 @@ class BankRun(ABC):
     @abstractmethod
     def model_record(self) -> dict[str, Any]:
         """Return the bank's model of this run, for its own state folder."""
+
+    def select(self) -> Reply:
+        """Choose features together with the platform; no model does unless it says how. Raises PeerError (S05)."""
+        raise PeerError("selection across the parties is none of this model's steps", "S05")
 
     # ---- helpers of every step
 
@@ -166,7 +171,7 @@ class BankRun(ABC):
         source = paillier.OwnerEncryptor(key, self.contract.exponents)
         seed = self.drbg.child_seed("randomiser-pool", key.public.key_id)
         reserve = partial(self.node.store.reserve, f"pool/{key.public.key_id}")
-        return RandomiserPool(source, seed, reserve, POOL_CAPACITY, self.node.executor)
+        return RandomiserPool(source, seed, reserve, self.node.config.randomisers_ahead, self.node.executor)
 
     def _send_training_rows(self, right: Provenance) -> None:
         place = {firm: row for row, firm in enumerate(self.firms)}
@@ -180,12 +185,24 @@ class BankRun(ABC):
             raise RunStopped(
                 f"{self.node.party}'s shared training rows hold one class of the label only; give it more loans"
             )
+        self._check_classes(rows)
         if len(rows) > self.contract.max_rows:
             raise RunStopped(f"{self.node.party} has more training rows than the contract's {self.contract.max_rows}")
         shared = [place[self.table.identifiers[row]] for row in rows]
         role = streams.send_rows(shared, self.contract.chunk_bytes, (right,))
         live = self._talk(role, f"vertical/{self.node.party}/rows")
         self.training = [row for row, flag in zip(rows, live, strict=True) if flag]
+
+    def _check_classes(self, rows: Sequence[int]) -> None:
+        """Raise RunStopped, with the counts, where the gate would let no figure of these rows' labels go (OUT-BADS)."""
+        firms, labels = [self.table.identifiers[row] for row in rows], [self.table.labels[row] for row in rows]
+        _, bads, goods = sizes_by_firm(firms, labels)
+        least = (self.contract.min_bads, self.contract.min_goods)
+        if bads < least[0] or goods < least[1]:
+            raise RunStopped(
+                f"{self.node.party}'s {len(rows)} shared training rows have {bads} firms with a bad loan and {goods} with a "
+                f"good one, and the contract asks for {least[0]} and {least[1]}; give it more loans"
+            )
 
     # ---- for the models
 
@@ -212,10 +229,13 @@ class BankRun(ABC):
         return keys
 
     def _fit_specs(self, released: Released) -> None:
-        """Fit the bins of the own features that may be used; a feature of one bin is left out."""
+        """Fit the bins of the own features that may be used; a feature of one bin is left out by name."""
         names = [name for name in self.features if name in released.columns]
-        specs = {n: coding.fit_bins(released.columns[n], self.contract.max_bins, self.contract.min_rows) for n in names}
-        self.specs = {name: spec for name, spec in specs.items() if spec.count > 1}
+        limits = BinLimits.of(self.contract)
+        fits = {name: fit_field(name, released.columns[name], limits, self.node.rules) for name in names}
+        self.specs = {name: fit.spec for name, fit in fits.items() if not fit.reason}
+        self.dropped = [(name, fit.reason) for name, fit in fits.items() if fit.reason]
+        self.notes = [(name, note) for name, fit in fits.items() for note in fit.notes]
 
     def _aggregate(
         self, step: str, firms: Sequence[str], labels: Sequence[int], round_number: int, readable: bool = True

@@ -3,7 +3,7 @@
 See `bank_run` for what every model shares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,17 @@ from lianxin.federation import apps, binning, evaluation, regression, rounds, sc
 from lianxin.federation.binning import BankKeys, Columns, Work
 from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import GateRefused, PeerError, RunStopped
+from lianxin.federation.errors import GateRefused, PeerError
 from lianxin.federation.model import Released
-from lianxin.federation.star import COUNT_BITS, BankStar, design_of, round_label
+from lianxin.federation.monotone import Order
+from lianxin.federation.selection import PRODUCTS, bank_selection_role, columns_a_row
+from lianxin.federation.star import COUNT_BITS, BankStar, FeatureTable, chosen, round_label, screen_own
+from lianxin.parties.bank_evaluation import EVIDENCE, Evidence, linear_evidence
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.node import Node
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply
+from lianxin.parties.scorecard_refit import Fitted, Refit, Rows
 
 
 class BankScorecard(BankRun):
@@ -27,6 +31,7 @@ class BankScorecard(BankRun):
     def __init__(self, node: Node, contract: RunContract, table: LoanTable, link: Link) -> None:
         super().__init__(node, contract, table, link)
         self.star: BankStar | None = None
+        self.tables: dict[str, FeatureTable] = {}
         self._round = 0
         self._active: list[bool] = []
 
@@ -49,7 +54,7 @@ class BankScorecard(BankRun):
         star = self._fit_own(released)
         keys = self._key()
         work, labels = self._work(), star.labels
-        keys.pool.planned = len(labels) * (1 + 2 * self.contract.rounds)
+        keys.pool.planned = len(labels) * (1 + 2 * self.contract.rounds + columns_a_row(self.contract, self.node.party))
         counts, star.corrections = self._count_and_masks(work, keys, labels, star)
         self.star = star
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]
@@ -73,10 +78,43 @@ class BankScorecard(BankRun):
         return results[1], results[2]
 
     def _fit_own(self, released: Released) -> BankStar:
+        """Fit, merge and choose the own features; a feature that goes is in `dropped` with its reason."""
         self._fit_specs(released)
+        labels = list(released.columns[self.label])
         codes = tuple(spec.encode(released.columns[name]) for name, spec in self.specs.items())
         columns = Columns(codes, tuple(spec.count for spec in self.specs.values()))
-        return BankStar(self.contract, self.node.party, list(released.columns[self.label]), columns)
+        orders = {name: Order(self.node.rules.of(name).monotone, spec.ordered) for name, spec in self.specs.items()}
+        screen = screen_own(self.contract, list(self.specs), columns, labels, orders)
+        self.dropped += screen.dropped
+        self.tables = {feature.name: feature for feature in screen.kept}
+        self.specs = {f.name: self.specs[f.name].merged(dict(enumerate(f.merged))) for f in screen.kept}
+        return BankStar(self.contract, self.node.party, labels, screen.columns)
+
+    # ---- query.select
+
+    def select(self) -> Reply:
+        """Find with the platform which columns of the two repeat one another; own ones that go are dropped here."""
+        self._once("select")
+        star, keys = self._ready()
+        released = self._release(self.training, PRODUCTS)
+        if len(released.firms) != len(self.training):
+            raise GateRefused("consents ended between counting and selection; launch the run again", "R04")
+        right = self._aggregate(PRODUCTS, released.firms, star.labels, 0)
+        self.rights = (released.provenance, right)
+        own, limit = chosen(star.own, range(len(star.own.bins) - 1)), self.contract.max_vif_hundredths
+        role = bank_selection_role(self._work(), keys, own, len(star.labels), limit)
+        found = self._talk(role, f"vertical/{self.node.party}/selection")
+        names = list(self.specs)
+        for place in found.own_dropped:
+            reason = (
+                f"its variance inflation is {found.own_inflations[place]:.2f}, above the contract's {limit / 100:.2f}"
+            )
+            self.dropped.append((names[place], reason))
+            del self.specs[names[place]]
+        star.drop(found.own_dropped)
+        self.rights = ()
+        self.node.say(f"selection dropped {len(found.own_dropped)}")
+        return {}, {}, {}
 
     # ---- train
 
@@ -89,6 +127,8 @@ class BankScorecard(BankRun):
         released = self._release(self.training, "round.residuals", round_number)
         live = set(released.firms)
         flags = [self.table.identifiers[row] in live for row in self.training]
+        if self._active:  # a row that was left out takes part no more: a platform cannot pick a batch anew each round
+            flags = [flag and active for flag, active in zip(flags, self._active, strict=True)]
         labels = [label for label, flag in zip(star.labels, flags, strict=True) if flag]
         firms = [self.table.identifiers[row] for row, flag in zip(self.training, flags, strict=True) if flag]
         self.rights = (released.provenance, self._aggregate("round.range", firms, labels, round_number, False))
@@ -146,36 +186,50 @@ class BankScorecard(BankRun):
         trained = set(self.training)
         refit = [row for row in scored if row in trained]
         test = [row for row in scored if self.table.split[row] == "test"]
-        if len({self.table.labels[row] for row in refit}) < 2:
-            raise RunStopped(f"{self.node.party}'s rows with score consent hold one class of the label only")
-        own_all, labels = self._own_design(self.training), [self.table.labels[row] for row in self.training]
-        alone = regression.fit_logistic(own_all, np.array(labels), self.contract.ridge)
-        pdo = self.contract.points_to_double_odds
-
-        def joined(rows: Sequence[int]) -> np.ndarray:
-            values = np.array([points[place[self.table.identifiers[row]]] for row in rows], dtype=float)
-            return np.column_stack([scorecard.log_odds(values, pdo), self._own_design(rows)])
-
-        joint = regression.fit_logistic(
-            joined(refit), np.array([self.table.labels[r] for r in refit]), self.contract.ridge
-        )
+        work = Refit(self.contract, self.node.party, self.specs, self._woe())
+        scored_rows, training = self._rows_of(refit, points), self._rows_of(self.training)
+        held_out = self._rows_of(test, points)
+        fitted = work.fit(scored_rows, training)
+        alone = Rows(held_out.bins, held_out.labels)
         return {
-            "labels": [self.table.labels[row] for row in test],
-            "joint": regression.predict(joint, joined(test)).tolist() if test else [],
-            "bank_only": regression.predict(alone, self._own_design(test)).tolist() if test else [],
+            "labels": list(held_out.labels),
+            "joint": regression.predict(fitted.joint, work.design(held_out)).tolist() if test else [],
+            "bank_only": regression.predict(fitted.bank_only, work.design(alone)).tolist() if test else [],
             "test_rows": test, "subjects": [self.node.boundary.subject_key(self.table.identifiers[r]) for r in test],
             "refit_rows": refit, "training_rows": self.training,
             "active": list(self._active),
-            "refit_coefficients": joint.tolist(),
+            "refit_coefficients": fitted.joint.tolist(),
+            "wrong_sign": dict(work.wrong_sign),
+            "card": work.card(fitted, scored_rows, training, held_out, self._texts()).to_record(),
+            EVIDENCE: self._evidence(work, fitted, refit, scored_rows, held_out),
         }  # fmt: skip
 
-    def _own_design(self, rows: Sequence[int]) -> np.ndarray:
+    def _evidence(self, work: Refit, fitted: Fitted, refit: Sequence[int], scored: Rows, held_out: Rows) -> Evidence:
+        """Return what the evaluation needs beyond the held-out scores."""
+        train = {
+            "joint": regression.predict(fitted.joint, work.design(scored)).tolist(),
+            "bank_only": regression.predict(fitted.bank_only, work.design(Rows(scored.bins, scored.labels))).tolist(),
+        }
+        design = work.design(held_out)
+        return linear_evidence(
+            refit, train, fitted.joint, design, list(self.specs), self.contract.platform, self.node.party
+        )
+
+    def _woe(self) -> list[tuple[int, ...]]:
         assert self.star is not None
-        codes = tuple(spec.encode([self.table.columns[n][row] for row in rows]) for n, spec in self.specs.items())
-        woe = tuple(self.star.woe)
-        if not codes:
-            return np.zeros((len(rows), 0))
-        return design_of(Columns(codes, tuple(len(w) for w in woe), woe))
+        return list(self.star.woe)
+
+    def _rows_of(self, rows: Sequence[int], points: Mapping[int, int] | None = None) -> Rows:
+        """Return rows of the table in the own features' bins, with the sub-scores of `points` by shared row, if any."""
+        place = {firm: row for row, firm in enumerate(self.firms)}
+        bins = [spec.encode([self.table.columns[n][row] for row in rows]) for n, spec in self.specs.items()]
+        given = None if points is None else [points[place[self.table.identifiers[row]]] for row in rows]
+        return Rows(bins, [self.table.labels[row] for row in rows], given)
+
+    def _texts(self) -> dict[str, dict[str, str]]:
+        """Return the plain words of fields, as far as this bank's own catalogue has any."""
+        words = {entry.id: entry.name_zh for entry in self.node.catalogue.values()}
+        return dict.fromkeys((self.node.party, self.contract.platform), words)
 
     def _metrics(self) -> apps.Numbers:
         """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""
@@ -199,14 +253,20 @@ class BankScorecard(BankRun):
         """Return the bank's model of this run, for its own state folder."""
         star, _ = self._ready()
         return {
-            "type": "bank-model", "version": 1, "run": self.contract.run,
+            "type": "bank-model", "version": 2, "run": self.contract.run,
             "features": [
-                {"field": name, "bins": spec.to_record(), "woe": list(woe)}
+                {"field": name, "bins": spec.to_record(), "woe": list(woe), "goods": list(self.tables[name].goods),
+                 "bads": list(self.tables[name].bads),
+                 "iv_micro": round(self.tables[name].information_value * 10**6)}
                 for (name, spec), woe in zip(self.specs.items(), star.woe, strict=True)
             ],
+            "dropped": [{"field": name, "reason": reason} for name, reason in self.dropped],
+            "notes": [{"field": name, "note": note} for name, note in self.notes],
+            "wrong_sign": self.result["wrong_sign"],
             "weights": [round(w * 2**24) for w in star.descent.weights],
             "refit_micro": [round(v * 10**6) for v in self.result["refit_coefficients"]],
             "gradient_norms_milli": [round(v * 1000) for v in star.gradient_norms],
             "training_rows": list(self.result["training_rows"]), "test_rows": list(self.result["test_rows"]),
             "refit_rows": list(self.result["refit_rows"]), "active": self.result["active"],
+            "card": self.result["card"],
         }  # fmt: skip

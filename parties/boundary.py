@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from lianxin.crypto import canonical, merkle
 from lianxin.crypto.randomness import Drbg
-from lianxin.federation.errors import GateRefused, InputFault
+from lianxin.federation.errors import GateRefused
 from lianxin.federation.model import Clock, Provenance, Released
 from lianxin.parties import decision
 from lianxin.parties.boundary_clock import LedgerClock, newest_time
@@ -38,13 +38,14 @@ from lianxin.parties.boundary_proofs import (
     prove,
     verify_firm,
 )
+from lianxin.parties.boundary_shape import check_shape, types_of
 from lianxin.parties.boundary_uses import UseCount, uses_of
 from lianxin.parties.boundary_values import Values, desensitised, kept_values
 from lianxin.parties.config import QuotaSection
 from lianxin.parties.consent import ConsentRegister, subject_key
-from lianxin.parties.decision import AGGREGATE, MODES, Catalogue, Registry, ReleaseDecision, ReleaseRequest
-from lianxin.parties.identifiers import subject_type_of
+from lianxin.parties.decision import AGGREGATE, MODES, SPLITS, Catalogue, Registry, ReleaseDecision, ReleaseRequest
 from lianxin.parties.ledger import Ledger
+from lianxin.parties.ledger_commit import NO_PREFACE, Preface
 from lianxin.parties.objections import Objections
 from lianxin.parties.outputs import OutputGate, persons_rule, size_rule
 
@@ -87,6 +88,8 @@ class _Case:
     round: int
     use: str = ""
     query: str = ""
+    before: Preface = NO_PREFACE
+    empty: bool = False
 
     @property
     def run(self) -> str:
@@ -137,6 +140,8 @@ class Boundary:
         grade: str = "",
         query: str = "",
         dates: Mapping[str, Sequence[Any]] | None = None,
+        empty: bool = False,
+        before: Preface = NO_PREFACE,
     ) -> Released:
         """Return the rows and columns that may cross, after the ledger has the leaf that says so.
 
@@ -145,20 +150,21 @@ class Boundary:
         `subject_types[i]` (ENT, IND, NP) is by default read off the identifier. `rows` of the leaf and the provenance
         count distinct firms. `use` names what a limited consent is used for, by default the run; `grade` the measured
         grade that a DESENSITISED release relies on, by default the newest of the node's policy; `query` the request
-        that this release answers; `dates` are columns that periods count from and that do not leave. Raises GateRefused
-        when no field or no firm may cross, after a refusal leaf; InputFault when lengths differ or a requested column
-        is missing.
+        that this release answers; `dates` are columns that periods count from and that do not leave. With `empty`, a
+        release of no firm is one all the same, after the same work: whether anybody was let go is in its leaf alone.
+        `before` is what goes to disk in front of it, in one transaction. Raises GateRefused when no field or no firm may
+        cross, after a refusal leaf; InputFault when lengths differ or a requested column is missing.
         """
-        types = _types_of(firms, subject_types)
-        _check_shape(contract, request, firms, columns)
+        types = types_of(firms, subject_types)
+        check_shape(contract, request, firms, columns)
         with self._lock, self._register.held() as registry, self._clock.held() as now:
-            case = _Case(contract, request, registry, now, round, use, query)
+            case = _Case(contract, request, registry, now, round, use, query, before, empty)
             self._check_clock(case)
             case = replace(case, request=self._graded(case, grade))
             fields = self._decide_fields(case)
             case = replace(case, request=replace(case.request, fields=tuple(dict.fromkeys(request.fields))))
             decided = self._decide_firms(case, fields, types)
-            if not decided.released:
+            if not decided.released and not empty:
                 self._refuse(case, decided.excluded[0][0] if decided.excluded else "OUT-ROWS")
             values = self._values(case, fields, columns, dates or {}, firms, decided)
             provenance = self._record(case, fields, decided, values)
@@ -247,7 +253,7 @@ class Boundary:
         return replace(case.request, grade=grade or case.request.grade or self.desensitiser.newest())
 
     def _mode_rule(self, request: ReleaseRequest) -> str:
-        if request.mode not in MODES:
+        if request.mode not in (*MODES, SPLITS):
             return "R03"
         if request.mode != "DESENSITISED":
             return ""
@@ -268,7 +274,8 @@ class Boundary:
         request, registry = case.request, case.registry
         keys = {firm: self.subject_key(firm) for firm in types}
         scopes = (registry.by_scope.get((key, request.recipient, request.purpose), ()) for key in keys.values())
-        uses = self._uses.others(registry, (one.id for scope in scopes for one in scope), case.use_name)
+        ids = (one.id for scope in scopes for one in scope)
+        uses = self._uses.others(registry, ids, case.use_name, len(types) if case.empty else 0)
         released: dict[str, str] = {}
         consents: set[str] = set()
         excluded: Counter[str] = Counter()
@@ -297,7 +304,15 @@ class Boundary:
         disputes = self.objections.disputed()
         mode, names = case.request.mode, fields.allowed
         values = kept_values(
-            names, columns, dates, firms, decided.released, self._catalogue, disputes, case.now, mode in MODES[2:]
+            names,
+            columns,
+            dates,
+            firms,
+            decided.released,
+            self._catalogue,
+            disputes,
+            case.now,
+            decision.is_shown(mode),
         )
         by = self.desensitiser if mode == "DESENSITISED" else None
         return desensitised(values, by, case.run, case.request.recipient)
@@ -339,8 +354,9 @@ class Boundary:
             **{name: value for name, value in named.items() if value},
             **more,
         }
-        uses = uses_of(case.registry, firms.consents, case.use_name)
-        _, release_id = self._ledger.append_release(leaf, firms.consents, uses, kept)
+        asked = len(firms.released) + sum(count for _, count in firms.excluded)
+        uses = uses_of(case.registry, firms.consents, case.use_name, asked if case.empty else 0)
+        _, release_id = self._ledger.append_release(leaf, firms.consents, uses, kept, case.before)
         if not case.query:  # answers to queries go on for as long as their agreement
             self._summaries.append(
                 ReleaseSummary(
@@ -369,25 +385,3 @@ _ADVICE = {
     "OUT-DIFF": "it differs from an earlier output by too few firms; leave a larger group of firms out",
     "OUT-BUDGET": "the recipient has had as many outputs as [quota] allows; wait, or raise the limit",
 }
-
-
-def _types_of(firms: Sequence[str], subject_types: Sequence[str] | None) -> dict[str, str]:
-    if subject_types is None:
-        return {firm: subject_type_of(firm) for firm in firms}
-    if len(subject_types) != len(firms) or not set(subject_types) <= set(decision.SUBJECT_TYPES):
-        raise InputFault("a release needs one subject type a row, each of ENT, IND and NP")
-    types = dict(zip(firms, subject_types, strict=True))
-    if any(types[firm] != kind for firm, kind in zip(firms, subject_types, strict=True)):
-        raise InputFault("two rows of one firm have different subject types; correct the table")
-    return types
-
-
-def _check_shape(
-    contract: Mapping[str, Any], request: ReleaseRequest, firms: Sequence[str], columns: Mapping[str, Sequence[Any]]
-) -> None:
-    identifiers = {listed["field"] for listed in contract.get("fields", ()) if listed["use"] == "identifier"}
-    for name in request.fields:
-        if name not in columns and name not in identifiers:
-            raise InputFault(f"field {name} is requested and the table has no column of it; bind one or ask for less")
-        if name in columns and len(columns[name]) != len(firms):
-            raise InputFault(f"the column of field {name} has another number of rows than the list of firms")

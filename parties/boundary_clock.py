@@ -75,6 +75,8 @@ class LedgerClock:
 
 def seconds_between(earlier: str, later: str) -> int:
     """Return the seconds from one time to another; 0 when one of them is no time."""
+    if earlier == later:
+        return 0
     try:
         span = datetime.strptime(later, FORMAT) - datetime.strptime(earlier, FORMAT)
     except ValueError:

@@ -19,19 +19,25 @@ class UseCount:
     """The uses that one node's store knows of."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._is_counted = store, False
 
-    def others(self, registry: Registry, consents: Iterable[str], use: str) -> dict[str, int]:
-        """Return, for each of these consents that has a limit, by how many other uses it was used."""
+    def others(self, registry: Registry, consents: Iterable[str], use: str, least: int = 0) -> dict[str, int]:
+        """Return, for each of these consents that has a limit, by how many other uses it was used.
+
+        At least as many as `least` are looked up: names that no consent has stand for those that are lacking.
+        """
         limited = limited_of(registry, consents)
-        if not limited:
+        wanted = [*limited, *nobodys(use, least - len(limited))]
+        if not wanted:
             return {}
         self._count_once(registry)
-        return {name: len(uses - {use}) for name, uses in self._store.uses(limited).items()}
+        found = self._store.uses(wanted)
+        return {name: len(found[name] - {use}) for name in limited if name in found}
 
     def _count_once(self, registry: Registry) -> None:
         """Read the uses off the ledger, once a store: one of version 1 kept none, a new one has nothing to read."""
-        if self._store.setting(_COUNTED) is not None:
+        self._is_counted = self._is_counted or self._store.setting(_COUNTED) is not None
+        if self._is_counted:
             return
         limited, lists = set(limited_of(registry, registry.consents)), self._store.release_consents()
         found: set[tuple[str, str]] = set()
@@ -52,6 +58,12 @@ def use_of(leaf: Mapping[str, str]) -> str:
     return leaf.get("use") or leaf["run"]
 
 
-def uses_of(registry: Registry, consents: Sequence[str], use: str) -> list[tuple[str, str]]:
-    """Return the (consent, use) pairs that a release by these consents adds."""
-    return [(name, use) for name in limited_of(registry, consents)]
+def uses_of(registry: Registry, consents: Sequence[str], use: str, least: int = 0) -> list[tuple[str, str]]:
+    """Return the (consent, use) pairs that a release by these consents adds, at least `least` by names of no consent."""
+    limited = limited_of(registry, consents)
+    return [(name, use) for name in (*limited, *nobodys(use, least - len(limited)))]
+
+
+def nobodys(use: str, count: int) -> list[str]:
+    """Return names that no consent has, a use's own: looked up and kept where the work must not tell how many there were."""
+    return [f"\x00{use}.{place}" for place in range(count)]

@@ -7,7 +7,7 @@ that its `verified` column marks were seen in a source. What a province adds or 
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -84,8 +84,9 @@ def load_merged(path: Path | None, additions: Sequence[Path] = ()) -> Catalogue:
     return merged
 
 
-def generated_catalogue(columns: Mapping[str, str]) -> Catalogue:
-    """Return a catalogue of a user's own columns (field id to provider): trade secrets in compute mode only.
+def generated_catalogue(columns: Mapping[str, str], authorised: Collection[str] = ()) -> Catalogue:
+    """Return a catalogue of a user's own columns (field id to provider): trade secrets in compute mode only, or by their
+    firm's authorisation where the field is among `authorised`, as the platform's are in a run of trees.
 
     The strictest class that joint modelling allows stands in until the owner gives a better one. Raises InputFault
     for an id that no catalogue can hold.
@@ -94,7 +95,8 @@ def generated_catalogue(columns: Mapping[str, str]) -> Catalogue:
     writer = csv.DictWriter(text, _HEADER, restval="", lineterminator="\n")
     writer.writeheader()
     for field_id, provider in columns.items():
-        writer.writerow({**_GENERATED, "field_name_en": field_id, "provider": provider})
+        release = {"default_release": "AUTH"} if field_id in authorised else {}
+        writer.writerow({**_GENERATED, **release, "field_name_en": field_id, "provider": provider})
     try:
         return Catalogue.from_csv_bytes(text.getvalue().encode())
     except CatalogueRejected as fault:

@@ -22,13 +22,17 @@ from lianxin.federation.errors import LianxinError
 from lianxin.parties import (
     cli_audit,
     cli_bench,
+    cli_bins,
     cli_boundary,
+    cli_card,
     cli_catalogue,
     cli_consent,
     cli_desensitise,
+    cli_document,
     cli_ledger,
     cli_nodes,
     cli_query,
+    cli_score,
     cli_simulate,
 )
 
@@ -39,6 +43,7 @@ app = typer.Typer(
 app.add_typer(cli_nodes.network, name="network")
 app.add_typer(cli_query.platform, name="platform")  # the groups of cli_nodes, with the commands of field queries
 app.add_typer(cli_query.bank, name="bank")
+FURTHER = (cli_bins, cli_card, cli_document, cli_score)  # modules whose commands are in the groups above
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
 app.add_typer(cli_boundary.boundary, name="boundary")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lianxin.federation.errors import RunStopped
+from lianxin.federation.errors import InputFault, RunStopped
 
 bench = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="How fast this machine is, beside other libraries."
@@ -73,6 +73,27 @@ def matching(
     _conclude(record, out, as_json, console, bench_report)
 
 
+@bench.command("scoring")
+def scoring(
+    firms: Annotated[int, typer.Option(min=1_500, max=1_000_000, help="Firms of the platform; two of three consent.")] = 3_000,
+    singles: Annotated[int, typer.Option(min=100, max=100_000, help="Single requests that are timed.")] = 500,
+    batches: Annotated[int, typer.Option(min=1, max=30, help="Batches of 1,000 firms that are timed.")] = 5,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where the nodes' stores are made; its disk counts.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Joint scores a second in batches, and the time of a single one, between two processes over gRPC with mutual TLS.
+
+    Example: lianxin bench scoring --folder build --json
+    """
+    from lianxin.simulations.bench_scoring import Asked, bench_scoring
+
+    if folder is not None:
+        _check_out(folder)
+    with Console(stderr=True).status("measuring") as status:
+        record = bench_scoring(Asked(firms, singles, batches), folder, status.update)
+    _tell(record, as_json)
+
+
 @bench.command("ledger")
 def ledger(
     leaves: Annotated[int, typer.Option(min=1_000, max=100_000_000, help="How many leaves fill the store.")] = 100_000,
@@ -89,12 +110,58 @@ def ledger(
         _check_out(folder)
     with Console(stderr=True).status("measuring") as status:
         record = bench_ledger(leaves, folder, status.update)
+    _tell(record, as_json)
+
+
+def _tell(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record))
         return
     for name, value in record.items():
         if name not in ("bench", "machine"):
             typer.echo(f"{name}: {value}")
+
+
+@bench.command("training")
+def training(
+    data: Annotated[str, typer.Option("--data", help="taiwan, taiwan_fate, polish, sba, gmsc, or all.")] = "",
+    shape: Annotated[str, typer.Option("--shape", help="qinghai: a made-up table of a province's size, not --data.")] = "",
+    folder: Annotated[Path | None, typer.Option("--folder", help="The folder of the public data sets.")] = None,
+    model: Annotated[str, typer.Option("--model", help="scorecard or boosted_trees.")] = "scorecard",
+    nodes: Annotated[str, typer.Option("--nodes", help="Of trees: shown or hidden.")] = "shown",
+    rows: Annotated[int | None, typer.Option("--rows", min=200, help="Keep this many rows; all without it.")] = None,
+    bits: Bits = 2048,
+    rounds: Annotated[int, typer.Option(min=1, max=15, help="Rounds of a scorecard.")] = 6,
+    trees: Annotated[int, typer.Option(min=1, max=200, help="Trees of an ensemble.")] = 30,
+    depth: Annotated[int, typer.Option(min=1, max=6, help="Levels of a tree.")] = 4,
+    matching: Annotated[str, typer.Option(help="paillier or ecdh.")] = "ecdh",
+    profile: Annotated[str, typer.Option(help="full_exponents (scorecards) or short_exponents (trees).")] = "",
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes, all nodes in one process.")] = 2,
+    processes: Annotated[bool, typer.Option("--processes", help="Each node a process of its own, without workers.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Every draw comes from it.")] = 1,
+    out: Annotated[Path, typer.Option("--out", help="A folder, for report.html and figures.json of each run.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Whole trainings on public data: AUC beside the references in clear, seconds, bytes, memory, the plan beside it.
+
+    Example: lianxin bench training --data taiwan --folder data --model boosted_trees --out build/bench --json
+    """
+    from lianxin.simulations import bench_training
+
+    if bool(data) == bool(shape):
+        raise InputFault("give --data or --shape, one of the two")
+    choices = {"model": model, "nodes": nodes, "rows": rows, "key_bits": bits, "rounds": rounds, "trees": trees,
+               "depth": depth, "matching": matching, "profile": profile, "workers": workers,
+               "processes": processes or bool(shape), "seed": seed}  # fmt: skip
+    asked = bench_training.asked_for(data or shape, **choices)
+    records = []
+    with Console(stderr=True).status("training") as status:
+        for one in asked:
+            records.append(bench_training.bench_training(one, folder, out, status.update))
+            if not as_json:
+                typer.echo("\n".join(bench_training.lines_of(records[-1])))
+    if as_json:
+        typer.echo(json.dumps(records if len(records) > 1 else records[0]))
 
 
 def _check_out(out: Path | None) -> None:

@@ -150,7 +150,7 @@ def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
     from lianxin.federation import plan
 
     def make(contract: "RunContract") -> dict[str, Any]:
-        if config.simulation is not None or contract.model == "field_query":
+        if config.simulation is not None or contract.is_standing:
             return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
         calibration = plan.measure_calibration(contract.key_bits, Drbg(system_seed()), time.process_time_ns)
         return plan.make_plan(contract, calibration)
@@ -284,6 +284,10 @@ def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, An
 
         asker = agreement_for(served.standing, request["purpose"], request["run"])
         return {"answer": asker.ask(request["firms"], request["fields"], request["mode"], request["operator"])}
+    if request["do"] in ("score", "models", "monitor"):
+        from lianxin.parties.score_desk import answer
+
+        return answer(served, request)
     raise ValueError("unknown request")
 
 

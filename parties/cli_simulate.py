@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lianxin.federation.errors import InputFault
+from lianxin.parties.cli_model_options import ModelChoice, model_options
 
 simulate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Whole runs on made-up or real data.")
 Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the run; a temporary one without it.")]
@@ -27,7 +28,9 @@ CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", help="A catal
 _STAGES = ("approved", "matched", "query.match", "counted", "query.count", "train", "evaluate")
 
 
-def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, profile: str, **more: Any) -> Any:
+def _terms(
+    seed: int, matching: str, key_bits: int, rounds: int, workers: int, profile: str, choice: ModelChoice, **more: Any
+) -> Any:  # fmt: skip
     from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS, PROFILES
     from lianxin.simulations.layout import Terms
 
@@ -37,6 +40,7 @@ def _terms(seed: int, matching: str, key_bits: int, rounds: int, workers: int, p
         raise InputFault(f"--key-bits is an even number from {MINIMUM_KEY_BITS} to 8192")
     if profile not in PROFILES:
         raise InputFault(f"--profile is {' or '.join(PROFILES)}")
+    more |= {"model": choice.model, "model_terms": dict(choice.terms)}
     return Terms(seed, matching, profile=profile, key_bits=key_bits, rounds=rounds, workers=workers, **more)
 
 
@@ -49,12 +53,14 @@ def _folder(out: Path | None) -> Path:
 
 
 @simulate.command("province")
+@model_options
 def province(
     out: Out = None, firms: Annotated[int, typer.Option(min=200, help="Firms the platform knows.")] = 8000,
     banks: Annotated[int, typer.Option(min=1, max=20, help="Banks.")] = 3,
     loans: Annotated[int, typer.Option(min=100, help="Loans of each bank.")] = 1000,
     nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
-    workers: Workers = 2, seed: Seed = 1, profile: Profile = "full_exponents", as_json: AsJson = False,
+    workers: Workers = 2, seed: Seed = 1, profile: Profile = "full_exponents", as_json: AsJson = False, *,
+    model: ModelChoice,
 ) -> None:  # fmt: skip
     """A made-up province: firms with public records, banks with loans, and a true gain from joining.
 
@@ -65,7 +71,7 @@ def province(
     from lianxin.simulations.world import make_province
 
     terms = _terms(
-        seed, matching, key_bits, rounds, workers, profile, consent_permille=900, outsider_permille=40,
+        seed, matching, key_bits, rounds, workers, profile, model, consent_permille=900, outsider_permille=40,
         compute_only_permille=20, revoked_firms=1,
     )  # fmt: skip
     folder = _folder(out)
@@ -75,12 +81,13 @@ def province(
 
 
 @simulate.command("sba")
+@model_options
 def sba(
     data: Annotated[Path, typer.Option("--data", help="The public SBA loan table.")],
     out: Out = None, banks: Annotated[int, typer.Option(min=1, max=20, help="How many of the largest banks.")] = 3,
     nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
     workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0, catalogue: CatalogueFile = None,
-    profile: Profile = "full_exponents", as_json: AsJson = False,
+    profile: Profile = "full_exponents", as_json: AsJson = False, *, model: ModelChoice,
 ) -> None:  # fmt: skip
     """Real small-firm loans of the U.S. Small Business Administration, as a platform and its largest banks.
 
@@ -90,18 +97,19 @@ def sba(
     from lianxin.simulations.sba import map_sba
 
     share = round_share(consent_rate)
-    terms = _terms(seed, matching, key_bits, rounds, workers, profile, consent_permille=share)
+    terms = _terms(seed, matching, key_bits, rounds, workers, profile, model, consent_permille=share)
     folder = _folder(out)
     inputs = map_sba(data, folder / "tables", banks)
     notes = [
         "The platform's row of a firm is the one of its first approval, so that no later loan reaches an earlier one.",
         *(f"Column {name} was left out: {reason}." for name, reason in inputs.left_out_columns.items()),
     ]
-    chosen = choose_catalogue(inputs, catalogue, False)
+    chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees)
     _run(folder, inputs, terms, chosen, nodes, as_json, dict(inputs.refused_columns), notes)
 
 
 @simulate.command("files")
+@model_options
 def files(
     platform: Annotated[Path, typer.Option("--platform", help="The platform's table: one row a firm.")],
     bank: Annotated[list[Path], typer.Option("--bank", help="A bank's table; repeat it for more banks.")],
@@ -109,25 +117,22 @@ def files(
     label: Annotated[str, typer.Option("--label", help="The banks' column with 1 for bad and 0 for good.")],
     split: Annotated[str | None, typer.Option("--split", help="The banks' column with train or test.")] = None,
     loan_id: Annotated[str | None, typer.Option("--loan-id", help="The column that tells a firm's loans apart.")] = None,
-    model: Annotated[str, typer.Option(help="scorecard.")] = "scorecard",
     out: Out = None, nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048,
     rounds: Rounds = 6, workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0,
-    catalogue: CatalogueFile = None, profile: Profile = "full_exponents", as_json: AsJson = False,
+    catalogue: CatalogueFile = None, profile: Profile = "full_exponents", as_json: AsJson = False, *,
+    model: ModelChoice,
 ) -> None:  # fmt: skip
     """Your own two or more tables.
 
     Example: lianxin simulate files --platform p.csv.gz --bank b.csv.gz --id uscc --label bad --split split --json
     """
-    from lianxin.federation.contract import MODELS
     from lianxin.simulations.layout import choose_catalogue, round_share
     from lianxin.simulations.tables import check_inputs
 
-    if model not in MODELS:
-        raise InputFault(f"model is {' or '.join(MODELS)}; {model} is not built yet")
     share = round_share(consent_rate)
-    terms = _terms(seed, matching, key_bits, rounds, workers, profile, consent_permille=share)
+    terms = _terms(seed, matching, key_bits, rounds, workers, profile, model, consent_permille=share)
     inputs = check_inputs(platform, bank, id_column, label, split, loan_id)
-    chosen = choose_catalogue(inputs, catalogue, False)
+    chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees)
     _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})
 
 
@@ -142,7 +147,7 @@ def _run(
         raise InputFault("--nodes is memory or processes")
     console = Console(stderr=True)
     address = runner.free_address() if nodes == "processes" else "127.0.0.1:7443"
-    with _progress(console, len(inputs.banks), terms.rounds) as watch:
+    with _progress(console, len(inputs.banks), terms.turns) as watch:
         layout = layouts.lay_out(folder, inputs, terms, catalogue, address)
         if nodes == "memory":
             ran = runner.run_in_memory(layout, watch)
@@ -184,11 +189,12 @@ def _conclude(
     layout: Any, ran: Any, refused: dict[str, str], notes: Sequence[str], as_json: bool, console: Console
 ) -> None:
     from lianxin.parties.report import summary_table, write_report
-    from lianxin.simulations import results, story
+    from lianxin.parties.report_evaluation import paired_table
+    from lianxin.simulations import planned, results, story
 
     outcome = results.gather(layout, ran, results.verify_apart)
     outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
-    summary = story.summary_of(layout, ran, outcome)
+    summary = story.summary_of(layout, ran, outcome, calibration=planned.calibrate(layout.terms.key_bits))
     summary["limits"] = [*notes, *summary["limits"]]
     summary["refusals"] += [
         {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason}
@@ -198,6 +204,8 @@ def _conclude(
     write_report(report, summary)
     (layout.folder / "result.json").write_text(json.dumps(outcome.figures, indent=1))
     console.print(summary_table(summary))
+    if (tests := paired_table(summary)) is not None:
+        console.print(tests)
     sentence = "evidence verified" if outcome.verdict.ok else "EVIDENCE NOT VERIFIED; run `lianxin audit verify`"
     console.print(f"{outcome.figures['matched']['overall']} firms matched; {sentence}", highlight=False)
     for party, pid in ran.pids.items():

@@ -8,6 +8,7 @@ import typer
 
 from lianxin.federation.errors import LianxinError
 from lianxin.parties.control import ask
+from lianxin.parties.plan_kept import describe_kept
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -26,6 +27,8 @@ def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
         fault.exit_code = ended.get("exit_code", 3)
         raise fault
     typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
+    for sentence in describe_kept(ended.get("planned", {})) if not as_json else ():
+        typer.echo(sentence)
 
 
 def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:

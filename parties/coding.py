@@ -35,14 +35,16 @@ class BinSpec:
     """How one column becomes bin numbers.
 
     `uppers` are the highest values of the intervals but the last (numeric), `categories` the text of each own bin
-    (text). A value has a cell: the interval or category, then the cell of rare categories (text only), then that of
-    missing values. `groups[cell]` is the bin, 0 … count-1.
+    (text), `special` the numbers that mean something else than their size, such as -999. A value has a cell: the
+    interval or category, then the cell of rare categories (text only), then that of missing values, then one of each
+    special number. `groups[cell]` is the bin, 0 … count-1.
     """
 
     kind: str
     uppers: tuple[float, ...]
     categories: tuple[str, ...]
     groups: tuple[int, ...]
+    special: tuple[float, ...] = ()
 
     @property
     def count(self) -> int:
@@ -51,17 +53,30 @@ class BinSpec:
 
     def encode(self, values: Sequence[Any]) -> list[int]:
         """Return the bin of each value; total: missing, unseen and wrongly typed values have a bin too."""
-        cell_of = self._cell_of_number if self.kind == "numeric" else self._text_cells()
+        cell_of = self._number_cells() if self.kind == "numeric" else self._text_cells()
         return [self.groups[cell_of(value)] for value in values]
 
-    def _cell_of_number(self, value: Any) -> int:
-        number = value if isinstance(value, (int, float)) and not is_missing(value) else None
-        return len(self.uppers) + 1 if number is None else bisect.bisect_left(self.uppers, number)
+    @property
+    def ordered(self) -> tuple[int, ...]:
+        """The bins that hold an interval, in the order of their values; those of text have no order."""
+        return tuple(dict.fromkeys(self.groups[: len(self.uppers) + 1])) if self.kind == "numeric" else ()
+
+    def _number_cells(self) -> Any:
+        missing = len(self.uppers) + 1
+        special = {number: missing + 1 + place for place, number in enumerate(self.special)}
+
+        def cell_of(value: Any) -> int:
+            if not isinstance(value, (int, float)) or is_missing(value):
+                return missing
+            cell = special.get(value) if special else None
+            return bisect.bisect_left(self.uppers, value) if cell is None else cell
+
+        return cell_of
 
     def _text_cells(self) -> Any:
         cells = {category: cell for cell, category in enumerate(self.categories)}
         rare, missing = len(self.categories), len(self.categories) + 1
-        return lambda value: missing if is_missing(value) else cells.get(_as_text(value), rare)
+        return lambda value: missing if is_missing(value) else cells.get(as_text(value), rare)
 
     def labels(self) -> list[str]:
         """Return a readable name for each bin. It holds edges and categories: for the owner's eyes only."""
@@ -69,11 +84,13 @@ class BinSpec:
 
     def _names_of(self, bin_: int) -> list[str]:
         cells = [cell for cell, group in enumerate(self.groups) if group == bin_]
-        missing = ["missing"] if cells and cells[-1] == len(self.groups) - 1 else []
+        last = len(self.uppers if self.kind == "numeric" else self.categories) + 1
+        beside = ["missing", *(f"exactly {number:.12g}" for number in self.special)]
+        apart = [beside[cell - last] for cell in cells if cell >= last]
         if self.kind != "numeric":
             named = [*self.categories, "any other"]
-            return [*(named[cell] for cell in cells if cell < len(named)), *missing]
-        return [*self._ranges(cells[: len(cells) - len(missing)]), *missing]
+            return [*(named[cell] for cell in cells if cell < last), *apart]
+        return [*self._ranges([cell for cell in cells if cell < last]), *apart]
 
     def _ranges(self, cells: Sequence[int]) -> list[str]:
         """Return one name for each run of neighbouring intervals."""
@@ -91,13 +108,15 @@ class BinSpec:
 
     def to_record(self) -> dict[str, Any]:
         """Return the specification as canonical-JSON values; edges are `repr` strings, which read back exactly."""
+        special = {"special": [repr(number) for number in self.special]} if self.special else {}
         return {
             "type": "bin-specification",
-            "version": 1,
+            "version": 2 if self.special else 1,
             "kind": self.kind,
             "uppers": [repr(upper) for upper in self.uppers],
             "categories": list(self.categories),
             "groups": list(self.groups),
+            **special,
         }
 
     @classmethod
@@ -105,8 +124,9 @@ class BinSpec:
         """Return the specification that `to_record` wrote; raises InputFault when the record is not one."""
         try:
             uppers = tuple(float(upper) for upper in record["uppers"])
-            spec = cls(str(record["kind"]), uppers, tuple(record["categories"]), tuple(record["groups"]))
-            known = record["type"] == "bin-specification" and record["version"] == 1 and _is_consistent(spec)
+            special = tuple(float(number) for number in record["special"]) if record["version"] == 2 else ()
+            spec = cls(str(record["kind"]), uppers, tuple(record["categories"]), tuple(record["groups"]), special)
+            known = record["type"] == "bin-specification" and record["version"] in (1, 2) and _is_consistent(spec)
         except (KeyError, TypeError, ValueError):
             known = False
         if not known:
@@ -115,12 +135,14 @@ class BinSpec:
 
 
 def _is_consistent(spec: BinSpec) -> bool:
-    cells = len(spec.uppers) + 2 if spec.kind == "numeric" else len(spec.categories) + 2
+    cells = (len(spec.uppers) if spec.kind == "numeric" else len(spec.categories)) + 2 + len(spec.special)
     rising = all(low < high for low, high in itertools.pairwise(spec.uppers))
     texts = all(isinstance(category, str) for category in spec.categories)
     distinct = len(set(spec.categories)) == len(spec.categories)
     complete = set(spec.groups) == set(range(len(set(spec.groups)))) and all(type(g) is int for g in spec.groups)
-    return spec.kind in ("numeric", "text") and len(spec.groups) == cells and rising and texts and distinct and complete
+    sound = len(set(spec.special)) == len(spec.special) and (not spec.special or spec.kind == "numeric")
+    fits = spec.kind in ("numeric", "text") and len(spec.groups) == cells
+    return fits and rising and texts and distinct and complete and sound
 
 
 def is_missing(value: Any) -> bool:
@@ -128,7 +150,7 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     return unicodedata.normalize("NFC", str(value))
 
 
@@ -141,9 +163,9 @@ def fit_bins(values: Sequence[Any], max_bins: int, min_rows: int) -> BinSpec:
     own_missing = missing >= min_rows
     room = max_bins - own_missing
     if all(isinstance(value, (int, float)) for value in present):
-        uppers, sizes = _fit_intervals(present, room, min_rows)
+        uppers, sizes = fit_intervals(present, room, min_rows)
         return _numeric_spec(uppers, sizes, missing, own_missing, min_rows)
-    return _fit_categories([_as_text(value) for value in present], missing, own_missing, room, min_rows)
+    return _fit_categories([as_text(value) for value in present], missing, own_missing, room, min_rows)
 
 
 def _numeric_spec(uppers: list[float], sizes: list[int], missing: int, own: bool, min_rows: int) -> BinSpec:
@@ -153,7 +175,7 @@ def _numeric_spec(uppers: list[float], sizes: list[int], missing: int, own: bool
     return BinSpec("numeric", tuple(uppers), (), (*range(len(sizes)), group))
 
 
-def _fit_intervals(numbers: list[float], room: int, min_rows: int) -> tuple[list[float], list[int]]:
+def fit_intervals(numbers: list[float], room: int, min_rows: int) -> tuple[list[float], list[int]]:
     """Return the inner upper edges and the rows of each interval."""
     if not numbers:
         return [], [0]

@@ -52,12 +52,15 @@ class PolicySection(_Section):
 
 
 class QuotaSection(_Section):
-    """How many padded matching queries a platform answers a bank in a rolling window, over all runs, and how many firms in
-    field queries; `outputs` are statistics of one field to one recipient in that window, `output_sets` the distinct sets of
-    firms that they may be about, ever."""
+    """What a platform answers a bank in a rolling window of days, over all runs: padded matching `queries`, firms in field
+    queries and in requests for `scores`, `split_bits`: distinct cuts of tree models of whose sides it is told. `outputs` are
+    statistics of one field to one recipient in that window, `output_sets` the distinct sets of firms that they may be
+    about, ever."""
 
     queries: int = Field(default=1_000_000, ge=64)
     field_queries: int = Field(default=10_000, ge=1)
+    split_bits: int = Field(default=256, ge=1)
+    scores: int = Field(default=10_000_000, ge=1)
     days: int = Field(default=30, ge=1, le=3650)
     outputs: int = Field(default=1000, ge=1)
     output_sets: int = Field(default=256, ge=1, le=100_000)
@@ -68,6 +71,22 @@ class WitnessSection(_Section):
 
     quorum: int = Field(default=0, ge=0, le=15)
     hours: int = Field(default=4, ge=1, le=720)
+
+
+class BinningSection(_Section):
+    """What this party says by hand about its bins: a file with a table a field, relative to the configuration file."""
+
+    file: Path | None = None
+
+
+class EvaluationSection(_Section):
+    """What a bank looks at in its finished models beside the whole: columns of its own table to cut by, its column of dates
+    and the share of the latest rows, and fields that are known only after the decision."""
+
+    segments: list[str] = Field(default=[], max_length=8)
+    time: str = ""
+    latest_permille: int = Field(default=200, ge=1, le=999)
+    known_after: list[str] = []
 
 
 KEY_FILE = "keys.key"
@@ -100,11 +119,14 @@ class NodeConfig(_Section):
     platform_address: str | None = None
     workers: int = Field(default=0, ge=0, le=64)
     resume_window_s: int = Field(default=20, ge=0, le=600)
+    randomisers_ahead: int = Field(default=65_536, ge=0, le=4_194_304)
     data: DataSection
     policy: PolicySection | None = None
     quota: QuotaSection = QuotaSection()
     witness: WitnessSection = WitnessSection()
     keys: KeysSection | None = None
+    binning: BinningSection = BinningSection()
+    evaluation: EvaluationSection = EvaluationSection()
     simulation: SimulationSection | None = None
 
 
@@ -172,8 +194,10 @@ class RunConfig(_Section):
     @classmethod
     def _standing(cls, values: Any) -> Any:
         """A standing agreement matches and trains nothing: the sizes of both need no saying."""
-        is_standing = isinstance(values, dict) and values.get("model") in ("field_query", "scoring")
-        return {"max_queries": 64, "max_rows": 64, "identifiers": [], **values} if is_standing else values
+        if not isinstance(values, dict) or values.get("model") not in ("field_query", "scoring"):
+            return values
+        named: dict[str, Any] = {"features": []} if values["model"] == "scoring" else {}  # those of its models
+        return {"max_queries": 64, "max_rows": 64, "identifiers": [], **named, **values}
 
 
 Section = TypeVar("Section", bound=_Section)
@@ -200,6 +224,8 @@ def load_node(path: Path) -> NodeConfig:
     if config.keys is not None:
         named = {name: base / value for name, value in vars(config.keys).items() if value is not None}
         places["keys"] = config.keys.model_copy(update=named)
+    if config.binning.file is not None:
+        places["binning"] = BinningSection(file=base / config.binning.file)
     if config.simulation is not None:
         due = [(after, base / path) for after, path in config.simulation.revocations]
         places["simulation"] = config.simulation.model_copy(update={"revocations": due})

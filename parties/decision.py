@@ -8,7 +8,10 @@ the firm covers every field that needs one, by a signer with the power to give i
 random number: contract, catalogue, grades and the registry's first `epoch` records give an auditor the gate's own
 answer. Times compare as text. Which rule a refusal names depends on no order of fields or of consents.
 
-A trade secret crosses by authorisation or desensitised; personal information by authorisation, desensitised or not.
+A trade secret crosses by authorisation or desensitised; personal information by authorisation, desensitised or not. In
+mode SPLITS a recipient learns on which side of a model's cuts a row lies: a bit of a value, so what is held for computing
+alone (R39, R12) is kept back as it is from every reader, and each firm's consent is to mode DESENSITISED or above, while
+no measured grade is asked for, since nothing is published and the firm itself has agreed.
 
 Sources: Personal Information Protection Law 6, 13-15, 20, 23, 27-30, 55; Credit Reporting Regulation 13, 14, 18; Data
 Security Law 38; Anti-Unfair Competition Law 9. A sole trader (`IND`) counts as a natural person: nothing of it is open,
@@ -40,6 +43,7 @@ __all__ = [
     "GATE_ORDER",
     "MODES",
     "PURPOSES",
+    "SPLITS",
     "SUBJECT_TYPES",
     "Catalogue",
     "CatalogueRejected",
@@ -60,6 +64,7 @@ __all__ = [
 
 AGGREGATE = "AGGREGATE"  # a statistic over enough rows: its fields are decided, its firms need no consent
 DESENSITISED = "DESENSITISED"  # the mode, and the right of a field that crosses by its measured grade alone
+SPLITS = "SPLITS"  # a row's sides of a model's cuts, by consents to mode DESENSITISED and by no grade
 _PERSONAL = ("PI", "SPI")
 _UNNAMED_TERMS = (1, 2)  # contract versions without agreement, impact assessment and lawful basis
 GATE_ORDER = (
@@ -173,10 +178,15 @@ def _field_rule(entry: Field, request: ReleaseRequest, contract: Record, now: st
         "R09": request.recipient == request.provider or not {request.recipient, request.provider} <= roles.keys(),
         "R18": is_operator and entry.class_ in ("BIZ", *_PERSONAL),
         **_term_refusals(contract, now),
-        "R03": request.mode not in (*MODES, AGGREGATE),
-        "R12" if entry.class_ == "SPI" else "R39": entry.default_release == "COMPUTE" and request.mode in MODES[2:],
+        "R03": request.mode not in (*MODES, SPLITS, AGGREGATE),
+        "R12" if entry.class_ == "SPI" else "R39": entry.default_release == "COMPUTE" and is_shown(request.mode),
     }
     return next((rule for rule, holds in refusals.items() if holds), "")
+
+
+def is_shown(mode: str) -> bool:
+    """Return whether the recipient of rows in this mode reads something of their values, and computes not only on them."""
+    return mode == SPLITS or mode in MODES[2:]
 
 
 def _is_read_only(contract: Record) -> bool:
@@ -283,7 +293,7 @@ def _row_rule(
         transform_of(name, request.provider, request.grade, grades, class_of[name], request.step) for name in fields
     )
     refusals = {
-        "R03": request.mode not in MODES,
+        "R03": request.mode not in (*MODES, SPLITS),
         "R01": purpose is None,
         "R29": purpose is not None and not purpose.persons and subject_type in ("IND", "NP"),
         "R22": request.mode == DESENSITISED and not is_graded,
@@ -301,7 +311,8 @@ def _scope_rule(
     is_informed = record["separate_consent"] and "necessity_text" in record and "impact_text" in record
     refusals = {
         "R37": not has_attorney and record["signer_role"] not in SIGNERS.get(record["subject_type"], ()),
-        "R03": request.mode not in MODES[: consent.mode + 1] or not need.fields <= consent.fields,
+        "R03": (DESENSITISED if request.mode == SPLITS else request.mode) not in MODES[: consent.mode + 1]
+        or not need.fields <= consent.fields,
         "R12": "SPI" in foreign or ("SPI" in need.classes and not is_informed),
         "R09": record["provider"] != request.provider
         or (subject_type or record["subject_type"]) != record["subject_type"]

@@ -116,5 +116,7 @@ _LISTED = (
     Rule("M04", "A bank asks for so many firms in matching, over all runs.", _OURS, ("parties/quota.py",)),
     Rule("M05", "A bank is bound to its queries before it sees an answer.", _OURS, ("crypto/query_commitment.py",)),
     Rule("Q01", "A bank asks for so many firms by field query in a period.", _OURS, ("parties/quota.py",)),
+    Rule("BQ01", "A bank is told the sides of so many distinct cuts of tree models in a period, over all runs.", _OURS,
+         ("parties/quota.py",)),
 )  # fmt: skip
 RULES: Mapping[str, Rule] = {rule.id: rule for rule in _LISTED}

@@ -1,7 +1,8 @@
 """What a bank does while it waits for the platform: it makes the randomisers that its next messages will use.
 
 A thread works on a pool only while some conversation of the run waits for a message, so that it never competes with
-the node's own work for longer than one block takes.
+the node's own work for longer than one block takes. Where workers lend processors the pool is filled all the time: two
+threads keep them busy while the node's own process reads and writes messages.
 """
 
 import threading
@@ -15,18 +16,21 @@ POLL_S = 0.2
 
 
 class IdleFiller:
-    """Fills one pool in a thread of its own, between `start` and `stop`, whenever somebody waits."""
+    """Fills one pool in threads of its own, between `start` and `stop`: whenever somebody waits, or `always`."""
 
-    def __init__(self) -> None:
+    def __init__(self, always: bool = False) -> None:
         self._pool: RandomiserPool | None = None
-        self._waiting, self._stopped = 0, False
+        self._waiting, self._stopped = int(always), False
         self._change = threading.Condition()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="idle-filler")
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True, name="idle-filler") for _ in range(1 + always)
+        ]
 
     def start(self, pool: RandomiserPool) -> None:
         """Fill `pool` from now on."""
         self._pool = pool
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End the thread at its next block."""

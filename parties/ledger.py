@@ -25,7 +25,7 @@ from lianxin.crypto.tiles import TiledTree
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, RunStopped
 from lianxin.federation.model import Clock
 from lianxin.parties.clock import FORMAT
-from lianxin.parties.ledger_commit import Entry, GroupCommit, envelope_row
+from lianxin.parties.ledger_commit import NO_PREFACE, Entry, GroupCommit, Preface, envelope_row
 from lianxin.parties.ledger_export import CATALOGUE_SETTING, catalogue_of, write_evidence
 from lianxin.parties.ledger_tree import opened_frontier
 from lianxin.parties.ledger_witness import TIME, Witness, cosigners, has_cosigned, head_of, note_of, note_record
@@ -109,11 +109,13 @@ class Ledger:
         consents: Sequence[str],
         uses: Sequence[tuple[str, str]] = (),
         settings: Mapping[str, bytes] | None = None,
+        before: Preface = NO_PREFACE,
     ) -> tuple[int, str]:
         """Append a release's leaf together with the ids of the consents behind it; return index and release id.
 
         `uses` are pairs of a consent that allows a limited number of uses and the use that this release is part of;
-        `settings` are kept with the leaf in the store, all or nothing, such as the commitments under its `rows_root`.
+        `settings` are kept with the leaf in the store, all or nothing, such as the commitments under its `rows_root`;
+        `before` is what goes in front of it.
         Raises GateRefused (W01), after a refusal leaf, when the quorum of witnesses is overdue.
         """
         self.check_witnessed(leaf_fields)
@@ -121,11 +123,11 @@ class Ledger:
         def make() -> Entry:
             leaf = self._leaf(leaf_fields, None)
             lists = {hashlib.sha256(leaf).hexdigest(): list(consents)}
-            return Entry(
-                [leaf], beside={"release_consents": lists, "uses": list(uses), "settings": dict(settings or {})}
-            )
+            beside = {"release_consents": lists, "uses": list(uses), "settings": dict(settings or {})}
+            leaves = [*(self._leaf(fields, who) for fields, who in before.leaves), leaf]
+            return Entry(leaves, before.envelope, beside, marks=not before.late_mark)
 
-        return self._submit(make)[0]
+        return self._submit(make)[-1]
 
     def append_registry(self, signed_records: Sequence[Mapping[str, Any]], run: str = "") -> tuple[int, str]:
         """Append signed consents and revocations to the registry together with the one leaf that commits to them.
@@ -320,7 +322,7 @@ class Ledger:
         self._frontier = frontier
         for entry in entries:
             entry.first, first = first, first + len(entry.leaves)
-        if beside["uses"]:  # a copy of before this release would forget that a consent was used up
+        if any(entry.marks and entry.beside.get("uses") for entry in entries):  # an older copy would forget these uses
             self._mark()
         self._sign_when_due()
 

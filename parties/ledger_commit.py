@@ -12,7 +12,7 @@ queue. One entry that the store refuses does not fail its neighbours: then each 
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,11 +30,28 @@ class Entry:
     leaves: list[bytes]
     envelope: Callable[[int], EnvelopeRow] | None = None
     beside: dict[str, Any] = field(default_factory=dict)
+    marks: bool = True
     first: int = -1
     fault: Exception | None = None
     is_done: bool = False
     wants_alone: bool = False
     wake: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class Preface:
+    """What goes to disk in front of a release's leaf, in its transaction: leaves, each with its operator (None: the node's).
+
+    `envelope` makes the row of the message that the first of them is of. With `late_mark` whoever asks raises the mark beside
+    the store by itself, before it acknowledges anything.
+    """
+
+    leaves: tuple[tuple[Mapping[str, Any], str | None], ...] = ()
+    envelope: Callable[[int], EnvelopeRow] | None = None
+    late_mark: bool = False
+
+
+NO_PREFACE = Preface()
 
 
 def envelope_row(direction: str, header: bytes, signature: bytes) -> Callable[[int], EnvelopeRow]:

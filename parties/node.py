@@ -34,6 +34,7 @@ from lianxin.parties.boundary import Boundary
 from lianxin.parties.boundary_clock import TOLERANCE_S, LedgerClock, newest_time, seconds_between
 from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, grade_of, keep_grade
 from lianxin.parties.clock import SimulatedClock, SystemClock
+from lianxin.parties.coding_rules import NO_RULES, BinRules, load_rules
 from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent import Admission, ConsentRegister, decode_signed
 from lianxin.parties.consent_high_water import FILE as HIGH_WATER
@@ -70,6 +71,7 @@ class Node:
     clock: LedgerClock
     trace: LedgerTrace
     keys: KeyStore
+    rules: BinRules = NO_RULES
     executor: Executor | None = None
     lock: IO[bytes] | None = None
     _events: list[tuple[float, str]] = field(default_factory=list)
@@ -240,6 +242,7 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
         raise InputFault(
             f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s"
         )
+    rules = load_rules(config.binning.file)
     keep_texts_out()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: keys and seeds are in memory from here on
     protection = load_protection(config)
@@ -263,7 +266,7 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     )
     boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt), config.quota)
     keys = KeyStore(config.state, identity.party, protection)
-    node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys)
+    node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys, rules)
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
     node.executor, node.lock = make_executor(config.workers), lock
     register.name_keys()

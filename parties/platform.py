@@ -24,16 +24,19 @@ from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, PeerError, RunStopped
 from lianxin.federation.grid import PartyGrid
+from lianxin.federation.scoring import MODEL as SCORING
 from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties.agreement import draft_contract, join_signatures, open_contract
 from lianxin.parties.config import RunConfig
 from lianxin.parties.node import WORKERS_LOST, Node
+from lianxin.parties.plan_kept import Meter
 from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
 from lianxin.parties.retention import sweep_daily
 from lianxin.parties.run_kinds import platform_run
+from lianxin.parties.score_platform import ScoreDesk, check_fields, completed
 from lianxin.parties.store import Store
 
 CONNECT_DEADLINE_S = 60.0
@@ -68,6 +71,7 @@ class PlatformNode:
         self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
         data = node.config.data
         self.table: FirmTable = load_firm_table(read_table(data.table), data.id)
+        node.rules.check_columns(self.table.columns)
         self.lobby: dict[str, Channel] = {}
         self.runs: dict[str, ActiveRun] = {}
         self.desks: dict[str, QueryDesk] = {}
@@ -91,11 +95,12 @@ class PlatformNode:
                 self._arrival.notify_all()
             self._hold(channel)
             return
-        if kind == "query" and channel.run in self.desks:
-            self.desks[channel.run].serve(channel)
+        desk = self.desks.get(channel.run)
+        if desk is not None and kind == desk.service:
+            desk.serve(channel)
             return
         active = self.runs.get(channel.run)
-        if active is None or kind == "query":
+        if active is None or kind in ("query", "scoring"):
             self.node.trace.refused(channel.run, channel.peer, "S01", kind, None)
             return
         if kind == "learning":
@@ -144,7 +149,15 @@ class PlatformNode:
                 near = get_close_matches(name, list(self.table.columns), n=1)
                 hint = f"; did you mean {near[0]}?" if near else "; take it out of the run's features"
                 raise InputFault(f"the run asks for field {name}, which {self.node.party} does not hold{hint}")
-        draft_contract(config, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
+        self._draft(config)
+
+    def _draft(self, config: RunConfig) -> RunContract:
+        """Return the contract of these terms, a scoring agreement's with what its models ask for."""
+        terms = completed(self.node, config)
+        contract = draft_contract(terms, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
+        if contract.model == SCORING:
+            check_fields(self.node, contract)
+        return contract
 
     def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
         """Lead a run to its end and return its summary. Raises the LianxinError that ended it, after telling the banks."""
@@ -152,7 +165,7 @@ class PlatformNode:
         if not self._leading.acquire(blocking=False):
             raise InputFault("another run is under way at this platform; wait until it has ended")
         try:
-            contract = draft_contract(config, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
+            contract = self._draft(config)
             return self._lead(contract, operator or self.node.config.operator)
         finally:
             self._leading.release()
@@ -201,7 +214,7 @@ class PlatformNode:
     def _begin_standing(
         self, contract: RunContract, sessions: Mapping[str, Session], signed: bytes, operator: str
     ) -> dict[str, Any]:
-        """Keep a signed agreement for field queries; nothing is trained and the next run may be led."""
+        """Keep a signed agreement to be asked under; nothing is trained and the next run may be led."""
         self.node.store.put_run(contract.run, STANDING, signed)
         self.node.contract_event(contract.run, contract.hash, "signed", operator=operator)
         self._stand(contract)
@@ -213,7 +226,8 @@ class PlatformNode:
         return self.ended[contract.run]
 
     def _stand(self, contract: RunContract) -> None:
-        self.desks[contract.run] = QueryDesk(self.node, contract, self.table, self._row_of)
+        kind = ScoreDesk if contract.model == SCORING else QueryDesk
+        self.desks[contract.run] = kind(self.node, contract, self.table, self._row_of)
         self.node.say(f"agreement {contract.run} stands until {contract.expires_at}")
 
     def end(self, run: str, operator: str | None = None) -> dict[str, Any]:
@@ -278,7 +292,8 @@ class PlatformNode:
 
     def _agree(self, contract: RunContract, sessions: dict[str, Session]) -> bytes:
         proposal = canonical.encode(dict(contract.record))
-        plan = canonical.encode(self._planner(contract))
+        made = self._planner(contract)
+        plan, self._meter = canonical.encode(made), Meter(self.node, made)
         for session in sessions.values():
             session.send(wire.Proposal(contract=proposal, plan=plan), "contract.agree")
         approvals: dict[str, bytes] = {}
@@ -356,6 +371,7 @@ class PlatformNode:
             "matched": {bank: len(shared.firms) for bank, shared in work.shared.items()},
             "scored": dict(work.scored), "metrics": {bank: dict(numbers) for bank, numbers in work.metrics.items()},
             "transcript_sha256": transcript_digest(self.node.store, contract.run), "bytes_sent": self.node.bytes_sent,
+            **({"planned": kept} if (kept := self._meter.read()) else {}),
         }  # fmt: skip
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from lianxin.federation.errors import GateRefused, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Session, converse
 from lianxin.parties import coding
+from lianxin.parties.coding_fields import BinLimits, fit_field
 from lianxin.parties.decision import ReleaseRequest
 from lianxin.parties.field_selection import usable_features
 from lianxin.parties.node import Node
@@ -55,6 +56,7 @@ class PlatformRun(ABC):
         self.identifiers = contract.fields_of(node.party, "identifier")
         self.features, self.refused = usable_features(node, contract, table)
         self.dropped: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []
         self.specs: dict[str, coding.BinSpec] = {}
         self.shared: dict[str, Shared] = {}
         self.attempt, self.round = -1, 0
@@ -223,7 +225,11 @@ class PlatformRun(ABC):
             raise PeerError(f"{absent[0]} answered matching without its training rows", "S05")
         names = [name for name in self.features if all(name in self._raw[bank] for bank in banks)]
         values = {name: [v for bank in banks for v in self._raw[bank][name]] for name in names}
-        specs = {n: coding.fit_bins(values[n], self.contract.max_bins, self.contract.min_rows) for n in names}
+        fits = {n: fit_field(n, values[n], BinLimits.of(self.contract), self.node.rules) for n in names}
+        self.notes = [(name, note) for name in names for note in fits[name].notes]
+        self.dropped += [(name, fits[name].reason) for name in names if fits[name].reason]
+        names = [name for name in names if not fits[name].reason]
+        specs = {name: fits[name].spec for name in names}
         codes = [specs[name].encode(values[name]) for name in names]
         mappings = coding.separate_bins(codes, [specs[n].count for n in names], self.contract.min_rows)
         single = {names[place] for place in coding.single_bin_features(mappings)}
@@ -239,6 +245,10 @@ class PlatformRun(ABC):
         }
         self._raw = {}
         self.take_bins(coded)
+
+    def selected(self, replies: Mapping[str, Reply]) -> None:
+        """Take what selection across the parties left; no model does unless it says how. Raises PeerError (S05)."""
+        raise PeerError("selection across the parties is none of this model's steps", "S05")
 
     def before_round(self, round_number: int) -> None:
         """Note that a round begins; a trial's withdrawals come in here."""

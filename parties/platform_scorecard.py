@@ -7,17 +7,19 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lianxin.crypto import paillier
 from lianxin.crypto.blocks import share_processors
 from lianxin.federation import apps, binning, rounds, scorecard
 from lianxin.federation.binning import Columns, Work
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import LianxinError, PeerError, RunStopped
+from lianxin.federation.errors import GateRefused, LianxinError, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
+from lianxin.federation.monotone import Order
+from lianxin.federation.points import HUNDREDTHS, FeaturePoints, PointsTable, bin_points, factor, rounding
+from lianxin.federation.reasons import reason_table
+from lianxin.federation.selection import PRODUCTS, Verdict, platform_selection_role
 from lianxin.federation.session import Session, converse
-from lianxin.federation.star import BankTable, PlatformStar
+from lianxin.federation.star import BankTable, PlatformStar, design_of
 from lianxin.parties.node import Node
 from lianxin.parties.platform_run import Handler, PlatformRun
 from lianxin.parties.records import FirmTable
@@ -34,6 +36,8 @@ class PlatformScorecard(PlatformRun):
         self._key_fault: LianxinError | None = None
         self._key_ready = threading.Event()
         self.restarts = 0
+        self._rounding: dict[str, dict[str, int]] = {}
+        self._verdicts: dict[str, Verdict] = {}
 
     def _work(self, bank: str, *rights: Provenance) -> Work:
         drbg = self.drbg.child("vertical", bank)
@@ -59,6 +63,8 @@ class PlatformScorecard(PlatformRun):
             f"vertical/{bank}/binning": ("binning", self._binning),
             f"vertical/{bank}/round/{self.round}/{self.attempt}": ("round", self._round),
         }
+        if not self.round and self.contract.max_vif_hundredths and self.star.kept:
+            due[f"vertical/{bank}/selection"] = ("selection", self._selection)
         if self.opened_rounds >= self.contract.rounds:
             due[f"vertical/{bank}/scoring"] = ("scoring", self._score)
         return due
@@ -105,18 +111,34 @@ class PlatformScorecard(PlatformRun):
         released = self._release(bank, "scoring.points", shared.firms, self.contract.rounds + 1, "SCORE_ONLY")
         place = {firm: row for row, firm in enumerate(shared.firms)}
         rows = [place[firm] for firm in released.firms]
-        z = scorecard.scores(self._design(released), self.star.descent.weights)
-        values = scorecard.points(z, self.contract.points_to_double_odds)
+        bins = self._bins(released)
+        values = self.points_table().sums(bins).tolist()
         work = self._work(bank, released.provenance)
         converse(rounds.platform_points_role(work, rows, values), session, self.contract.step_deadline_s)
         self.scored[bank] = len(rows)
+        sizes = tuple(len(f.woe) for f in self.star.kept)
+        z = scorecard.scores(
+            design_of(Columns(tuple(bins), sizes, tuple(f.woe for f in self.star.kept))), self.star.descent.weights
+        )
+        self._rounding[bank] = rounding(-z * factor(self.contract.points_to_double_odds), values)
 
-    def _design(self, released: Released) -> scorecard.Floats:
-        columns = []
-        for feature in self.star.kept:
-            codes = self.specs[feature.name].encode(released.columns[feature.name])
-            columns.append(np.array(feature.woe, dtype=float)[[feature.merged[code] for code in codes]])
-        return np.stack(columns, axis=1) / 2.0**scorecard.WOE_BITS
+    def _bins(self, released: Released) -> list[list[int]]:
+        """Return for each kept feature the released rows' bins, merged as they were at the counts."""
+        return [
+            [f.merged[code] for code in self.specs[f.name].encode(released.columns[f.name])] for f in self.star.kept
+        ]
+
+    def points_table(self) -> PointsTable:
+        """Return what each bin of the kept features is worth under the weights so far, in hundredths of a point."""
+        pdo = self.contract.points_to_double_odds
+        return PointsTable(
+            tuple(
+                FeaturePoints(f.name, bin_points(float(w), f.woe, pdo, HUNDREDTHS), _rows_of(f.goods, f.bads))
+                for f, w in zip(self.star.kept, self.star.descent.weights, strict=True)
+            ),
+            pdo,
+            HUNDREDTHS,
+        )
 
     # ---- what Flower's strategy asks for
 
@@ -129,9 +151,39 @@ class PlatformScorecard(PlatformRun):
     def counted(self, replies: Mapping[str, Reply]) -> None:
         """Open the sum of the banks' counts, derive the common weights of evidence."""
         self._wait_for(replies)
-        self.star.open_counts({bank: counts_of(arrays) for bank, (arrays, _, _) in replies.items()})
+        orders = {name: Order(self.node.rules.of(name).monotone, spec.ordered) for name, spec in self.specs.items()}
+        self.star.open_counts({bank: counts_of(arrays) for bank, (arrays, _, _) in replies.items()}, orders)
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
         self.node.say("phase training")
+
+    def _selection(self, bank: str, session: Session) -> None:
+        shared, table, deadline = self._shared(bank), self._table(bank), self.contract.step_deadline_s
+        firms = [shared.firms[row] for row in shared.rows]
+        released = self._release(bank, PRODUCTS, sorted(set(firms)))
+        if len(released.firms) != len(set(firms)) or table.public is None:
+            raise GateRefused("consents ended between counting and selection; launch the run again", "R04")
+        right = self._aggregate(bank, PRODUCTS, firms, readable=True)
+        work = self._work(bank, released.provenance, right)
+        role = platform_selection_role(work, table.public, table.columns)
+        self._verdicts[bank] = converse(role, session, deadline)
+
+    def selected(self, replies: Mapping[str, Reply]) -> None:
+        """Drop the features that any bank found too much inflated by the columns of both parties."""
+        self._wait_for(replies)
+        absent = sorted(set(replies) - set(self._verdicts))
+        if absent:
+            raise PeerError(f"{absent[0]} answered selection without its verdict", "S05")
+        limit, reasons = self.contract.max_vif_hundredths / 100, dict[str, str]()
+        for bank, verdict in sorted(self._verdicts.items()):
+            for place in verdict.dropped:
+                found = verdict.inflations[place] / 100
+                name = self.star.kept[place].name
+                reasons.setdefault(
+                    name, f"its variance inflation at {bank} is {found:.2f}, above the contract's {limit:.2f}"
+                )
+        self.star.drop(reasons)
+        self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
+        self.node.say(f"selection dropped {len(reasons)}")
 
     def next_attempt(self) -> int:
         """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
@@ -173,15 +225,25 @@ class PlatformScorecard(PlatformRun):
         """See `PlatformRun.model_record`."""
         if not self.star.kept:
             return None
+        points, texts = self.points_table(), {f.id: f.name_zh for f in self.node.catalogue.values()}
         return {
-            "type": "platform-model", "version": 1, "run": self.contract.run,
+            "type": "platform-model", "version": 2, "run": self.contract.run,
+            "points_to_double_odds": self.contract.points_to_double_odds,
             "features": [
-                {"field": f.name, "bins": self.specs[f.name].to_record(), "merged": list(f.merged), "woe": list(f.woe),
-                 "goods": list(f.goods), "bads": list(f.bads), "iv_micro": round(f.information_value * 10**6)}
-                for f in self.star.kept
+                {"bins": self.specs[f.name].to_record(), "merged": list(f.merged), "woe": list(f.woe),
+                 "goods": list(f.goods), "bads": list(f.bads), "iv_micro": round(f.information_value * 10**6), **entry}
+                for f, entry in zip(self.star.kept, points.to_record(), strict=True)
             ],
+            "reasons": [reason.to_record() for reason in reason_table(self.contract, self.node.party, texts)],
+            "rounding": self._rounding,
             "weights": [round(w * 2**24) for w in self.star.descent.weights],
             "dropped": [{"field": name, "reason": reason} for name, reason in [*self.dropped, *self.star.dropped]],
+            "notes": [{"field": name, "note": note} for name, note in self.notes],
+            "wrong_sign": [f.name for f, w in zip(self.star.kept, self.star.descent.weights, strict=True) if w > 0],
             "refused": [{"field": name, "rule": rule} for name, rule in self.refused],
             "gradient_norms_milli": [round(v * 1000) for v in self.star.gradient_norms],
         }  # fmt: skip
+
+
+def _rows_of(goods: Sequence[int], bads: Sequence[int]) -> tuple[int, ...]:
+    return tuple(good + bad for good, bad in zip(goods, bads, strict=True))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lianxin.federation import field_query
 from lianxin.federation.channel import Link
@@ -25,6 +25,7 @@ from lianxin.parties.query_conversations import Receipts, log_question
 from lianxin.parties.query_judgement import judge
 
 BUSY_DEADLINE_S = 60.0
+Asker = TypeVar("Asker", bound="BankQueries")
 NOT_OUR_DECISION = (
     "This file shows what a third party holds and was allowed to give. It is no credit decision, no rating and no advice; "
     "whoever decides decides by their own rules and answers for it."
@@ -34,12 +35,14 @@ NOT_OUR_DECISION = (
 class BankQueries:
     """Asks the platform under one standing agreement. Safe between threads."""
 
+    service = "query"
+
     def __init__(self, node: Node, contract: RunContract, link: Link, has_codes: bool) -> None:
         """`has_codes` says that the bank's firms are named by unified social credit codes, so that others are refused."""
         self.node, self.contract, self._link, self._has_codes = node, contract, link, has_codes
         (self._identifier,) = contract.fields_of(node.party, "identifier")
         self._turn, self._closed = threading.Lock(), False
-        self._open_key = f"query-open/{contract.run}"
+        self._open_key = f"{self.service}-open/{contract.run}"
         self._note_cut(node.store.setting(self._open_key))  # the node ended while a query was on the road
         node.store.delete_setting(self._open_key)
 
@@ -135,7 +138,7 @@ class BankQueries:
         if conversation is None:
             return
         leaf = {"kind": "refusal", "run": self.contract.run, "peer": self.contract.platform, "rule": "Q05"}
-        self.node.ledger.append({**leaf, "step": "query.answer", "conversation": conversation.decode()})
+        self.node.ledger.append({**leaf, "step": f"{self.service}.answer", "conversation": conversation.decode()})
 
     def _request(self, question: Question) -> ReleaseRequest:
         platform, purpose = self.contract.platform, question.purpose
@@ -179,12 +182,20 @@ def _refused(question: Question, rule: str) -> list[FieldAnswer]:
 def agreement_for(standing: Mapping[str, BankQueries], purpose: str, run: str = "") -> BankQueries:
     """Return the asker whose agreement is for `purpose`, the one named `run` where several are. Raises GateRefused (R01)
     when there is none, InputFault when one must be named."""
-    found = [one for one in standing.values() if one.contract.purpose == purpose and run in ("", one.contract.run)]
+    return chosen([one for one in standing.values() if type(one) is BankQueries], purpose, run)
+
+
+def chosen(standing: Sequence[Asker], purpose: str, run: str) -> Asker:
+    """Return the one whose agreement is for `purpose`, "" for any, and is `run`, "" for any; raises as `agreement_for`."""
+    found = [
+        one
+        for one in standing
+        if purpose in ("", one.contract.purpose) and run in ("", one.contract.run)
+    ]
     if not found:
-        raise GateRefused(
-            f"no standing agreement for purpose {purpose} (rule R01); ask the platform to launch one for it", "R01"
-        )
+        wanted = f" for purpose {purpose}" if purpose else ""
+        raise GateRefused(f"no standing agreement{wanted} (rule R01); ask the platform to launch one for it", "R01")
     if len(found) > 1:
-        names = ", ".join(sorted(one.contract.run for one in found))
-        raise InputFault(f"several agreements are for purpose {purpose} ({names}); name one with --run")
+        names, of = ", ".join(sorted(one.contract.run for one in found)), f"for purpose {purpose} " if purpose else ""
+        raise InputFault(f"several agreements are {of}({names}); name one with --run")
     return found[0]

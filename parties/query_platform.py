@@ -35,6 +35,8 @@ _LAST = "query-number/{run}/{bank}"
 class QueryDesk:
     """Answers the queries of one standing agreement, each in its conversation's thread."""
 
+    service = "query"
+
     def __init__(self, node: Node, contract: RunContract, table: FirmTable, row_of: Mapping[str, int]) -> None:
         self.node, self.contract, self.table, self._row_of = node, contract, table, row_of
         self._quota = FieldQuota(node.store, node.clock, node.config.quota)
@@ -93,8 +95,9 @@ class QueryDesk:
     def _admit(self, bank: str, conversation: str) -> int:
         """Return the request's number, which is higher than any before: a conversation is served once, also after a
         restart. Raises PeerError: S01, Q03."""
-        number = conversation.removeprefix(f"query/{bank}/")
-        if not (number.isascii() and number.isdecimal() and conversation == f"query/{bank}/{int(number)}"):
+        own = f"{self.service}/{bank}/"
+        number = conversation.removeprefix(own)
+        if not (number.isascii() and number.isdecimal() and conversation == f"{own}{int(number)}"):
             raise self._not_admitted(bank, "S01", "a conversation that is no query of its own")
 
         def later(kept: bytes | None) -> bytes:
@@ -106,7 +109,7 @@ class QueryDesk:
         return int(number)
 
     def _not_admitted(self, bank: str, rule: str, what: str) -> PeerError:
-        self.node.trace.refused(self.contract.run, bank, rule, "query.ask", None)
+        self.node.trace.refused(self.contract.run, bank, rule, f"{self.service}.ask", None)
         return PeerError(f"{bank} opened {what} (run {self.contract.run})", rule)
 
     # ---- one question

@@ -5,6 +5,9 @@ limited, and charged on disk before anything is answered: an aborted run has spe
 is one legal entity with one pin, so the quota is kept by party.
 
 Field queries have a quota of their own, in firms asked about: of the days that are over their sums are kept, no more.
+
+So have the cuts of tree models: each one tells a bank a bit of every row that it asks for, so what a bank may learn of one
+firm in a window of days is their number, over all of its runs.
 """
 
 from lianxin.crypto import canonical
@@ -80,6 +83,44 @@ class FieldQuota:
 
         self._store.change_setting(f"field-quota/{bank}", spend)
         return left
+
+
+class SplitQuota:
+    """The platform's count of the distinct cuts whose sides each bank has been told. Safe between threads, on disk."""
+
+    def __init__(self, store: Store, clock: Clock, limits: QuotaSection) -> None:
+        self._store, self._clock, self._limits = store, clock, limits
+
+    def charge(self, bank: str, run: str, cuts: int) -> int:
+        """Spend `cuts` new ones of the bank's quota and return what is left in the window.
+
+        Raises PeerError (BQ01), having spent nothing, when fewer are left.
+        """
+        now, limits = self._clock.now(), self._limits
+        left = 0
+
+        def spend(kept: bytes | None) -> bytes:
+            nonlocal left
+            spent = [entry for entry in _entries(kept) if entry["time"] > after(now, -limits.days)]
+            left = limits.split_bits - sum(entry["queries"] for entry in spent) - cuts
+            if left < 0:
+                raise PeerError(
+                    f"{bank} asks for the sides of {cuts} more cuts and {left + cuts} are left of {limits.split_bits} in "
+                    f"{limits.days} days; nothing was told: wait, or raise [quota] split_bits",
+                    "BQ01",
+                )
+            spent = _joined(spent, {"time": now, "run": run, "queries": cuts})
+            return canonical.encode({"type": "split-quota", "version": 1, "spent": spent})
+
+        self._store.change_setting(f"split-quota/{bank}", spend)
+        return left
+
+
+def _joined(spent: list[dict], entry: dict) -> list[dict]:
+    """Return the list with an entry more; what one run spends at one time is one entry."""
+    same = [one for one in spent if (one["time"], one["run"]) == (entry["time"], entry["run"])]
+    others = [one for one in spent if one not in same]
+    return [*others, entry | {"queries": entry["queries"] + sum(one["queries"] for one in same)}]
 
 
 def _entries(kept: bytes | None) -> list[dict]:

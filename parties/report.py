@@ -3,9 +3,10 @@
 `write_report` takes a summary, a mapping in which every key is optional. A part that is not there is left out; a part
 given as text, or named in `summary["missing"]` as {part: reason}, is shown as that reason. The keys are: `title`,
 `notice`, `run`, `purpose`, `parties`, `started`, `code_version`, `matched` {level: n}, `auc`, `ks` and `gini` {level:
-{model: value}}, `curves` {level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `left`, `refusals`, `excluded`,
-`revoked`, `consents`, `plan` {"learns", "bytes", "seconds"}, `seconds`, `bytes_sent`, `verification` {"ok", "checks"},
-`transcript_sha256`, `limits`. Levels are `overall` and bank names, models the keys of `LOOKS`.
+{model: value}}, `evaluation` (the record of all levels), `bank_evaluations` {bank: record}, `leaks` {party: [leak]}, `curves`
+{level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `importance`, `left`, `refusals`, `excluded`, `revoked`, `consents`,
+`plan` {"learns", "bytes", "seconds"}, `seconds`, `bytes_sent`, `verification` {"ok", "checks"}, `transcript_sha256`, `limits`.
+Levels are `overall` and bank names, models the keys of `LOOKS`.
 
 The file needs nothing from elsewhere, holds no clock of its own and is the same for the same summary.
 """
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lianxin.federation.errors import LianxinError
-from lianxin.parties import report_evidence, report_results
+from lianxin.parties import report_evaluation, report_evidence, report_results, report_trees
 from lianxin.parties.report_page import (
     Part,
     duration,
@@ -128,10 +129,12 @@ def _optional(show: Callable[[object], str], value: object) -> str | None:
 TEXT_PARTS = ("transcript_sha256", "limits")
 SECTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Summary], str]], ...] = (
     ("results", "Results", ("auc", "ks", "gini"), report_results.results_html),
+    ("evaluation", "How sure the figures are", ("evaluation",), report_evaluation.evaluation_html),
     ("curves", "Curves", ("curves",), report_results.curves_html),
     ("matching", "Matching", ("matched",), report_evidence.matched_html),
     ("training", "Training", ("rounds",), report_results.rounds_html),
     ("woe", "Weight of evidence", ("woe",), report_results.woe_html),
+    ("importance", "Importance of features", ("importance",), report_trees.importance_html),
     ("left", "What left each node", ("left",), report_evidence.left_html),
     ("rights", "Refusals and consents", ("consents", "refusals", "excluded", "revoked"), report_evidence.rights_html),
     ("plan", "Plan: who learns what, and the cost", ("plan",), report_evidence.plan_html),

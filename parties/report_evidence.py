@@ -103,6 +103,9 @@ def plan_html(summary: Summary) -> str:
     plan = mapping(summary, "plan")
     learns = items_of(plan, "learns")
     blocks = [records(learns, ("who", "what", "step", "malicious"))] if learns else []
+    compared = [row for row in items_of(plan, "compared") or () if isinstance(row, Mapping)]
+    if compared:
+        return "".join(blocks) + compared_html(compared, plan.get("calibration"))
     costs = [
         [name, *(show(value) for value in _predicted(plan.get(key), summary.get(actual)))]
         for key, actual, name, show in (
@@ -114,6 +117,51 @@ def plan_html(summary: Summary) -> str:
     if costs:
         blocks.append(table(["Cost", "Planned", "This run"], costs, [1, 2], "What the plan said, and what it came to."))
     return "".join(blocks)
+
+
+FIGURES = {"bytes": "Bytes", "cpu_s": "Processor time", "phase_s": "Phase", "wall_s": "Wall time"}
+GOOD_FACTOR = 1.5
+
+
+def compared_html(rows: Sequence[Mapping[str, Any]], source: object) -> str:
+    """Return the plan beside what the run came to: the totals first, then bytes by step.
+
+    `rows` are those of `plan_actual.compare`; `source` says where the costs came from, "measured" or "reference".
+    """
+    totals = [row for row in rows if row["figure"] != "bytes" or not row["step"]]
+    steps = [row for row in rows if row["figure"] == "bytes" and row["step"]]
+    costs = {
+        "measured": "costs measured on this machine",
+        "reference": "the published costs of another machine, so that times are a rough guide",
+    }.get(str(source), "costs of unknown origin")
+    about = (
+        "At most: the contract's bounds, which the parties approved. Expected: the same count at the sizes that this run "
+        f"turned out to have, priced at {costs}. Phases are processor seconds of all parties beside seconds by the wall; "
+        "with several workers or processes the wall is shorter."
+    )
+    head = ["Cost", "Party", "At most", "Expected", "This run", "Times expected"]
+    blocks = table(head, [_compared(row) for row in totals], range(2, 6), "What the plan said, and what it came to.")
+    if steps:
+        by_step = [[text(row["step"]), *_compared(row)[1:]] for row in steps]
+        blocks += table(["Step", *head[1:]], by_step, range(2, 6), "Bytes of messages by step and sender.")
+    return paragraph(about) + blocks
+
+
+def _compared(row: Mapping[str, Any]) -> list[str]:
+    name, show = FIGURES[row["figure"]], size if row["figure"] == "bytes" else duration
+    numbers = (row["at_most"], row["expected"], row["actual"])
+    step = f": {row['step']}" if row["step"] else ""
+    shown = [text("–") if number is None else show(number) for number in numbers]
+    return [text(f"{name}{step}"), text(row["party"]), *shown, _factor(row)]
+
+
+def _factor(row: Mapping[str, Any]) -> str:
+    factor = row["factor"]
+    if factor is None:
+        return text("–")
+    is_judged = row["figure"] in ("bytes", "cpu_s") and not row["step"]
+    kind = "good" if 1 / GOOD_FACTOR <= factor <= GOOD_FACTOR else "watched"
+    return f'<span class="{kind}">{factor:.2f}</span>' if is_judged else f"{factor:.2f}"
 
 
 def _predicted(planned: object, actual: object) -> tuple[object, object]:

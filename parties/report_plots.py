@@ -111,6 +111,61 @@ def convergence_svg(norms: Mapping[str, Sequence[tuple[float, float]]], revoked:
     return _svg(name, draw, small=False, wide=True) if any(drawn.values()) else ""
 
 
+def forest_svg(tests: Sequence[tuple[float, float, float]], name: str) -> str:
+    """Return differences with their intervals (difference, low, high), the first on top, against zero; "" if none.
+
+    Rows are numbered from 1: the names stand in the table beside it.
+    """
+
+    def draw(axes: Any) -> None:
+        for place, (difference, low, high) in enumerate(tests, 1):
+            colour = "#1f6b45" if low > 0 else "#a3261b" if high < 0 else "#6b7480"
+            axes.plot((low, high), (place, place), color=colour, linewidth=1.8)
+            axes.plot(difference, place, "o", color=colour, markersize=4)
+        axes.axvline(0, color="#1d2530", linewidth=0.8)
+        axes.set(xlabel="difference in AUC, 95 % interval", ylim=(len(tests) + 0.6, 0.4))
+        axes.set_yticks(range(1, len(tests) + 1))
+
+    return _svg(name, draw, small=False, wide=True) if tests else ""
+
+
+def calibration_svg(bands: Sequence[tuple[float, float, float, float]], name: str) -> str:
+    """Return observed against predicted rates of bands (predicted, observed, low, high), on log axes; "" if none."""
+    shown = [band for band in bands if _is_positive(band[0])]
+    least = min((value for band in shown for value in band if value > 0), default=0.001) / 1.5
+
+    def draw(axes: Any) -> None:
+        axes.plot((least, 1), (least, 1), color="#aab4c0", linewidth=0.8)
+        for predicted, observed, low, high in shown:
+            axes.plot((predicted, predicted), (max(low, least), high), color="#1f4e8c", linewidth=1.4)
+            if observed > 0:
+                axes.plot(predicted, observed, "o", color="#1f4e8c", markersize=4)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set(xlabel="predicted", ylabel="observed", xlim=(least, 1), ylim=(least, 1))
+        places = [place for place in (0.001, 0.01, 0.1, 1.0) if place >= least]
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(places, [f"{100 * place:g} %" for place in places])
+            axis.set_ticks([], minor=True)
+
+    return _svg(name, draw, small=False) if shown else ""
+
+
+def gain_svg(models: Mapping[str, Sequence[tuple[float, float]]], name: str) -> str:
+    """Return the share of bads caught against the share of firms flagged {model: points}, from none to all; "" if none."""
+
+    def draw(axes: Any) -> None:
+        axes.plot((0, 1), (0, 1), color="#aab4c0", linewidth=0.8)
+        for model in _background_first(models):
+            flagged, caught = zip((0.0, 0.0), *models[model], strict=True)
+            axes.plot(flagged, caught, marker="o", markersize=2.6, **_stroke(model))
+        axes.set(xlabel="share of firms flagged, riskiest first", ylabel="share of bad firms caught")
+        axes.set(xlim=(0, 1), ylim=(0, 1.01))
+        _percent(False, axes.xaxis, axes.yaxis)
+
+    return _svg(name, draw, small=False) if any(models.values()) else ""
+
+
 def _is_positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 

@@ -24,7 +24,7 @@ ABOUT_METRICS = {
     "over all cut-offs. 0 is chance, 1 is perfect: higher is better.",
     "gini": "Twice the AUC less one. 0 is chance, 1 is perfect: higher is better.",
 }
-ROUND_KEYS = ("round", "seconds", "live_rows", "revoked", "gradient_norm")
+ROUND_KEYS = ("round", "tree", "seconds", "live_rows", "revoked", "gradient_norm")
 IV_GRADES = ((0.02, "none"), (0.1, "weak"), (0.3, "medium"), (0.5, "strong"))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lianxin.parties.node import Node
 
 EVIDENCE_PERIOD = "5y"
-DERIVED = ("model.json", "scores.json", "touched.json")
+DERIVED = ("model.json", "scores.json", "touched.json", "evaluation.json")
 _DAYS_UNSAID = 30
 _SWEEPING = threading.Lock()  # each conversation's thread may be the first of a day
 

@@ -6,13 +6,15 @@ from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.bank_scorecard import BankScorecard
+from lianxin.parties.bank_trees import BankTrees
 from lianxin.parties.node import Node
 from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.platform_scorecard import PlatformScorecard
+from lianxin.parties.platform_trees import PlatformTrees
 from lianxin.parties.records import FirmTable, LoanTable
 
-_PLATFORM: Mapping[str, type[PlatformRun]] = {"scorecard": PlatformScorecard}
-_BANK: Mapping[str, type[BankRun]] = {"scorecard": BankScorecard}
+_PLATFORM: Mapping[str, type[PlatformRun]] = {"scorecard": PlatformScorecard, "boosted_trees": PlatformTrees}
+_BANK: Mapping[str, type[BankRun]] = {"scorecard": BankScorecard, "boosted_trees": BankTrees}
 
 
 def platform_run(node: Node, contract: RunContract, table: FirmTable) -> PlatformRun:

@@ -23,6 +23,7 @@ from lianxin.federation.errors import InputFault
 from lianxin.parties import store_schema as schema
 from lianxin.parties.store_ledger import (
     PAGE,
+    USES,
     EnvelopeRow,
     LedgerTables,
     insert_rows,
@@ -34,6 +35,9 @@ from lianxin.parties.store_ledger import (
 __all__ = ["EnvelopeRow", "RunRow", "Store"]
 
 _BUSY_TIMEOUT_MS = 10_000
+
+_EPOCH = sa.select(sa.func.max(schema.registry.c.epoch))
+_SETTING = sa.select(schema.settings.c.value).where(schema.settings.c.key == sa.bindparam("wanted"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Store(LedgerTables):
     def registry_epoch(self) -> int:
         """Return the number of signed consents and revocations."""
         with self.reading() as connection:
-            return connection.scalar(sa.select(sa.func.max(schema.registry.c.epoch))) or 0
+            return connection.scalar(_EPOCH) or 0
 
     def append_registry(self, records: Sequence[bytes]) -> int:
         """Append signed records and return the new epoch."""
@@ -135,13 +139,6 @@ class Store(LedgerTables):
                 found |= _pairs(connection, sa.select(table).where(named))
         return found
 
-    def add_release_consents(self, release: str, consents: Sequence[str]) -> None:
-        """Keep the ids of the consents behind a release."""
-        with self.writing() as connection:
-            insert_rows(
-                connection, schema.release_consents, [{"release": release, "consents": json.dumps(list(consents))}]
-            )
-
     def release_consents(self) -> dict[str, list[str]]:
         """Return the ids of the consents behind each release, by release id."""
         query = sa.select(schema.release_consents.c.release, schema.release_consents.c.consents)
@@ -155,8 +152,7 @@ class Store(LedgerTables):
         wanted = list(consents)
         with self.reading() as connection:
             for start in range(0, len(wanted), PAGE):
-                query = sa.select(schema.uses).where(schema.uses.c.consent.in_(wanted[start : start + PAGE]))
-                for consent, use in connection.execute(query):
+                for consent, use in connection.execute(USES, {"wanted": wanted[start : start + PAGE]}):
                     found.setdefault(consent, set()).add(use)
         return found
 
@@ -184,14 +180,6 @@ class Store(LedgerTables):
         with self.reading() as connection:
             return [RunRow(*row) for row in connection.execute(sa.select(schema.runs).order_by(schema.runs.c.run))]
 
-    def add_envelope(self, row: EnvelopeRow) -> None:
-        """Keep one envelope. Raises InputFault when its sequence number is taken in its direction."""
-        try:
-            with self.writing() as connection:
-                insert_rows(connection, schema.envelopes, [vars(row)])
-        except sa.exc.IntegrityError:
-            raise InputFault(f"sequence number {row.seq} of a conversation is already used in this direction") from None
-
     def envelopes(self, run: str | None = None) -> list[EnvelopeRow]:
         """Return the envelopes of one run, or of all, in ledger order."""
         query = sa.select(schema.envelopes).order_by(schema.envelopes.c.ledger_index)
@@ -203,7 +191,9 @@ class Store(LedgerTables):
 
     def setting(self, key: str) -> bytes | None:
         """Return the bytes kept under `key`, None when there are none."""
-        return next(iter(self._scalars(sa.select(schema.settings.c.value).where(schema.settings.c.key == key))), None)
+        with self.reading() as connection:
+            found: bytes | None = connection.scalar(_SETTING, {"wanted": key})
+        return found
 
     def settings_under(self, prefix: str) -> dict[str, bytes]:
         """Return what is kept under the keys that begin with `prefix`, by key in order."""

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,9 @@ from lianxin.parties import store_schema as schema
 
 PAGE = 1000
 _ADD_LEAVES, _ADD_ENVELOPES = sa.insert(schema.leaves), sa.insert(schema.envelopes)
+USES = sa.select(schema.uses.c.consent, schema.uses.c.use).where(
+    schema.uses.c.consent.in_(sa.bindparam("wanted", expanding=True))
+)
 _LAST_LEAF = sa.select(sa.func.max(schema.leaves.c.position))
 
 
@@ -108,8 +112,7 @@ class LedgerTables(ABC):
                 if registry:
                     for page in registry_pages(connection, registry):
                         insert_rows(connection, schema.registry, page)
-                for consent, use in uses:
-                    put_row(connection, schema.uses, {"consent": consent, "use": use}, {"use": use})
+                put_uses(connection, uses)
                 insert_rows(connection, schema.tiles, map(vars, tiles))
                 for key, value in (settings or {}).items():
                     put_row(connection, schema.settings, {"key": key}, {"value": value})
@@ -207,14 +210,35 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: Iterable[Mappi
     """Insert rows, none if there are none."""
     rows = list(rows)
     if rows:
-        connection.execute(sa.insert(table), rows)
+        connection.execute(_adding(table), rows)
+
+
+@lru_cache(maxsize=32)
+def _adding(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)
 
 
 def put_row(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Write the row of `key`, whether it is new or known."""
-    where = [table.c[name] == value for name, value in key.items()]
-    if not connection.execute(sa.update(table).where(*where).values(**values)).rowcount:
+    bound = {f"key_{name}": value for name, value in key.items()} | {f"new_{name}": one for name, one in values.items()}
+    if not connection.execute(_changing(table, tuple(key), tuple(values)), bound).rowcount:
         insert_rows(connection, table, [{**key, **values}])
+
+
+@lru_cache(maxsize=64)  # a statement that is built anew costs more than to run it
+def _changing(table: sa.Table, key: tuple[str, ...], values: tuple[str, ...]) -> sa.Update:
+    where = [table.c[name] == sa.bindparam(f"key_{name}") for name in key]
+    return sa.update(table).where(*where).values({name: sa.bindparam(f"new_{name}") for name in values})
+
+
+def put_uses(connection: sa.Connection, uses: Sequence[tuple[str, str]]) -> None:
+    """Keep pairs of a consent and what it is used for, each once."""
+    fresh, table = set(uses), schema.uses
+    consents = sorted({consent for consent, _ in fresh})
+    for start in range(0, len(consents), PAGE):
+        known = connection.execute(USES, {"wanted": consents[start : start + PAGE]})
+        fresh -= {(consent, use) for consent, use in known}
+    insert_rows(connection, table, ({"consent": consent, "use": use} for consent, use in sorted(fresh)))
 
 
 def put_firm_keys(connection: sa.Connection, keys: Mapping[str, tuple[str, str]]) -> None:

@@ -4,7 +4,7 @@ The leaf is durable before the sender's bytes leave and before the receiver acts
 digests, forms and the ids of the releases behind the message, never a value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lianxin.crypto import canonical
 from lianxin.federation import wire
 from lianxin.federation.model import Provenance
 from lianxin.parties.ledger import Ledger
+from lianxin.parties.ledger_commit import Preface, envelope_row
 
 
 class LedgerTrace:
@@ -45,10 +46,17 @@ class LedgerTrace:
         }  # fmt: skip
         if direction == "out" and not set(forms.values()) <= wire.FREE_FORMS:
             self._ledger.check_witnessed(leaf)
-        self._ledger.append_envelope(leaf, canonical.encode(header), opened.signature)
+        self._append(leaf, canonical.encode(header), opened.signature)
         if self._recording is not None and envelope:
             self._keep(header, envelope)
         self._watch(header["payload_bytes"], direction)
+
+    def _append(self, leaf: dict[str, Any], header: bytes, signature: bytes) -> None:
+        self._ledger.append_envelope(leaf, header, signature)
+
+    def holding(self) -> "HoldingTrace":
+        """Return a trace to the same ledger that holds back the leaf of what came in; for one conversation's thread."""
+        return HoldingTrace(self._ledger, self._recording, self._watch)
 
     def _keep(self, header: dict[str, Any], envelope: bytes) -> None:
         assert self._recording is not None
@@ -60,3 +68,41 @@ class LedgerTrace:
         """Append a refusal leaf."""
         leaf = {"kind": "refusal", "run": run, "peer": peer, "rule": rule, "step": step}
         self._ledger.append(leaf | ({"message_hash": message_hash} if message_hash else {}))
+
+
+class HoldingTrace(LedgerTrace):
+    """A trace whose leaf of what came in goes to disk with the release that answers it, in front of it.
+
+    Nothing is done about a message before that; where there is no release, `settle` writes the leaf by itself.
+    """
+
+    _held: tuple[dict[str, Any], bytes, bytes] | None = None
+
+    def _append(self, leaf: dict[str, Any], header: bytes, signature: bytes) -> None:
+        self.settle()
+        if leaf["direction"] == "in":
+            self._held = leaf, header, signature
+        else:
+            super()._append(leaf, header, signature)
+
+    def preface(self, leaf: Mapping[str, Any], operator: str) -> Preface:
+        """Return what goes in front of a release: what is held back, then a leaf of `operator`; then call `written`."""
+        if self._held is None:
+            return Preface(((leaf, operator),), late_mark=True)
+        came, header, signature = self._held
+        return Preface(((came, None), (leaf, operator)), envelope_row("in", header, signature), late_mark=True)
+
+    def written(self) -> None:
+        """Hold nothing back any more: it is on disk."""
+        self._held = None
+
+    def settle(self) -> None:
+        """Write the leaf that is held back, if there is one."""
+        held, self._held = self._held, None
+        if held is not None:
+            super()._append(*held)
+
+    def refused(self, run: str, peer: str, rule: str, step: str, message_hash: str | None) -> None:
+        """See `LedgerTrace.refused`; what came in before is written first."""
+        self.settle()
+        super().refused(run, peer, rule, step, message_hash)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lianxin.proto import crossing_pb2 as lianxin_dot_proto_dot_crossing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blianxin/proto/scoring.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"\x7f\n\x0cScoreRequest\x12\x15\n\x07request\x18\x01 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x15\n\x07purpose\x18\x02 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x16\n\x08operator\x18\x03 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x14\n\x06models\x18\x04 \x03(\tB\x04\xf0\xa9\x19\x01\x12\x13\n\x05\x66irms\x18\x05 \x03(\tB\x04\xf0\xa9\x19\x08\"b\n\nScoreReply\x12\x13\n\x05\x63hunk\x18\x01 \x01(\rB\x04\xf0\xa9\x19\x01\x12\x14\n\x06scores\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x07\x12\x15\n\x07release\x18\x03 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x12\x12\n\x04last\x18\x04 \x01(\x08\x42\x04\xf0\xa9\x19\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blianxin/proto/scoring.proto\x12\x07lianxin\x1a\x1clianxin/proto/crossing.proto\"\x7f\n\x0cScoreRequest\x12\x15\n\x07request\x18\x01 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x15\n\x07purpose\x18\x02 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x16\n\x08operator\x18\x03 \x01(\tB\x04\xf0\xa9\x19\x01\x12\x14\n\x06models\x18\x04 \x03(\tB\x04\xf0\xa9\x19\x01\x12\x13\n\x05\x66irms\x18\x05 \x03(\tB\x04\xf0\xa9\x19\x08\"9\n\nScoreReply\x12\x14\n\x06scores\x18\x01 \x01(\x0c\x42\x04\xf0\xa9\x19\x07\x12\x15\n\x07release\x18\x02 \x01(\x0c\x42\x04\xf0\xa9\x19\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,16 +42,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOREREQUEST'].fields_by_name['models']._serialized_options = b'\360\251\031\001'
   _globals['_SCOREREQUEST'].fields_by_name['firms']._loaded_options = None
   _globals['_SCOREREQUEST'].fields_by_name['firms']._serialized_options = b'\360\251\031\010'
-  _globals['_SCOREREPLY'].fields_by_name['chunk']._loaded_options = None
-  _globals['_SCOREREPLY'].fields_by_name['chunk']._serialized_options = b'\360\251\031\001'
   _globals['_SCOREREPLY'].fields_by_name['scores']._loaded_options = None
   _globals['_SCOREREPLY'].fields_by_name['scores']._serialized_options = b'\360\251\031\007'
   _globals['_SCOREREPLY'].fields_by_name['release']._loaded_options = None
   _globals['_SCOREREPLY'].fields_by_name['release']._serialized_options = b'\360\251\031\002'
-  _globals['_SCOREREPLY'].fields_by_name['last']._loaded_options = None
-  _globals['_SCOREREPLY'].fields_by_name['last']._serialized_options = b'\360\251\031\001'
   _globals['_SCOREREQUEST']._serialized_start=70
   _globals['_SCOREREQUEST']._serialized_end=197
   _globals['_SCOREREPLY']._serialized_start=199
-  _globals['_SCOREREPLY']._serialized_end=297
+  _globals['_SCOREREPLY']._serialized_end=256
 # @@protoc_insertion_point(module_scope)

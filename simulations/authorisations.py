@@ -1,7 +1,8 @@
 """Synthetic authorisations: a key for every firm and the consents that it signs, all from one seed.
 
 Only simulations make these: in life a firm signs with its own key. One consent names one provider and one recipient;
-most cover compute and score, a few compute only, and some firms give none.
+most cover compute and score, a few compute only, and some firms give none. For boosted trees the platform's firms agree to
+mode DESENSITISED in place of score: the bank learns on which side of a model's cuts a firm lies.
 """
 
 import hashlib
@@ -20,13 +21,17 @@ from lianxin.parties.identifiers import subject_type_of
 
 PERSONAL = ("PI", "SPI")
 _NOTICE = "Data of this firm are used, encrypted, to train a credit model jointly with the named institution."
+_IMPACTS = {
+    "SCORE_ONLY": "The data stay encrypted; a sub-score in points is delivered to the named bank only.",
+    "DESENSITISED": "The named bank learns, of the few cuts that its model uses, on which side of each the trader lies.",
+}
 _PERMILLE = 1000
 
 
 @dataclass(frozen=True)
 class Authorisation:
     """What firms are asked for: data of `provider` for `recipient`. Shares are per thousand firms; `insiders` are the
-    recipient's customers, every other firm is an outsider."""
+    recipient's customers, every other firm is an outsider. `mode` is what a consent covers that is not compute only."""
 
     provider: str
     recipient: str
@@ -35,6 +40,7 @@ class Authorisation:
     insider_permille: int
     outsider_permille: int
     compute_only_permille: int
+    mode: str = "SCORE_ONLY"
 
     def permille(self, firm: str) -> int:
         """Return how many of a thousand firms like this one give the consent."""
@@ -80,18 +86,18 @@ def issue(
             consent_id=f"c-{scope}-{number:06d}", created_at=now,
             subject_key=subject_key(secret, firm), subject_type=kind, signer_key=key.public_hex,
             provider=asked.provider, recipient=asked.recipient, purpose="P4",
-            fields=enterprise if kind == "ENT" else asked.fields, mode="COMPUTE_ONLY" if is_compute else "SCORE_ONLY",
+            fields=enterprise if kind == "ENT" else asked.fields, mode="COMPUTE_ONLY" if is_compute else asked.mode,
             not_before=now, expires_at=after(now, 180), catalogue_version=catalogue.digest[:16], notice_id="notice-p4-zh-1",
-            notice_hash=hashlib.sha256(_NOTICE.encode()).hexdigest(), **_person() if kind != "ENT" else {},
+            notice_hash=hashlib.sha256(_NOTICE.encode()).hexdigest(), **_person(asked.mode) if kind != "ENT" else {},
         )  # fmt: skip
         yield firm, sign_record(record, [(record["subject_key"], key)])
 
 
-def _person() -> dict[str, Any]:
+def _person(mode: str) -> dict[str, Any]:
     return {
         "separate_consent": True, "written": True,
         "necessity_text": "A sole trader's public data are its own; the model needs them to assess its credit.",
-        "impact_text": "The data stay encrypted; a sub-score in points is delivered to the named bank only.",
+        "impact_text": _IMPACTS[mode],
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from lianxin.crypto.randomness import derive_seed
+from lianxin.federation.contract import MODEL_TERMS
 from lianxin.federation.errors import InputFault
 from lianxin.federation.matching import padded
 from lianxin.parties.catalogue import generated_catalogue, load_catalogue, load_draft
@@ -52,6 +53,17 @@ class Terms:
     revoked_firms: int = 0
     revoke_after_round: int = 2
     minimums: Mapping[str, int] = field(default_factory=dict)
+    model_terms: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_trees(self) -> bool:
+        """Whether boosted trees are trained, for which the platform's firms agree to mode DESENSITISED."""
+        return self.model == "boosted_trees"
+
+    @property
+    def turns(self) -> int:
+        """How many rounds are led: of a scorecard, or trees."""
+        return self.model_terms.get("trees", MODEL_TERMS["trees"]) if self.is_trees else self.rounds
 
 
 @dataclass(frozen=True)
@@ -83,8 +95,11 @@ def check_out(folder: Path) -> None:
         raise InputFault(f"{folder} is not empty; choose another --out, or remove it")
 
 
-def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool) -> Catalogue:
-    """Return the catalogue of a simulation: a file, the packaged draft, or one generated from the columns."""
+def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool, is_trees: bool = False) -> Catalogue:
+    """Return the catalogue of a simulation: a file, the packaged draft, or one generated from the columns.
+
+    A generated one lets the platform's columns out by authorisation where `is_trees`, else to be computed on alone.
+    """
     if path is not None:
         return load_catalogue(path)
     if is_draft:
@@ -92,7 +107,7 @@ def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool) -> Catal
     columns = {inputs.id_column: inputs.platform.party, inputs.label_column: inputs.banks[0].party}
     for party in [inputs.platform, *inputs.banks]:
         columns |= {name: party.party for name in party.features if name not in columns}
-    return generated_catalogue(columns)
+    return generated_catalogue(columns, inputs.platform.features if is_trees else ())
 
 
 def lay_out(
@@ -196,6 +211,7 @@ class _Book:
             asked = Authorisation(
                 self.party.party, recipient, _fields(self.layout, self.party), insiders, terms.consent_permille,
                 outsiders, terms.compute_only_permille,
+                "DESENSITISED" if terms.is_trees and self.is_platform else "SCORE_ONLY",
             )  # fmt: skip
             for firm, signed in issue(asked, own, self.secret, self.layout.catalogue, self.keys, seed, START):
                 record = signed["record"]
@@ -269,6 +285,7 @@ def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, 
         "max_rows": padded(rows),
         "min_banks": min(2, len(inputs.banks)),
         **terms.minimums,
+        **terms.model_terms,
         "banks": banks,
     }
 

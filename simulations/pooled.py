@@ -66,7 +66,7 @@ def pooled_reference(banks: Sequence[PooledBank], ridge: float) -> PooledResult:
     return PooledResult(
         pooled=_figures(banks, lambda bank: star.predict(places[bank.name], bank.shared_test, bank.own_test)),
         pooled_single=single,
-        labels=_with_overall({bank.name: np.asarray(bank.y_test) for bank in banks}),
+        labels=with_overall({bank.name: np.asarray(bank.y_test) for bank in banks}),
         common=common,
     )
 
@@ -81,8 +81,8 @@ def _single(banks: Sequence[PooledBank], common: tuple[str, ...], ridge: float) 
 
 
 def _figures(banks: Sequence[PooledBank], score: Callable[[PooledBank], Floats]) -> Figures:
-    labels = _with_overall({bank.name: np.asarray(bank.y_test) for bank in banks})
-    predictions = _with_overall({bank.name: score(bank) for bank in banks})
+    labels = with_overall({bank.name: np.asarray(bank.y_test) for bank in banks})
+    predictions = with_overall({bank.name: score(bank) for bank in banks})
     return Figures(
         auc={level: evaluation.auc(labels[level], predictions[level]) for level in labels},
         ks={level: evaluation.ks(labels[level], predictions[level]) for level in labels},
@@ -90,7 +90,8 @@ def _figures(banks: Sequence[PooledBank], score: Callable[[PooledBank], Floats])
     )
 
 
-def _with_overall(by_bank: Mapping[str, NDArray]) -> dict[str, NDArray]:
+def with_overall(by_bank: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Return the banks' rows with those of the level `overall` before them: all banks' one after the other."""
     return {OVERALL: np.concatenate(list(by_bank.values())), **by_bank}
 
 

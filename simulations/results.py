@@ -7,7 +7,7 @@ codes the raw tables with them, and fits the references on exactly the rows that
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ import numpy as np
 
 from lianxin.crypto import canonical
 from lianxin.federation import evaluation
+from lianxin.federation.contract import RunContract, parse_contract
 from lianxin.parties import coding
 from lianxin.parties.auditor import Verdict, verify_run
-from lianxin.parties.records import load_firm_table, load_loan_table, read_table
+from lianxin.parties.records import LoanTable, load_firm_table, load_loan_table, read_table
+from lianxin.simulations import evaluations
 from lianxin.simulations.layout import RUN, Layout
 from lianxin.simulations.pooled import OVERALL, PooledBank, PooledResult, pooled_reference
+from lianxin.simulations.results_trees import TreeRun, pooled_trees, tree_figures
 from lianxin.simulations.runner import Ran
+from lianxin.simulations.tables import PartyInput
 
 MODELS = ("bank_only", "joint", "pooled", "pooled_single")
 _SCALE = 4096.0
@@ -29,12 +33,14 @@ _SCALE = 4096.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that a finished simulation shows: `figures` is the --json object."""
+    """Everything that a finished simulation shows: `figures` is the --json object, `models` the banks' own."""
 
     figures: dict[str, Any]
     curves: dict[str, Any]
     platform_model: Mapping[str, Any]
     verdict: Verdict
+    evaluation: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
 def verify_apart(folder: Path) -> Callable[[], Verdict]:
@@ -57,35 +63,42 @@ def gather(layout: Layout, ran: Ran, verify: Callable[[Path], Callable[[], Verdi
     banks = [bank.party for bank in layout.inputs.banks if (layout.run_state(bank.party) / "model.json").exists()]
     models = {bank: _read(layout.run_state(bank) / "model.json") for bank in banks}
     scores = {bank: _read(layout.run_state(bank) / "scores.json") for bank in banks}
-    pooled = _pooled(layout, platform_model, models) if banks else None
+    names = MODELS[:3] if layout.terms.is_trees else MODELS  # an ensemble is one bank's: none is over all their rows
+    reference = _clear_trees if layout.terms.is_trees else _pooled
+    pooled = reference(layout, platform_model, models) if banks else None
     curves = _curves(scores, pooled)
+    record = evaluations.compare(layout, curves, scores)
     verdict = waiting()
     figures = {
         "run_dir": str(layout.folder),
         "matched": {OVERALL: sum(ran.summary["matched"].values()), **ran.summary["matched"]},
-        "rounds": layout.terms.rounds,
-        "auc": {level: _figures(models_, evaluation.auc) for level, models_ in curves.items()},
-        "ks": {level: _figures(models_, evaluation.ks) for level, models_ in curves.items()},
+        "rounds": layout.terms.turns,
+        "auc": {level: _figures(models_, evaluation.auc, names) for level, models_ in curves.items()},
+        "ks": {level: _figures(models_, evaluation.ks, names) for level, models_ in curves.items()},
+        **evaluations.comparisons(record),
         "seconds": seconds_of(ran.events),
         "bytes_sent": dict(ran.bytes_sent),
         "refused": refused_of(layout, platform_model),
         "ledger_verified": verdict.ok,
         "transcript_sha256": ran.summary["transcript_sha256"],
     }
-    return Outcome(figures, curves, platform_model, verdict)
+    if layout.terms.is_trees:
+        clear = {level: row["pooled"] for level, row in figures["auc"].items()}
+        figures |= {"auc_clear": clear, **tree_figures(models, ran.events)}
+    return Outcome(figures, curves, platform_model, verdict, record, models)
 
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _figures(models: Mapping[str, Any], measure: Any) -> dict[str, float | None]:
+def _figures(models: Mapping[str, Any], measure: Any, names: Sequence[str]) -> dict[str, float | None]:
     """Return one figure a model; None where a model or a class is absent."""
     return {
         name: measure(models[name]["labels"], models[name]["scores"])
         if name in models and models[name]["labels"]
         else None
-        for name in MODELS
+        for name in names
     }
 
 
@@ -105,7 +118,40 @@ def _curves(scores: Mapping[str, Any], pooled: PooledResult | None) -> dict[str,
     return levels
 
 
+def contract_of(layout: Layout) -> RunContract:
+    """Return the contract of a finished run, from the platform's evidence."""
+    path = layout.home(layout.parties[0]) / "evidence" / "contract.json"
+    return parse_contract(_read(path)["record"])
+
+
+def _clear_trees(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> PooledResult:
+    return pooled_trees(tree_runs(layout, platform_model, models))
+
+
+def tree_runs(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> list[TreeRun]:
+    """Return what each bank's ensemble of a finished run is grown again from."""
+    inputs, contract = layout.inputs, contract_of(layout)
+    firms = load_firm_table(read_table(inputs.platform.path), inputs.id_column)
+    return [
+        TreeRun(contract, bank.party, layout.terms.seed, platform_model, models[bank.party], firms, _loans(layout, bank))
+        for bank in inputs.banks if bank.party in models
+    ]  # fmt: skip
+
+
+def _loans(layout: Layout, bank: PartyInput) -> LoanTable:
+    inputs = layout.inputs
+    return load_loan_table(
+        read_table(bank.path), inputs.id_column, inputs.label_column, inputs.split_column, inputs.loan_id_column
+    )
+
+
 def _pooled(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> PooledResult:
+    banks = joined_banks(layout, platform_model, models)
+    return pooled_reference(banks, layout.terms.minimums.get("ridge_thousandths", 1000) / 1000)
+
+
+def joined_banks(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> list[PooledBank]:
+    """Return each bank's rows of a finished scorecard run joined with the platform's, in the run's bins and WOE."""
     inputs = layout.inputs
     firms = load_firm_table(read_table(inputs.platform.path), inputs.id_column)
     row_of = {firm: row for row, firm in enumerate(firms.identifiers)}
@@ -114,9 +160,7 @@ def _pooled(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[s
         if bank.party not in models:
             continue
         model = models[bank.party]
-        loans = load_loan_table(
-            read_table(bank.path), inputs.id_column, inputs.label_column, inputs.split_column, inputs.loan_id_column
-        )
+        loans = _loans(layout, bank)
         train = [row for row, live in zip(model["training_rows"], model["active"], strict=True) if live]
         parts = {}
         for name, rows in (("train", train), ("test", model["test_rows"])):
@@ -126,7 +170,7 @@ def _pooled(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[s
             parts[f"y_{name}"] = np.array([loans.labels[row] for row in rows])
         columns = tuple(feature["field"] for feature in model["features"])
         banks.append(PooledBank(name=bank.party, own_columns=columns, **parts))
-    return pooled_reference(banks, layout.terms.minimums.get("ridge_thousandths", 1000) / 1000)
+    return banks
 
 
 def _coded(

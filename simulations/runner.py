@@ -4,6 +4,7 @@ Both run the same nodes from the same configuration files; only the channel diff
 In one process the run goes bank by bank through `LocalGrid`; with `workers` the heavy kernels share a pool.
 """
 
+import os
 import shutil
 import signal
 import socket
@@ -12,15 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lianxin.federation import plan
 from lianxin.federation.channel import MemoryNetwork
 from lianxin.federation.errors import LianxinError, RunStopped
+from lianxin.federation.plan_actual import EVERYBODY
 from lianxin.parties.config import load_node, load_run
 from lianxin.parties.control import ask
 from lianxin.parties.node import make_executor, open_node
+from lianxin.parties.usage import tree_cpu_s, tree_peak_mb
 from lianxin.simulations.layout import RUN, Layout
 
 START_DEADLINE_S = 900.0  # a platform checks every consent it is given before it answers
@@ -31,12 +34,18 @@ Watch = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ran:
-    """How a run went: the platform's summary, (seconds, note) of its progress, bytes a party, process ids if any."""
+    """How a run went: the platform's summary, (seconds, note) of its progress, bytes a party, process ids if any.
+
+    `cpu_s` is user and system time a party with its workers, `peak_mb` the highest memory; one entry, EVERYBODY, where
+    all nodes shared a process, none where it could not be read.
+    """
 
     summary: dict[str, Any]
     events: list[tuple[float, str]]
     bytes_sent: dict[str, int]
     pids: dict[str, int]
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
 
 
 def reference_plan(contract: Any) -> dict[str, Any]:
@@ -67,11 +76,14 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = No
     threads = [threading.Thread(target=bank.serve, daemon=True) for bank in banks]
     watcher = _Watcher(opened[first], watch)
     try:
+        before = tree_cpu_s(os.getpid())
         for thread in threads:
             thread.start()
         summary = platform.launch(load_run(layout.folder / "run.toml"))
         _wait_for(lambda: all(RUN in bank.ended for bank in banks))
-        return Ran(summary, opened[first].events(), {p: n.bytes_sent for p, n in opened.items()}, {})
+        used = {EVERYBODY: tree_cpu_s(os.getpid()) - before}
+        sent, peak = {p: n.bytes_sent for p, n in opened.items()}, {EVERYBODY: tree_peak_mb(os.getpid())}
+        return Ran(summary, opened[first].events(), sent, {}, used, peak)
     finally:
         watcher.stop()
         platform.close()
@@ -137,6 +149,7 @@ class Processes:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._cpu_before: dict[str, float] = {}
 
     def start(self) -> dict[str, int]:
         """Start every node and wait until each answers on its control socket; return their process ids."""
@@ -177,7 +190,8 @@ class Processes:
         return ask(self.layout.home(party) / "state", request)
 
     def launch(self) -> None:
-        """Ask the platform to launch the folder's run."""
+        """Ask the platform to launch the folder's run; processor time counts from here."""
+        self._cpu_before = {party: tree_cpu_s(child.pid) for party, child in self._children.items()}
         self.ask(
             self.layout.parties[0], {"do": "launch", "config": str(self.layout.folder / "run.toml"), "operator": ""}
         )
@@ -209,7 +223,8 @@ class Processes:
                 _wait_for(lambda p=party: RUN in self.ask(p, {"do": "status", "from": 0})["ended"])  # type: ignore[misc]
                 ended = self.ask(party, {"do": "status", "from": 0})["ended"]
                 sent[party] = ended.get(RUN, {}).get("bytes_sent", 0)
-        return Ran(summary, events, sent, pids)
+        used = {party: tree_cpu_s(pid) - self._cpu_before.get(party, 0.0) for party, pid in pids.items()}
+        return Ran(summary, events, sent, pids, used, {party: tree_peak_mb(pid) for party, pid in pids.items()})
 
     def kill(self, party: str) -> None:
         """End one node without warning."""

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from lianxin.federation.contract import parse_contract
+from lianxin.federation.plan_calibration import Calibration
 from lianxin.parties import coding
 from lianxin.parties.node import code_version
+from lianxin.simulations.evaluations import evaluation_parts
 from lianxin.simulations.layout import START, Layout
+from lianxin.simulations.planned import plan_part
 from lianxin.simulations.results import Outcome, leaves_of
 from lianxin.simulations.runner import Ran, reference_plan
+from lianxin.simulations.story_trees import tree_parts
 
 SIMULATED_CONSENTS = (
     "Simulation: firm keys and consents were made up for this run; no real firm authorised it. "
@@ -32,8 +36,13 @@ LIMITS = (
 )  # fmt: skip
 
 
-def summary_of(layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what `report.write_report` shows of a run. `extra` adds or replaces parts."""
+def summary_of(
+    layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, Any] | None = None, calibration: Calibration | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Return what `report.write_report` shows of a run. `extra` adds or replaces parts.
+
+    The plan is compared with what the run came to at the costs of `calibration`, by default the published ones.
+    """
     figures = outcome.figures
     contract = _contract(layout)
     plan = reference_plan(contract)
@@ -51,9 +60,10 @@ def summary_of(layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, A
         "gini": {
             lv: {m: None if v is None else 2 * v - 1 for m, v in row.items()} for lv, row in figures["auc"].items()
         },
+        **evaluation_parts(layout, outcome.evaluation),
         "curves": {lv: {m: c for m, c in row.items() if c["labels"]} for lv, row in outcome.curves.items()},
-        "rounds": _rounds(layout, ran, outcome.platform_model),
-        "woe": _woe(outcome.platform_model),
+        "rounds": [] if layout.terms.is_trees else _rounds(layout, ran, outcome.platform_model),
+        "woe": [] if layout.terms.is_trees else _woe(outcome.platform_model),
         "left": _left(layout),
         "refusals": _refusals(layout, outcome.platform_model),
         "excluded": _excluded(layout),
@@ -62,6 +72,7 @@ def summary_of(layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, A
         "plan": {
             "learns": plan["learns"],
             "bytes": {"predicted": _plan_bytes(plan), "actual": sum(figures["bytes_sent"].values())},
+            **plan_part(layout, ran, outcome, calibration),
         },
         "seconds": figures["seconds"],
         "bytes_sent": figures["bytes_sent"],
@@ -69,6 +80,9 @@ def summary_of(layout: Layout, ran: Ran, outcome: Outcome, extra: Mapping[str, A
         "transcript_sha256": figures["transcript_sha256"],
         "limits": list(LIMITS),
     }
+    if layout.terms.is_trees:
+        parts = tree_parts(layout, ran, outcome)
+        summary |= {**parts, "limits": [*LIMITS[:2], *parts["limits"], LIMITS[-1]]}
     return {**summary, **(extra or {})}
 
 

@@ -44,6 +44,7 @@ _CONDUCT_EFFECT, _STANDING_EFFECT, _DEBT_EFFECT = 1.5, 1.25, 0.4
 _SIZE_MEAN, _SIZE_SPREAD = 14.2, 1.2
 
 Floats = NDArray[np.float64]
+Generator = np.random.Generator
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 
@@ -93,19 +94,20 @@ def make_province(seed: int, folder: Path, firms: int = 8000, banks: int = 3, lo
     everyone = _draw_firms(seed, firms + banks * (loans - inside))
     known = everyone.at(np.arange(firms))
     platform = folder / "platform.csv.gz"
-    write_table(platform, {"uscc": known.codes} | _platform_fields(_stream(seed, "platform"), known))
+    write_table(platform, {"uscc": known.codes} | _platform_fields(stream(seed, "platform"), known))
     stories = [_write_bank(seed, folder, everyone, firms, bank, (inside, loans)) for bank in range(banks)]
     truth = {"seed": seed, "firms": firms, "sole_traders": int(known.sole.sum()), "fields": dict(FIELD_CLASSES)}
     paths = tuple(folder / f"{story['party']}.csv.gz" for story in stories)
     return Province(platform, paths, truth | {"banks": stories})
 
 
-def _stream(seed: int, purpose: str, number: int = 0) -> np.random.Generator:
+def stream(seed: int, purpose: str, number: int = 0) -> Generator:
+    """Return the numbers of one purpose: the door to chance for whatever is made up, and for what is sampled of it."""
     return np.random.default_rng([seed, number, *purpose.encode()])
 
 
 def _draw_firms(seed: int, count: int) -> _Firms:
-    rng = _stream(seed, "firms")
+    rng = stream(seed, "firms")
     sole = rng.random(count) < _SOLE_TRADERS
     size = rng.normal(_SIZE_MEAN, _SIZE_SPREAD, count) - 1.5 * sole
     return _Firms(_draw_codes(rng, sole), sole, size, rng.standard_normal(count), rng.standard_normal(count))
@@ -182,7 +184,7 @@ def _utility_fields(rng: np.random.Generator, firms: _Firms) -> dict[str, list[A
 def _write_bank(
     seed: int, folder: Path, everyone: _Firms, known: int, bank: int, customers: tuple[int, int]
 ) -> dict[str, Any]:
-    rng = _stream(seed, "bank", bank)
+    rng = stream(seed, "bank", bank)
     firms = everyone.at(_customers(seed, rng, known, bank, customers))
     fields, debt = _bank_fields(rng, firms)
     risk = -_CONDUCT_EFFECT * firms.conduct - _STANDING_EFFECT * firms.standing + _DEBT_EFFECT * debt
@@ -198,7 +200,7 @@ def _write_bank(
 def _customers(seed: int, rng: np.random.Generator, known: int, bank: int, customers: tuple[int, int]) -> Rows:
     """Return the rows of this bank's customers: a window on one circle of the known firms, and firms of its own."""
     inside, loans = customers
-    circle = _stream(seed, "customers").permutation(known)
+    circle = stream(seed, "customers").permutation(known)
     window = (np.arange(inside) + bank * (inside - inside // _SHARED_ONE_IN)) % known
     outside = np.arange(loans - inside) + known + bank * (loans - inside)
     return rng.permutation(np.concatenate((circle[window], outside)))

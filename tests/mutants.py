@@ -57,6 +57,7 @@ _GATE_ASKED = _CALLS + "test_a_run_has_its_rows_and_statistics_from_the_gate_alo
 _PARTIES = "tests/test_gate_calls_of_parties.py::"
 _ENDED = "tests/test_query_end.py::test_a_question_is_answered_no_further_than_to_the_end"
 _UNTIED = "tests/test_query_roles.py::test_a_value_crosses_behind_its_own_release_alone"
+_SCORES = "tests/test_scoring.py::"
 _HELD = _PARTIES + "test_the_registry_is_held_while_it_is_decided_on_or_grows"
 _NO_IDS = _CALLS + "test_ids_that_are_none_open_no_conversation_in_memory_or_by_grpc"
 _KEYS_SIGNED = _CALLS + "test_neither_side_takes_an_agreement_key_that_its_bank_did_not_sign"
@@ -67,6 +68,7 @@ _COSIGNED = _PARTIES + "test_a_head_or_cosignature_of_another_key_is_neither_kep
 _SKEWED = _PARTIES + "test_while_the_clock_is_wrong_nothing_leaves"
 _OVERDUE = _PARTIES + "test_while_the_witnesses_are_overdue_neither_a_release_nor_a_value_leaves"
 _UNHELD = "__import__('contextlib').nullcontext(%s)"
+_TREES = "tests/test_trees_parts.py::"
 _STATISTIC = _BOUNDARY + "test_a_statistic_over_too_few_or_of_a_refused_field_stays"
 
 MUTANTS: dict[str, tuple[str, str]] = {
@@ -214,6 +216,14 @@ MUTANTS: dict[str, tuple[str, str]] = {
         _PARTIES + "test_a_bank_names_firms_and_a_platform_answers_by_the_gate_alone"),
     "parties/query_platform.py QueryDesk._release self.node.boundary.release": (
         "None", _PARTIES + "test_a_bank_names_firms_and_a_platform_answers_by_the_gate_alone"),
+    # trees
+    "federation/boosting_platform.py platform_open_role received_key": (
+        "paillier.PublicKey(int.from_bytes(offer.modulus, 'big'), work.bank, LABEL_PURPOSE, work.contract.run)",
+        _TREES + "test_a_platform_admits_no_key_for_trees_whose_modulus_is_bad"),
+    "federation/boosting_platform.py _PlatformAnswers._take self._trees.charge": (
+        "None", _TREES + "test_no_side_is_told_before_its_cut_is_charged"),
+    "parties/platform_trees.py PlatformTrees._charge self.quota.charge": (
+        "0", _TREES + "test_a_run_whose_cuts_the_quota_does_not_cover_is_refused_and_no_count_is_written"),
     "parties/query_platform.py QueryDesk._answers self._quota.charge": (
         "None", _PARTIES + "test_a_query_is_charged_before_it_is_logged_or_answered"),
     "parties/query_platform.py QueryDesk._answers self._check_open": ("None", _ENDED + "[0]"),
@@ -222,6 +232,23 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/query_judgement.py judge decision.decide_release": (
         "decision.ReleaseDecision(request.fields, (), request.fields)", _JUDGED),
     "parties/query_judgement.py judge decision.decide_firm": ("decision.Decision(True, 'CONSENT')", _JUDGED),
+    # scores
+    "parties/score_bank.py BankScores._name self.node.boundary.release": (
+        "__import__('types').SimpleNamespace(provenance=None, firms=())",
+        _SCORES + "test_firms_are_named_and_scored_by_the_gate_alone"),
+    "parties/score_platform.py ScoreDesk._release_rows self.node.boundary.release": (
+        "None", _SCORES + "test_firms_are_named_and_scored_by_the_gate_alone"),
+    "parties/score_platform.py ScoreDesk._answer_request self._scores.charge": (
+        "None", _SCORES + "test_who_has_asked_too_often_is_refused_before_anything_is_looked_at"),
+    "parties/score_platform.py ScoreDesk._answer_request self._check_open": (
+        "None", _SCORES + "test_a_bank_that_asks_after_the_end_is_refused"),
+    "parties/score_platform.py check_fields decision.decide_release": (
+        "decision.ReleaseDecision(fields, (), fields)",
+        _SCORES + "test_an_agreement_whose_fields_may_be_in_no_score_is_refused_at_the_start"),
+    "parties/score_parts.py contract_of open_contract": (
+        "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
+        "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])",
+        _SCORES + "test_a_model_whose_contract_is_not_signed_by_its_parties_is_not_served"),
     "parties/bank.py BankNode.__init__ open_contract": ("row.contract", _STANDING + "[BankNode]"),
     "parties/platform.py PlatformNode.__init__ open_contract": ("row.contract", _STANDING + "[PlatformNode]"),
     # consents and decisions

@@ -19,6 +19,7 @@ CLASSES = {"P1": ALL, "P2": ALL, "P3": ALL[:4], "P4": ALL, "P5": ALL, "P6": FIRM
 MATCHING = ["C01", "C03", "C06", "C07", *(f"C{n}" for n in range(13, 22)), "C24"]
 ABOUT_PEOPLE = ["P1", "P2", "P3", "P8"]
 FIRST = ["R13", "R20", "R01", "R11", "R09", "R18", "R08", "R15", "R38", "R02", "R03", "R12", "R39", "R22"]
+RANKS = {"COMPUTE_ONLY": 0, "SCORE_ONLY": 1, "DESENSITISED": 2, "SPLITS": 2, "PLAINTEXT": 3}
 LAST = ["R03*", "R04", "R38", "R37", "R03", "R12", "R09", "R29", "R20", "R25"]
 
 
@@ -80,9 +81,9 @@ def naive_field(name: str, case: Case) -> str:
         return "R38"
     if not is_old and contract["lawful_basis"] != "consent":
         return "R02"
-    if one.mode not in (*MODES, "AGGREGATE"):
+    if one.mode not in RANKS and one.mode != "AGGREGATE":
         return "R03"
-    if row["default_release"] == "COMPUTE" and one.mode in ("DESENSITISED", "PLAINTEXT"):
+    if row["default_release"] == "COMPUTE" and one.mode in ("DESENSITISED", "SPLITS", "PLAINTEXT"):
         return "R12" if row["class"] == "SPI" else "R39"
     return "R22" if one.mode == "DESENSITISED" and not is_graded(name, case) else ""
 
@@ -113,7 +114,7 @@ def naive_consent(record: dict[str, Any], need: list[str], case: Case) -> str:
         record["signer_role"] == "agent" and record.get("power_of_attorney_digest")
     ):
         return "R37"
-    if MODES.index(one.mode) > MODES.index(record["mode"]) or any(name not in record["fields"] for name in need):
+    if RANKS[one.mode] > RANKS[record["mode"]] or any(name not in record["fields"] for name in need):
         return "R03"
     rows = [ROWS[name] for name in need]
     of_others = [row["class"] for row in rows if row["class"] in ("PI", "SPI") and kind == "ENT"
@@ -231,7 +232,7 @@ def a_question(chance: Random, has_successors: bool = True) -> Case:
     names = OFTEN if chance.random() < 0.6 else NAMES
     fields = chance.sample(names, chance.choice([1, 1, 2, 3]))
     request = w.request_of(
-        *fields, mode=mostly(chance, chance.choice(MODES), "AGGREGATE", "REPLICA"), grade=mostly(chance, "g", ""),
+        *fields, mode=mostly(chance, chance.choice([*RANKS]), "AGGREGATE", "REPLICA"), grade=mostly(chance, "g", ""),
         purpose=mostly(chance, contract["purpose"], "P4", "P9"), recipient=mostly(chance, "bank-1", "bank-2", "platform-a"),
     )  # fmt: skip
     grade = {

@@ -95,7 +95,7 @@ WRONG_FLAGS: dict[str, tuple[dict[str, str], str]] = {
     "a missing bank table": ({"bank": "nowhere.csv"}, "nowhere.csv does not exist"),
     "a missing catalogue": ({"catalogue": "nowhere.csv"}, "nowhere.csv"),
     "an unknown matching": ({"matching": "sha256"}, "matching is paillier or ecdh"),
-    "an unknown model": ({"model": "boosting"}, "boosting is not built yet"),
+    "an unknown model": ({"model": "boosting"}, "boosting is not trained in a simulation"),
     "unknown nodes": ({"nodes": "threads"}, "--nodes is memory or processes"),
     "a small key": ({"key_bits": "1024"}, "--key-bits is an even number from 2048"),
     "an odd key": ({"key_bits": "2049"}, "--key-bits is an even number from 2048"),

@@ -21,6 +21,8 @@ from lianxin.federation.field_query import Question
 from lianxin.federation.wire import Crossing
 from lianxin.parties import agreement, bank, boundary, consent, consent_signing, decision, field_selection, platform
 from lianxin.parties.bank import BankNode
+from lianxin.parties.coding_rules import NO_RULES
+from lianxin.parties.config import EvaluationSection
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.ledger_witness import Witness
 from lianxin.parties.platform import PlatformNode
@@ -235,14 +237,14 @@ def test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_
     kind: type[Any], ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed = agreement.encode_signed(sign_record(dict(ends.contract.record), [("bank-1", ends.bank.key)]))
-    table = SimpleNamespace(identifiers=[])
+    table = SimpleNamespace(identifiers=[], columns={})
     for module, loader in ((bank, "load_loan_table"), (platform, "load_firm_table")):
         monkeypatch.setattr(module, "read_table", lambda _path: None)
         monkeypatch.setattr(module, loader, lambda *_a: table)
     monkeypatch.setattr(kind, "_stand", never)
     data = SimpleNamespace(label="y", table=None, id="", split=None, loan_id=None)
     store = SimpleNamespace(runs=lambda: [SimpleNamespace(state=STANDING, contract=signed)])
-    node = SimpleNamespace(config=SimpleNamespace(data=data), store=store)
+    node = SimpleNamespace(config=SimpleNamespace(data=data, evaluation=EvaluationSection()), store=store, rules=NO_RULES)
     with pytest.raises(PeerError) as refused:
         kind(node, None)
     assert refused.value.rule == "C05"

@@ -1,11 +1,7 @@
-"""The plan: what it predicts is what the machines really say, and it tells the parties of each contract apart.
-
-Run as a program, this file writes the generated parts of docs/leakage.md anew.
-"""
+"""The plan: what it predicts is what the machines really say, and it tells the parties of each contract apart."""
 
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +15,28 @@ from lianxin.federation.model import Released
 from lianxin.federation.steps import STEPS
 from lianxin.parties.agreement import FORMS
 
-RUN_STEPS = [step for step, allowed in STEPS.items() if allowed.conversation != "query"]  # a run trains and asks nothing
-LEAKAGE = Path(__file__).resolve().parents[1] / "docs" / "leakage.md"
+OF_MODELS = {
+    "scorecard": ("boosting",),
+    "boosted_trees": (
+        "round.range",
+        "round.residuals",
+        "round.gradient",
+        "scoring",
+        "binning.keys",
+        "binning.count",
+        "binning.masks",
+    ),
+}
+
+
+def steps_of(model="scorecard", selection=False):
+    """The steps of a run that trains this model: it asks nothing, and another model's steps are none of its own."""
+    left_out = (*OF_MODELS[model], *(() if selection else ("selection",)))
+    trained = [step for step, allowed in STEPS.items() if allowed.conversation not in ("query", "scoring")]
+    return [step for step in trained if step not in left_out and step.split(".")[0] not in left_out]
+
+
+RUN_STEPS = steps_of()
 REFERENCE = plan.reference_calibration(2048)
 
 
@@ -62,7 +78,7 @@ def spoken(said, sender_of):
 
 
 def predicted(contract, steps):
-    entries = plan_costs.bank_traffic(sizes_of(contract), attempts=1, plan_bytes=0)
+    entries = plan_costs.bank_traffic(sizes_of(contract), turns=1, plan_bytes=0)
     return {(e.step, e.sender): (e.envelopes, e.bytes) for e in entries if e.step.split(".")[0] in steps}
 
 
@@ -233,10 +249,11 @@ def test_sizes_that_break_the_advice_are_named_and_enough_rows_are_silent():
     assert len(plan_of(sample(3, max_rows=1100))["advice"]) == 0, "rows of three banks count together"
 
 
-def test_every_step_of_a_run_is_priced_and_explained():
-    made = plan_of(sample(2))
-    assert {entry["step"] for entry in made["learns"]} == set(RUN_STEPS)
-    assert {entry["step"] for entry in made["messages"]} == set(RUN_STEPS)
+@pytest.mark.parametrize(("model", "selection"), [("scorecard", False), ("scorecard", True), ("boosted_trees", False)])
+def test_every_step_of_a_run_is_priced_and_explained(model, selection):
+    made = plan_of(sample(2, model=model, max_vif_hundredths=500 * selection))
+    assert {entry["step"] for entry in made["learns"]} == set(steps_of(model, selection))
+    assert {entry["step"] for entry in made["messages"]} == set(steps_of(model, selection))
 
 
 @pytest.mark.parametrize("banks", [1, 2, 3])
@@ -351,47 +368,15 @@ def test_the_stars_masks_last_for_the_attempts_that_the_plan_promises():
     assert plan.possible_attempts(contract) <= bank.layouts.masks.slots
 
 
-# ---- docs/leakage.md
+def scoring_agreement():
+    return contract_of(model="scoring", models=["run-7", "run-9"], fields=features("platform-a", 3), purpose="P2")
 
 
-def table(entries):
-    lines = ["| step | who | learns | a malicious side |", "|---|---|---|---|"]
-    return lines + [f"| `{e['step']}` | {e['who']} | {e['what']} | {e['malicious']} |" for e in entries]
-
-
-def differing(changed, base):
-    return [entry for entry in changed["learns"] if entry not in base["learns"]]
-
-
-def generated_parts():
-    base, one, two, ecdh = (plan_of(c) for c in (sample(3), sample(1), sample(2), sample(3, matching="ecdh")))
-    costs = ["| party | sends | computes | ends after |", "|---|---|---|---|"]
-    for total in base["totals"]:
-        sent, cpu, wall = total["bytes_sent"] / 1e6, total["cpu_us"] / 1e6, total["wall_us"] / 1e6
-        costs.append(f"| {total['party']} | {sent:.1f} MB | {cpu:.0f} s | {wall:.0f} s |")
-    platform_alone = [[e for e in differing(p, base) if e["step"] == "learning.exchange"] for p in (one, two)]
-    return {
-        "three-banks": table(base["learns"]),
-        "two-banks": table(platform_alone[1]),
-        "one-bank": table(platform_alone[0]),
-        "ecdh": table(differing(ecdh, base)),
-        "not-protected": [f"- {sentence}" for sentence in base["not_protected"]],
-        "costs": costs,
-    }
-
-
-def with_parts(document):
-    for name, lines in generated_parts().items():
-        block = "\n".join([f"<!-- generated: {name} -->", *lines, "<!-- end -->"])
-        start = document.index(f"<!-- generated: {name} -->")
-        document = document[:start] + block + document[document.index("<!-- end -->", start) + len("<!-- end -->") :]
-    return document
-
-
-def test_the_leakage_document_says_what_the_plan_says():
-    document = LEAKAGE.read_text(encoding="utf-8")
-    assert document == with_parts(document), "run `python tests/test_plan.py` to write the generated parts anew"
-
-
-if __name__ == "__main__":
-    LEAKAGE.write_text(with_parts(LEAKAGE.read_text(encoding="utf-8")), encoding="utf-8")
+def test_a_scoring_agreement_has_a_short_plan_and_no_price():
+    agreed = scoring_agreement()
+    made = plan_of(agreed)
+    assert canonical.decode(canonical.encode(made)) == made
+    assert [entry["step"] for entry in made["learns"]] == ["scoring.ask", "scoring.answer"]
+    assert made["messages"] == made["totals"] == [] and made["model"] == "scoring"
+    text = "\n".join(plan.describe_plan(made))
+    assert "run-7, run-9" in text and "only that there is none" in text and "training" in text

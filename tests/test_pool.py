@@ -100,29 +100,47 @@ class Slow(Numbers):
         return super().draw_many(count, drbg)
 
 
-def test_a_block_that_is_finished_after_its_places_were_taken_is_not_kept():
-    source = Slow()
+def test_a_block_that_somebody_makes_is_waited_for_and_not_made_twice():
+    source, taken = Slow(), list[int]()
     pool = pool_of(source)
     filler = threading.Thread(target=pool.prepare)
     filler.start()
     assert source.begun.wait(10)
-    assert pool.take(BLOCK) == pool_of().take(BLOCK)
+    taker = threading.Thread(target=lambda: taken.extend(pool.take(BLOCK)))
+    taker.start()
+    taker.join(0.05)
+    assert taker.is_alive() and not taken
     source.let_go.set()
-    filler.join()
+    for thread in (filler, taker):
+        thread.join(10)
+    assert taken == pool_of().take(BLOCK) and source.drawn == BLOCK
     assert pool.ready == 0 and not pool._blocks
 
 
-def test_two_that_prepare_at_once_make_different_blocks_one_after_the_other():
+def test_a_block_whose_maker_failed_is_made_by_who_takes_it():
+    class Broken(Numbers):
+        def draw_many(self, count, drbg, executor=None):
+            raise OSError("no worker")
+
+    pool = pool_of(Broken())
+    with pytest.raises(OSError, match="no worker"):
+        pool.prepare()
+    pool._source = Numbers()
+    assert pool.take(BLOCK) == pool_of().take(BLOCK)
+
+
+def test_two_that_prepare_at_once_make_different_blocks_side_by_side():
     source = Slow()
     pool = pool_of(source)
     fillers = [threading.Thread(target=pool.prepare) for _ in range(2)]
-    for filler in fillers:
-        filler.start()
+    fillers[0].start()
     assert source.begun.wait(10)
+    fillers[1].start()
+    fillers[1].join(10)
+    assert sorted(pool._blocks) == [1] and source.most == 2
     source.let_go.set()
-    for filler in fillers:
-        filler.join()
-    assert source.most == 1 and sorted(pool._blocks) == [0, 1]
+    fillers[0].join(10)
+    assert sorted(pool._blocks) == [0, 1]
 
 
 def test_a_pool_that_starts_at_later_places_prepares_those():

@@ -1,0 +1,52 @@
+"""Counted operations and what they cost: kernels of `crypto` as multiplications, powers and randomisers of a key."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lianxin.crypto import fixed_base, paillier
+from lianxin.crypto.histogram import BLOCK_ROWS, count_multiplications, plan_groups
+from lianxin.federation.contract import RunContract
+from lianxin.federation.plan_calibration import Calibration
+
+Work = Counter[str]
+
+
+def randomisers(contract: RunContract, draws: int, expected: int) -> Work:
+    """Return the work of `draws` randomisers of one key, by the rule of `paillier.randomiser_for`."""
+    if expected < paillier.TEXTBOOK_DRAWS:
+        return Counter(textbook=draws)
+    return Counter(randomise=draws) + evaluator_tables(contract)
+
+
+def evaluator_tables(contract: RunContract) -> Work:
+    """Return the work of one process's tables for randomisers of another party's key."""
+    bases = fixed_base.WIDE_BASES + fixed_base.BIT_BASES
+    rows = contract.key_bits // fixed_base.WINDOW_BITS + fixed_base.BIT_BASES // fixed_base.WINDOW_BITS
+    return Counter(textbook=bases, multiply=rows << fixed_base.WINDOW_BITS)
+
+
+def owner_tables(contract: RunContract) -> int:
+    """Return the multiplications of an owner's two tables modulo p² and q², an entry about a third of one modulo n²."""
+    bits = contract.key_bits // 2
+    if contract.exponents == "short":
+        bits = paillier.short_exponent_bits(contract.key_bits)
+    return 2 * (bits // fixed_base.WINDOW_BITS << fixed_base.WINDOW_BITS) // 3
+
+
+def encryptions(contract: RunContract, count: int) -> Work:
+    """Return the work of `count` encryptions by a key's owner in the contract's profile."""
+    return Counter({"short_encrypt" if contract.exponents == "short" else "encrypt": count})
+
+
+def histogram_multiplications(rows: int, bins: Sequence[int]) -> int:
+    """Return the multiplications of one encrypted histogram of `rows` rows over features of these bins."""
+    if not bins:
+        return 0
+    parts = [BLOCK_ROWS] * (rows // BLOCK_ROWS) + [rows % BLOCK_ROWS] * (rows % BLOCK_ROWS > 0)
+    cost = {size: count_multiplications(size, bins, plan_groups(size, bins)) for size in set(parts)}
+    return sum(cost[size] for size in parts) + len(parts) * sum(bins)
+
+
+def cpu_us(work: Work, calibration: Calibration) -> int:
+    """Return the microseconds of processor time that `work` takes."""
+    return sum(count * getattr(calibration, f"{unit}_ns") for unit, count in work.items()) // 1000

@@ -1,0 +1,97 @@
+"""The words and numbers of a contract's leakage table: what one entry is, and what of a contract decides it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from lianxin.federation.contract import RunContract
+from lianxin.federation.selection import numbers_shown
+
+NOTHING = "nothing further"
+OPEN_BITS = 64
+GRADIENT_BITS = 16
+"""The quantisation of a row's gradient, and of its curvature (protocols.md, section 6)."""
+REPLAY = "found only by replay"
+
+
+@dataclass(frozen=True)
+class Learns:
+    """`who` learns `what` at `step`; `malicious` is what that side could read by leaving the protocol."""
+
+    who: str
+    what: str
+    step: str
+    malicious: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The numbers of one contract that decide what is learned."""
+
+    contract: RunContract
+
+    @property
+    def platform(self) -> str:
+        """The platform's party id."""
+        return self.contract.platform
+
+    @property
+    def banks(self) -> int:
+        """K."""
+        return len(self.contract.banks)
+
+    @property
+    def rounds(self) -> int:
+        """T."""
+        return self.contract.rounds
+
+    @cached_property
+    def features(self) -> int:
+        """d_A."""
+        return len(self.contract.fields_of(self.platform, "feature"))
+
+    def own(self, bank: str) -> int:
+        """Return d_B of one bank, its intercept among them."""
+        return len(self.contract.fields_of(bank, "feature")) + 1
+
+    @property
+    def numbers_to_platform(self) -> int:
+        """T·d_A + ΣK_j at its largest: gradient entries and bins that the platform sees."""
+        return self.features * (self.rounds + self.contract.max_bins)
+
+    @property
+    def labels_by_bins(self) -> int:
+        """How many labels one-row bins show when bins are counted: all bins of each feature but one."""
+        return self.features * (self.contract.max_bins - 1)
+
+    def numbers_to(self, bank: str) -> int:
+        """T·d_B: gradient entries that one bank sees."""
+        return self.rounds * self.own(bank)
+
+    def correlations(self, bank: str) -> int:
+        """d_A·d_B + d_A(d_A-1)/2: correlations that one bank sees where columns are selected across parties, else 0."""
+        return numbers_shown(self.contract, bank)
+
+    @property
+    def each_bank(self) -> str:
+        """How the banks are spoken of where all learn the same."""
+        return self.contract.banks[0] if self.banks == 1 else "each bank"
+
+    @property
+    def that_bank(self) -> str:
+        """How a bank is spoken of from the platform's side."""
+        return self.contract.banks[0] if self.banks == 1 else "that bank"
+
+    @property
+    def nodes_of_trees(self) -> int:
+        """How many nodes' sums a bank's whole ensemble asks for at most: each root's, and one of each two siblings'."""
+        return self.contract.trees << (self.contract.depth - 1)
+
+    @property
+    def numbers_to_bank_of_trees(self) -> int:
+        """How many sums of three numbers a bank sees over all trees."""
+        return self.nodes_of_trees * self.features * self.contract.max_bins
+
+    @property
+    def tag_bits(self) -> int:
+        """How many bits of its own a bank can give a row in place of gradient and curvature, a tree."""
+        return 2 * GRADIENT_BITS

@@ -1,0 +1,183 @@
+"""Commands about a bank's finished scorecard: show or export it, and score a table with an exported one."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lianxin.federation.errors import InputFault
+from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank
+
+if TYPE_CHECKING:
+    from lianxin.parties.scorecard_card import Card, CardScore
+
+OutFile = Annotated[Path | None, typer.Option("--out", help="The file to write; shown in the terminal without it.")]
+BaseRate = Annotated[
+    float | None,
+    typer.Option("--base-rate", help="The portfolio's share of bads, where the sample's is another: 0.02."),
+]
+_SHOWN = 20
+_CELLS = (1, 2, 4, 5, 6, 7)  # of a points table's row, those that a terminal has room for
+
+
+@bank.command("card")
+def bank_card(
+    run: RunId,
+    config: BankConfig,
+    form: Annotated[str, typer.Option("--format", help="json, csv or pmml.")] = "json",
+    out: OutFile = None,
+    base_rate: BaseRate = None,
+    bank_only: Annotated[
+        bool, typer.Option("--bank-only", help="The card without the platform's sub-score, for firms that have none.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the scorecard of a finished run, or export it: JSON, CSV for a spreadsheet, PMML 4.4 for an engine.
+
+    Example: lianxin bank card run-1 --node a.toml --format pmml --out card.pmml
+    """
+    from lianxin.parties.node import code_version
+    from lianxin.parties.scorecard_export import export_card, write_beside
+
+    card = _card_of(run, config, base_rate, bank_only)
+    if out is not None:
+        write_beside(out, export_card(card, form, code_version()))
+    if as_json:
+        typer.echo(json.dumps(_summary(card, form, out), ensure_ascii=False))
+        return
+    if out is None:
+        _show(card)
+    for line in _warnings(card) + _marks(run, config) + _expired(card):
+        typer.echo(line, err=True)
+    if out is not None:
+        typer.echo(f"wrote {out}")
+
+
+def _card_of(run: str, config: Path, base_rate: float | None, bank_only: bool) -> "Card":
+    from lianxin.federation.contract import IDENTIFIER
+    from lianxin.parties.scorecard_export import stored_card
+
+    state = _config(config, "bank").state
+    if IDENTIFIER.fullmatch(run) is None:
+        raise InputFault("a run's id has 3 to 64 of a-z, 0-9 and '-'")
+    card = stored_card(state / "runs" / run, run)
+    return _adjusted(card.without_platform() if bank_only else card, base_rate)
+
+
+def _adjusted(card: "Card", base_rate: float | None) -> "Card":
+    return card if base_rate is None else card.at_base_rate(_micro(base_rate))
+
+
+def _micro(rate: float) -> int:
+    return round(rate * 1_000_000) if 0.0 < rate < 1.0 else 0
+
+
+def _summary(card: "Card", form: str, out: Path | None) -> dict[str, Any]:
+    if out is None:
+        return card.to_record()
+    return {
+        "run": card.run, "bank": card.bank, "format": form, "out": str(out), "features": list(card.fields),
+        "base_points": card.joint.base_points, "multiplier_micro": card.joint.multiplier_micro,
+        "facts": dict(card.facts), "warnings": _warnings(card),
+    }  # fmt: skip
+
+
+def _warnings(card: "Card") -> list[str]:
+    found = []
+    if card.facts.get("separable"):
+        found.append(
+            "bads and goods of the training rows separate completely: the ridge alone keeps these points finite; give "
+            "the run more rows or fewer features before the card decides anything"
+        )
+    if card.facts.get("sub_score_reversed"):
+        found.append("more points of the platform make a firm riskier on this card; look at the data before using it")
+    return found
+
+
+def _marks(run: str, config: Path) -> list[str]:
+    from lianxin.parties.lineage import read_mark
+
+    mark = read_mark(_config(config, "bank").state / "runs" / run)
+    if not mark["revocations"] or mark["choice"] != "none":
+        return []
+    return [
+        "firms behind this model have withdrawn, and nobody has decided about it yet; see `lianxin boundary models`"
+    ]
+
+
+def _expired(card: "Card") -> list[str]:
+    from lianxin.parties.clock import SystemClock
+
+    if SystemClock().now() < card.retain_until:
+        return []
+    return [f"this scorecard was to be kept until {card.retain_until} and its contract is over; train a new one"]
+
+
+def _show(card: "Card") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from lianxin.parties.scorecard_export import HEADER, band_rows, bin_rows
+
+    title = f"Scorecard of {card.bank}, {card.run}: {card.base_score} points at {card.base_odds}:1, PDO "
+    for name, part in card.parts().items():
+        heading = f"{title}{card.points_to_double_odds}; {name}, base {part.base_points} points"
+        table = Table(*(HEADER[k] for k in _CELLS), title=Text(heading), title_justify="left")
+        for row in bin_rows(card, name):
+            table.add_row(*(Text(str(row[k])) for k in _CELLS))
+        bands = Table("score", "rows", "bads, chance", title=Text(f"{name}, by band"), title_justify="left")
+        for row in band_rows(card, name):
+            bands.add_row(str(row[4]), str(row[7]), str(row[3]))
+        Console().print(table, bands)
+
+
+@bank.command("score-card")
+def bank_score_card(
+    card_file: Annotated[Path, typer.Argument(help="A scorecard that `lianxin bank card` exported: JSON or PMML.")],
+    table: Annotated[Path, typer.Argument(help="Rows with the card's own features: .csv, .csv.gz or .parquet.")],
+    id_column: Annotated[str, typer.Option("--id", help="A column to carry over, such as the firm's code.")] = "",
+    points_column: Annotated[
+        str, typer.Option("--points", help="The column of the platform's sub-scores; empty cells have none.")
+    ] = "platform_points",
+    against: Annotated[str, typer.Option("--against", help="What points are lost against: best or mean.")] = "best",
+    base_rate: BaseRate = None,
+    out: OutFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a table with an exported scorecard, without a node and without asking anybody.
+
+    Example: lianxin bank score-card card.json firms.csv --id uscc --out scores.csv
+    """
+    from lianxin.parties.records import read_table
+    from lianxin.parties.scorecard_export import load_card, score_table, scores_csv, write_beside
+
+    card = _adjusted(load_card(card_file), base_rate)
+    rows = read_table(table)
+    names = rows.text(id_column) if id_column else None
+    scores = score_table(card, rows, points_column, against)
+    for line in _expired(card):
+        typer.echo(line, err=True)
+    if out is not None:
+        write_beside(out, scores_csv(scores, names, id_column))
+    if as_json:
+        typer.echo(json.dumps({"run": card.run, "rows": len(scores), "scores": _listed(scores, names)}))
+    elif out is not None:
+        typer.echo(f"wrote {len(scores)} scores to {out}")
+    else:
+        for place, score in enumerate(scores[:_SHOWN]):
+            typer.echo(_line(score, names[place] if names else None))
+        if len(scores) > _SHOWN:
+            typer.echo(f"and {len(scores) - _SHOWN} more; write them all with --out")
+
+
+def _listed(scores: "list[CardScore]", names: list[str | None] | None) -> list[dict[str, Any]]:
+    if names is None:
+        return [score.to_record() for score in scores]
+    return [{"id": name, **score.to_record()} for name, score in zip(names, scores, strict=True)]
+
+
+def _line(score: "CardScore", name: str | None) -> str:
+    first = "" if name is None else f"{name} "
+    return f"{first}{score.score} {score.pd_micro / 10**6:.4f} {score.model} {' '.join(score.reasons)}".rstrip()

@@ -1,0 +1,46 @@
+"""The command that writes a bank's model document."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lianxin.federation.errors import InputFault
+from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank
+
+Words = Annotated[Path | None, typer.Option("--words", help="A TOML file with the bank's own text under headings.")]
+
+
+@bank.command("document")
+def bank_document(
+    run: RunId,
+    config: BankConfig,
+    out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")],
+    words: Words = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the model document of a finished run: data, consents, method, outcomes with intervals, limits, approvals.
+
+    Example: lianxin bank document run-1 --node a.toml --out document.html
+    """
+    from lianxin.parties.identity import load_identity
+    from lianxin.parties.model_document import gather, load_words, render
+    from lianxin.parties.scorecard_export import write_beside
+    from lianxin.parties.store import Store
+
+    settings = _config(config, "bank")
+    path = settings.state / "store.sqlite"
+    if not path.is_file():
+        raise InputFault(f"{settings.state} holds no store yet; start the node once")
+    own = load_words(words) if words is not None else {}
+    store = Store(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
+    try:
+        facts = gather(store, settings.state, load_identity(settings.identity).party, run, own)
+    finally:
+        store.close()
+    write_beside(out, render(facts).encode("utf-8"))
+    if as_json:
+        typer.echo(json.dumps({"run": run, "bank": facts.bank, "document": str(out), "consents": facts.consents}))
+    else:
+        typer.echo(f"wrote {out}")

@@ -1,0 +1,86 @@
+"""The options of `lianxin simulate` that say which model is trained and how: one list for every command."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from lianxin.federation.errors import InputFault
+
+BINS_OF_TREES = 32
+_PERMILLE = 1000
+_OPTIONS: Mapping[str, Any] = {
+    "model": (Annotated[str, typer.Option(help="scorecard or boosted_trees.")], "scorecard"),
+    "bins": (Annotated[int | None, typer.Option(min=2, max=32, help="Most bins a feature; 6, of trees 32.")], None),
+    "trees": (Annotated[int | None, typer.Option(min=1, max=200, help="Trees of each bank's ensemble.")], None),
+    "depth": (Annotated[int | None, typer.Option(min=1, max=6, help="Levels of a tree.")], None),
+    "learning_rate": (Annotated[float | None, typer.Option(help="The share of a leaf that counts, up to 1.")], None),
+    "row_sample": (Annotated[float | None, typer.Option(help="The share of rows that a tree is grown on.")], None),
+    "column_sample": (Annotated[float | None, typer.Option(help="The share of features that a tree may use.")], None),
+    "validation": (Annotated[float | None, typer.Option(help="The share of rows held back to stop early.")], None),
+    "patience": (Annotated[int | None, typer.Option(min=0, max=50, help="Trees without gain before it stops.")], None),
+    "positive_weight": (Annotated[float | None, typer.Option(help="The weight of a bad row in training.")], None),
+    "split_bits": (Annotated[int | None, typer.Option(min=1, max=64, help="Distinct platform cuts of a model.")], None),
+    "node_sets": (Annotated[str | None, typer.Option(help="shown, or hidden: no node's rows for the platform.")], None),
+}  # fmt: skip
+_SHARES = {
+    "learning_rate": ("learning_rate_thousandths", 0.001, 1.0),
+    "row_sample": ("row_sample_permille", 0.1, 1.0),
+    "column_sample": ("column_sample_permille", 0.1, 1.0),
+    "validation": ("validation_permille", 0.0, 0.4),
+    "positive_weight": ("positive_weight_permille", 0.1, 100.0),
+}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model that was asked for; `terms` are the contract's keys that were given."""
+
+    model: str
+    terms: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the options of models beside its own; it is called with `model`, a `ModelChoice`."""
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in _OPTIONS}
+        command(**given, model=model_choice(**asked))
+
+    own = [one for one in inspect.signature(command).parameters.values() if one.name != "model"]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(n, kind, default=d, annotation=a) for n, (a, d) in _OPTIONS.items()]
+    parameters = [*(one.replace(kind=kind) for one in own), *added]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_options
+
+
+def model_choice(model: str = "scorecard", **asked: Any) -> ModelChoice:
+    """Return the choice behind these options, None for one that was not given. Raises InputFault naming the option."""
+    from lianxin.federation.contract import NODES, TRAINED_MODELS
+
+    if model not in TRAINED_MODELS:
+        raise InputFault(f"--model is {' or '.join(TRAINED_MODELS)}; {model} is not trained in a simulation")
+    given = {name: value for name, value in asked.items() if value is not None}
+    if alien := sorted(set(given) - {"bins"}) if model == "scorecard" else []:
+        raise InputFault(
+            f"--{alien[0].replace('_', '-')} is an option of trees; add --model boosted_trees or leave it out"
+        )
+    if given.get("node_sets", NODES[0]) not in NODES:
+        raise InputFault(f"--node-sets is {' or '.join(NODES)}")
+    bins = {"bins": BINS_OF_TREES} if model == "boosted_trees" else {}
+    return ModelChoice(model, dict(_term(name, value) for name, value in {**bins, **given}.items()))
+
+
+def _term(name: str, value: Any) -> tuple[str, Any]:
+    if name not in _SHARES:
+        return {"bins": "max_bins", "node_sets": "nodes"}.get(name, name), value
+    key, low, high = _SHARES[name]
+    if not low <= value <= high:
+        raise InputFault(f"--{name.replace('_', '-')} is a number from {low:g} to {high:g}")
+    return key, round(value * _PERMILLE)

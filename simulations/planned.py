@@ -1,0 +1,99 @@
+"""The plan of a finished simulation beside what it came to: bytes by step and party, processor time, seconds by phase.
+
+The plan in the transcript is priced at the published unit costs, so that its bytes are the same anywhere. The comparison
+is made with costs measured on this machine, and at the sizes that the run turned out to have.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.crypto.randomness import Drbg
+from lianxin.federation import plan, plan_actual
+from lianxin.federation.plan_actual import EVERYBODY, Actual
+from lianxin.federation.plan_calibration import Calibration
+from lianxin.federation.plan_sizes import Known
+from lianxin.parties import coding
+from lianxin.simulations.layout import Layout
+from lianxin.simulations.results import Outcome, contract_of, leaves_of, seconds_of
+from lianxin.simulations.runner import Ran, reference_plan
+
+CALIBRATION_S = 2.0
+
+
+@lru_cache(maxsize=4)
+def calibrate(key_bits: int) -> Calibration:
+    """Return what the kernels cost on this machine with keys of `key_bits`: about two seconds, once a process."""
+    return plan.measure_calibration(
+        key_bits, Drbg(b"calibration of this machine     "), time.process_time_ns, CALIBRATION_S
+    )
+
+
+def plan_part(layout: Layout, ran: Ran, outcome: Outcome, calibration: Calibration | None = None) -> dict[str, Any]:
+    """Return the report's `plan`: {"learns", "totals", "budgets", "compared", "calibration"}.
+
+    Without a `calibration` the comparison is priced at the published costs.
+    """
+    contract = contract_of(layout)
+    made, costs = reference_plan(contract), calibration or plan.reference_calibration(contract.key_bits)
+    known = known_sizes(layout, ran, outcome)
+    plan_bytes = len(canonical.encode(made))
+    workers = 0 if ran.pids else layout.terms.workers
+    expected = plan_actual.expect(contract, costs, known, layout.inputs.platform.rows, plan_bytes, workers)
+    return {
+        "learns": made["learns"],
+        "budgets": made["budgets"],
+        "compared": plan_actual.compare(made, expected, actual_of(layout, ran)),
+        "calibration": costs.source,
+        "workers": workers,
+    }
+
+
+def known_sizes(layout: Layout, ran: Ran, outcome: Outcome) -> dict[str, Known]:
+    """Return what each bank's run came to, from the models that the nodes kept; banks without one are absent."""
+    model = outcome.platform_model
+    bins = tuple(_bins(feature) for feature in model["features"])
+    return {
+        bank: Known(
+            rows=len(own["training_rows"]),
+            bins=bins,
+            own_bins=tuple(_bins(feature) for feature in own["features"]),
+            matched=ran.summary["matched"].get(bank, 0),
+            turns=_turns(model, bank),
+        )
+        for bank, own in outcome.models.items()
+    }
+
+
+def _bins(feature: Mapping[str, Any]) -> int:
+    return len(feature["woe"]) if "woe" in feature else coding.BinSpec.from_record(feature["bins"]).count
+
+
+def _turns(model: Mapping[str, Any], bank: str) -> int:
+    return len(model["gradient_norms_milli"]) if "gradient_norms_milli" in model else model["banks"][bank]["trees"]
+
+
+def actual_of(layout: Layout, ran: Ran) -> Actual:
+    """Return what was measured of a run: message bytes from the ledgers, processor time and phases from the run."""
+    sent: Counter[tuple[str, str]] = Counter()
+    for party in layout.parties:
+        for leaf in leaves_of(layout, party):
+            if leaf["kind"] == "envelope" and leaf["direction"] == "out":
+                sent[leaf["step"], party] += leaf["size_bytes"]
+    took = seconds_of(ran.events)
+    return Actual(dict(sent), dict(ran.cpu_s), took, took["total"])
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def factor_of(rows: Sequence[Mapping[str, Any]], figure: str, party: str = EVERYBODY) -> float | None:
+    """Return actual over expected of one figure of a party, over all steps; None where it was not measured."""
+    found = [row["factor"] for row in rows if (row["figure"], row["party"], row["step"]) == (figure, party, "")]
+    return found[0] if found else None
