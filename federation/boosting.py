@@ -4,6 +4,7 @@ A holds binned features, B labels, a Paillier key and binned features of its own
 grows is `boosting_growth`; here is what is said for it.
 0. Once a run. B→A its key with proof; A→B bins and kind of each feature.
 Tree t: 1. both ways: one bit a training row, live consents; a row that is not live at both takes part no more.
+   Where too few are left B opens a tree of no rows, which is none, and keeps what has grown.
 2. B→A which rows and which platform features are sampled (drawn at random, never by gradient), then, with nodes shown
    once and with nodes hidden anew each level, Enc(cell) a sampled row: 1, g + offset, h (`boosting_cells`).
    Shown: the row's own cell. Hidden: the cell in the slot of the row's node if that node is asked for, else Enc(0).
@@ -18,21 +19,31 @@ Tree t: 1. both ways: one bit a training row, live consents; a row that is not l
 What A learns. Shown: the sampled rows, each smaller sibling's rows, the cut and rows of each node that A's features cut, hence
 rows that behave alike under B's labels; how many levels were reached. Hidden: the sampled rows and the set of A's cuts a
 level; the messages of a tree have the same number and size whatever the nodes hold, but for the number of new cuts. Both:
-that rows never sampled are validation rows. What B learns: sums of its own gradients per anonymous feature, bin and node, not
-under `min_rows` rows by its own rule alone; sides of cuts: shown, of a node's rows; hidden, of all rows; at the end of
-every firm that may be scored. `split_bits` bounds the distinct cuts, and so what sides tell of any row, for the whole run.
-It does not bound what sums tell: B knows each row's g and h, which after a few trees differ from row to row, so that of a
-cell of few rows, and every level has such cells, an honest but curious B can often compute which rows they are (a test
-does). Only B can leave such cells unread.
-A malicious B can tag rows through g and h (32 bits a row and tree) and read which bin they are in, choose small or odd nodes
-(A refuses sets under `min_rows` in shown mode and cannot see them in hidden mode), and cut where nothing is gained: A caps
-trees, nodes, features and distinct cuts [BT02-BT05]; replay finds the rest. A malicious A can move rows between
-bins so that the sums still add up, or answer wrong sides: the model suffers, replay finds it; it reads no label from
-ciphertexts, but shown node sets correlate with labels.
+that rows never sampled are validation rows, or were set aside as others left. What B learns: sums of its own gradients per
+anonymous feature, bin and node, not under `min_rows` rows by its own rule alone; sides of cuts: shown, of a node's rows;
+hidden, of all rows; at the end of every firm that may be scored. `split_bits` bounds the distinct cuts, and so what sides
+tell of any row, for the whole run. It does not bound what sums tell: B knows each row's g and h, which after a few trees
+differ from row to row, so that of a cell of few rows, and every level has such cells, an honest but curious B can often
+compute which rows they are (a test does). Only B can leave such cells unread.
+
+A malicious B can give rows numbers of its own for g and h: a sum of w bits then says of w rows in which bin each is, so
+that a level tells w·slots rows' bins of every sampled feature (`rows_taggable`). It can draw trees, and with shown nodes nodes,
+over odd sets of rows: A refuses sets behind which are fewer than `min_rows` firms, and two trees' sampled rows or two shown
+nodes of a tree that overlap and lie nearer to each other than that [BT02]; three sets or more may still be combined, and
+hidden nodes A does not see. It can cut where nothing is gained: A caps trees, nodes, features and distinct cuts
+[BT02-BT05]; replay finds the rest.
+
+A malicious A cannot open a ciphertext, but B's choices answer what it makes up, with shown and with hidden nodes. (a) Sums
+that no set of rows has, such as one row counted sixty times: whether B cuts there is then that row's label. Once B has cut,
+the sides have to add up to the very sums (rows, Σg, Σh), which A cannot make them without knowing labels, else B stops [BT01]
+- after the choices of that level were said: in a tree's first level one wrong choice. A false sum that B passes over is not
+noticed, and that it was passed over tells A a little too. (b) Columns that it does not have, with sums and sides that agree:
+B's choices among them say of sets of rows of A's making, of at least `min_rows` sampled rows, which tells labels best. That
+only replay finds. Shown node sets go with labels whether A is honest or not.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +58,7 @@ from lianxin.federation.boosting_rows import pack_flags, unpack_flags
 from lianxin.federation.boosting_sums import ciphertexts_for, node_sums, open_sums, receive_histograms
 from lianxin.federation.errors import PeerError
 from lianxin.federation.key_exchange import announce_key
+from lianxin.federation.model import Provenance
 from lianxin.federation.session import Receive, Role, Send
 
 
@@ -60,12 +72,16 @@ class BankTrees:
 
 @dataclass(frozen=True)
 class BankTreeTurn:
-    """A bank's input to one tree; `live` is a flag a training row, `work` has this tree's rights."""
+    """A bank's input to one tree; `live` is a flag a training row, `work` has this tree's rights.
+
+    `admit`, told which rows take part, returns the rights of all that follows; None ends the growth before this tree.
+    """
 
     work: Work
     keys: BankKeys = field(repr=False)
     trees: BankTrees = field(repr=False)
     live: Flags = field(repr=False)
+    admit: Callable[[Flags], tuple[Provenance, ...] | None] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -94,10 +110,12 @@ def bank_open_role(work: Work, keys: BankKeys) -> Role[TreeShapes]:
 
 def bank_tree_role(turn: BankTreeTurn) -> Role[TreeOutcome]:
     """Grow one tree with the platform; the tree is in `turn.trees.growth` afterwards. Raises PeerError (BT01, BT06)."""
+    growth = turn.trees.growth
     live = yield from exchange_live(turn.work, turn.live, is_first=True)
-    growth, voice = turn.trees.growth, _BankVoice(turn)
+    rights = turn.work.rights if turn.admit is None else turn.admit(live & growth.active)
+    voice = _BankVoice(replace(turn, work=replace(turn.work, rights=turn.work.rights if rights is None else rights)))
     known = len(growth.platform_cuts)
-    asks: Generator[Ask, Any, Grown] = growth.tree(live)
+    asks: Generator[Ask, Any, Grown] = growth.tree(live, rights is not None)
     answer: Any = None
     while True:
         try:
@@ -106,12 +124,12 @@ def bank_tree_role(turn: BankTreeTurn) -> Role[TreeOutcome]:
             grown: Grown = end.value
             break
         answer = yield from voice.ask(ask)
-    yield Send(wire.TreeGrown(tree=grown.tree, stop=grown.stop), "boosting.split")
+    yield from voice.end(grown)
     return TreeOutcome(grown, growth.active.copy(), tuple(growth.platform_cuts[known:]))
 
 
 def exchange_live(work: Work, live: Flags, is_first: bool) -> Role[Flags]:
-    """Return the rows that are live at both sides. Raises PeerError (OUT-ROWS) under the contract's minimum."""
+    """Return the rows that are live at both sides, which may be too few for a tree."""
     message = wire.LiveRows(bitmap=pack_flags(live))
     if is_first:
         yield Send(message, "round.rows", work.rights)
@@ -119,10 +137,7 @@ def exchange_live(work: Work, live: Flags, is_first: bool) -> Role[Flags]:
     theirs = unpack_flags(answer.bitmap, len(live), "M03")
     if not is_first:
         yield Send(message, "round.rows", work.rights)
-    both = live & theirs
-    if both.sum() < work.contract.min_rows:
-        raise PeerError(f"fewer rows are live at both sides than the contract's {work.contract.min_rows}", "OUT-ROWS")
-    return both
+    return live & theirs
 
 
 class _BankVoice:
@@ -142,6 +157,13 @@ class _BankVoice:
         if isinstance(ask, Histograms):
             return (yield from self._histograms(ask))
         return (yield from (self._hidden_sides(ask) if self._hidden else self._shown_sides(ask)))
+
+    def end(self, grown: Grown) -> Role[None]:
+        """Say that the tree is grown, or by an opening without rows that there is none."""
+        if grown.ended:
+            yield Send(wire.TreeOpening(tree=grown.tree), "boosting.gradients", self._work.rights)
+        else:
+            yield Send(wire.TreeGrown(tree=grown.tree, stop=grown.stop), "boosting.split")
 
     def _open(self, opening: Opening) -> Role[None]:
         self._opening, rows = opening, opening.sampled

@@ -84,6 +84,14 @@ class Candidates:
         feature = self._own_features[line - len(self._platform)] if is_own else self._platform[line]
         return is_own, Cut(feature, bin_, kind), gain
 
+    def left_sums(self, sums: NodeSums, cut: Cut) -> tuple[int, int, int]:
+        """Return (rows, Σg, Σh) left of a cut of the platform's, as the node's sums have it."""
+        line = self._platform.index(cut.feature)
+        left = sums[line, cut.bin] if cut.kind == ALONE else sums[line, : cut.bin + 1].sum(axis=0)
+        if cut.kind == UP_TO_OR_MISSING:
+            left = left + sums[line, self._bins[line] - 1]
+        return int(left[0]), int(left[1]), int(left[2])
+
     def _allowed(self, known: Collection[Cut] | None) -> Flags:
         allowed = np.ones((len(self._bins), self.width, _KINDS), dtype=np.bool_)
         if known is not None:

@@ -135,7 +135,8 @@ class Ensemble:
     """A bank's model: `base` + the leaves of its trees = log-odds at 2^24 that a row is bad.
 
     `trees` are those kept, `grown` how many were grown before growth stopped; the losses are those of every grown tree, mean
-    weighted log-loss in millionths, the second list empty without validation rows.
+    weighted log-loss in millionths, the second list empty without validation rows and repeating its last entry once none is
+    left; `notes` are sentences on what ended growth or early stopping before its time.
     """
 
     depth: int
@@ -146,6 +147,7 @@ class Ensemble:
     grown: int
     train_loss_micro: tuple[int, ...]
     validation_loss_micro: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def raw_scores(self, own: TreeColumns, platform_bits: Flags) -> Ints:
         """Return a log-odds at 2^24 a row. `platform_bits[i, c]` says whether row i lies left of platform cut c.
@@ -161,12 +163,13 @@ class Ensemble:
         return total
 
     def _tree_scores(self, tree: Tree, sides: Flags) -> Ints:
-        values = np.zeros(2 << self.depth, dtype=np.int64)
-        place = np.zeros(len(sides), dtype=np.int64)
-        for split in tree.splits:  # ascending: a parent comes before its children
-            here = place == split.node
-            column = sides[:, split.cut + (len(self.platform_cuts) if split.own else 0)]
-            place = np.where(here, 2 * place + 2 - column, place)
+        values, columns = np.zeros(2 << self.depth, dtype=np.int64), np.full(2 << self.depth, -1, dtype=np.int64)
+        for split in tree.splits:
+            columns[split.node] = split.cut + (len(self.platform_cuts) if split.own else 0)
+        rows, place = np.arange(len(sides)), np.zeros(len(sides), dtype=np.int64)
+        for _ in range(self.depth if tree.splits else 0):  # a level a step
+            column = columns[place]
+            place = np.where(column >= 0, 2 * place + 2 - sides[rows, column], place)
         values[[leaf.node for leaf in tree.leaves]] = [leaf.value for leaf in tree.leaves]
         return values[place]
 
@@ -193,7 +196,7 @@ class Ensemble:
             "trees": [{"splits": [vars(split) for split in tree.splits], "leaves": [vars(leaf) for leaf in tree.leaves]}
                       for tree in self.trees],
             "grown": self.grown, "train_loss_micro": list(self.train_loss_micro),
-            "validation_loss_micro": list(self.validation_loss_micro),
+            "validation_loss_micro": list(self.validation_loss_micro), "notes": list(self.notes),
         }  # fmt: skip
 
     @classmethod
@@ -221,7 +224,14 @@ def _read(record: Mapping[str, Any]) -> Ensemble:
     )
     cuts = [tuple(Cut(*map(_integer, cut)) for cut in record[name]) for name in ("platform_cuts", "own_cuts")]
     losses = [tuple(map(_integer, record[name])) for name in ("train_loss_micro", "validation_loss_micro")]
-    return Ensemble(whole["depth"], whole["base"], cuts[0], cuts[1], trees, whole["grown"], losses[0], losses[1])
+    notes = tuple(map(_sentence, record["notes"]))
+    return Ensemble(whole["depth"], whole["base"], cuts[0], cuts[1], trees, whole["grown"], losses[0], losses[1], notes)
+
+
+def _sentence(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError("a note of a stored ensemble is no text")
+    return value
 
 
 def _integer(value: Any) -> int:

@@ -4,14 +4,16 @@ Friedman, "Greedy function approximation" (2001), with the second-order gain of 
 
     gain = GL²/(HL+λ) + GR²/(HR+λ) - G²/(H+λ)        leaf = -rate·G/(H+λ)
 
-over binned features of both sides. 1. A tree opens: rows and features are drawn from the bank's generator, never by
-gradient; g and h are quantised (`boosting_cells`). 2. A level: sums per feature and bin of the smaller sibling of each
-pair, the other is parent minus sibling. 3. Each node takes its best cut; ties go to the first feature (the platform's
-before the bank's), then the lowest bin, then the lowest kind. 4. Rows go left or right. 5. Leaves; validation rows, which
-take no part in sums, stop the growth when their log-loss has not improved for `patience` trees.
+over binned features of both sides. 1. A tree opens: rows and features are drawn (`boosting_samples`); g and h are quantised
+(`boosting_cells`). 2. A level: sums per feature and bin of the smaller sibling of each pair, the other is parent minus
+sibling. 3. Each node takes its best cut; ties go to the first feature (the platform's before the bank's), then the lowest
+bin, then the lowest kind. 4. Rows go left or right; rows, Σg and Σh on the left of a platform's cut have to be those of the
+sums by which it was chosen [BT01]. 5. Leaves; validation rows, which take no part in sums, stop the growth when their
+log-loss, in whole millionths, has not improved for `patience` trees. Once none of them is left nothing stops it early.
 
 The bank's own rules: a child has at least `min_rows` sampled rows, and neighbouring bins of a node are merged until each
-has, before a cut is looked at, so that no cut is chosen on a smaller cell. At most s = `split_bits` distinct platform cuts
+has, before a cut is looked at, so that no cut is chosen on a smaller cell; sums of siblings are asked for only if both have
+as many firms. At most s = `split_bits` distinct platform cuts
 are used in the whole ensemble. With k of them known, a new one is taken only if its gain times 1 - k/s is above that of the
 best known or own cut; with all known it is not taken at all. Spending them late costs far less than running out early.
 
@@ -43,35 +45,11 @@ from lianxin.federation.boosting_ensemble import (
     TreeShapes,
     probabilities,
 )
-from lianxin.federation.contract import RunContract
+from lianxin.federation.boosting_samples import Samples
+from lianxin.federation.boosting_terms import TreeTerms as TreeTerms
+from lianxin.federation.errors import PeerError
 
 _MICRO = 1e6
-
-
-@dataclass(frozen=True)
-class TreeTerms:
-    """What the contract says of an ensemble; shares in thousandths."""
-
-    trees: int = 30
-    depth: int = 4
-    rate_thousandths: int = 200
-    ridge: float = 1.0
-    min_rows: int = 50
-    row_sample_permille: int = 1000
-    column_sample_permille: int = 1000
-    validation_permille: int = 0
-    patience: int = 0
-    weight_permille: int = 1000
-    split_bits: int = 64
-
-    @classmethod
-    def of(cls, contract: RunContract) -> "TreeTerms":
-        """Return the terms of a contract."""
-        return cls(
-            contract.trees, contract.depth, contract.learning_rate_thousandths, contract.ridge, contract.min_rows,
-            contract.row_sample_permille, contract.column_sample_permille, contract.validation_permille,
-            contract.patience, contract.positive_weight_permille, contract.split_bits,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,12 +90,16 @@ Ask = Opening | Histograms | Sides
 
 @dataclass(frozen=True)
 class Grown:
-    """One tree is grown: its number, whether it was the last, and the mean weighted log-losses after it."""
+    """One tree is grown: its number, whether it was the last, and the mean weighted log-losses after it.
+
+    With `ended` the tree was not begun: too few rows are left, and the ensemble stays as it was.
+    """
 
     tree: int
     stop: bool
     train_loss: float
     validation_loss: float | None
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,25 +110,35 @@ class _Choice:
 
 
 class Growth:
-    """One bank's ensemble as it grows. `drbg` draws validation rows and samples, a child for each purpose and tree."""
+    """One bank's ensemble as it grows. `drbg` draws validation rows and samples, a child for each purpose and tree.
+
+    `firms` numbers the firm behind each row, by default another for each. Raises RunStopped as `Samples` does.
+    """
 
     def __init__(
-        self, terms: TreeTerms, labels: Sequence[int], own: TreeColumns, platform: TreeShapes, drbg: Drbg
+        self,
+        terms: TreeTerms,
+        labels: Sequence[int],
+        own: TreeColumns,
+        platform: TreeShapes,
+        drbg: Drbg,
+        firms: Sequence[int] | Ints | None = None,
     ) -> None:
         if len(labels) != own.rows or not own.rows:
             raise ValueError(f"{len(labels)} labels for {own.rows} rows; there is at least one, a label each")
-        self.terms, self.own, self.platform, self._drbg = terms, own, platform, drbg
+        self.terms, self.own, self.platform = terms, own, platform
+        self.samples = Samples(terms, own.rows, drbg, firms, is_joint=bool(platform.bins))
         self._labels = np.array(labels, dtype=np.int64)
         self._scales = Scales(terms.weight_permille)
-        self.active: Flags = np.ones(own.rows, dtype=np.bool_)
-        self.validation = self._draw_rows(self.active, terms.validation_permille, "validation")
         self.platform_cuts: list[Cut] = []
         self.own_cuts: list[Cut] = []
         self.trees: list[Tree] = []
         self.losses: list[tuple[float, float | None]] = []
+        self.notes: list[str] = []
         self.base = self._base()
         self._raw: Ints = np.full(own.rows, self.base, dtype=np.int64)
         self._best = 0
+        self._judges = True  # until no validation row is left
 
     def _base(self) -> int:
         """Return the log-odds at 2^24 of the weighted share of bads among training rows."""
@@ -155,35 +147,57 @@ class Growth:
         goods = float(weights[train & (self._labels == 0)].sum())
         return round(math.log(max(bads, 0.5) / max(goods, 0.5)) * 2**VALUE_BITS)
 
-    def _draw_rows(self, rows: Flags, permille: int, *labels: str | int) -> Flags:
-        places = np.flatnonzero(rows)
-        keys = np.frombuffer(self._drbg.child(*labels).bytes(8 * len(rows)), dtype=">u8")[places]
-        count = (len(places) * permille + 500) // 1000
-        drawn = np.zeros(len(rows), dtype=np.bool_)
-        drawn[places[np.argsort(keys, kind="stable")[:count]]] = True
-        return drawn
+    @property
+    def active(self) -> Flags:
+        """The rows that take part, a flag each."""
+        return self.samples.active
 
-    def _draw_columns(self, count: int, *labels: str | int) -> tuple[int, ...]:
-        places = list(range(count))
-        self._drbg.child(*labels).shuffle(places)
-        return tuple(sorted(places[: -(-count * self.terms.column_sample_permille // 1000)]))
+    @property
+    def validation(self) -> Flags:
+        """The rows that no tree is grown on, a flag each."""
+        return self.samples.validation
 
-    def tree(self, live: Flags | None = None) -> Generator[Ask, Any, Grown]:
-        """Grow one tree over the rows that are `live` and always were; a row that is not takes part no more."""
+    def tree(self, live: Flags | None = None, may_grow: bool = True) -> Generator[Ask, Any, Grown]:
+        """Grow one tree over the rows that are `live` and always were; a row that is not takes part no more.
+
+        Where too few rows are left, or it may not grow, nothing is asked and growth ends with what it has, which may be no
+        tree. Raises PeerError (BT01) for sides that are not those of the sums.
+        """
         if live is not None:
-            self.active &= live
+            self.samples.keep(live)
         number = len(self.losses)
-        growing = _Growing(self, number)
+        sampled = self.samples.rows(number) if may_grow else None
+        if sampled is None:
+            return self._end(number)
+        growing = _Growing(self, number, sampled)
         yield growing.opening
         for level in range(self.terms.depth):
             yield from growing.level(level)
         tree, values = growing.finish()
         self.trees.append(tree)
         self._raw += values
-        held_out = self.active & self.validation
-        validation = self._loss(held_out) if held_out.any() else None
-        self.losses.append((self._loss(self.active & ~self.validation), validation))
+        self.losses.append((self._loss(self.active & ~self.validation), self._validation_loss(number)))
         return Grown(number, self._stops(), *self.losses[-1])
+
+    def _end(self, number: int) -> Grown:
+        least = self.terms.min_rows
+        self.notes.append(
+            f"growth ended before tree {number + 1}: no rows of {least} firms or more are left that may be asked about"
+        )
+        train, validation = self.losses[-1] if self.losses else (0.0, None)
+        return Grown(number, True, train, validation, ended=True)
+
+    def _validation_loss(self, number: int) -> float | None:
+        """Return the log-loss of the validation rows; once none is left the last one known, None if there never was one."""
+        rows = self.active & self.validation
+        if rows.any():
+            return self._loss(rows)
+        if self.validation.any() and self._judges:
+            self._judges = False
+            self.notes.append(
+                f"no validation row was left for tree {number + 1}: all trees are kept, the validation log-loss stands still"
+            )
+        return self.losses[-1][1] if self.losses else None
 
     def _loss(self, rows: Flags) -> float:
         """Return the mean log-loss of these rows, each under its class weight."""
@@ -193,9 +207,9 @@ class Growth:
 
     def _stops(self) -> bool:
         grown, patience = len(self.losses), self.terms.patience
-        latest = self.losses[-1][1]
-        if patience and latest is not None:
-            best = self.losses[self._best - 1][1] if self._best else None
+        latest = _micro(self.losses[-1][1])
+        if patience and self._judges and latest is not None:
+            best = _micro(self.losses[self._best - 1][1]) if self._best else None
             if best is None or latest < best:
                 self._best = grown
             if grown - self._best >= patience:
@@ -205,29 +219,33 @@ class Growth:
     @property
     def is_validated(self) -> bool:
         """Whether validation rows decide how many trees are kept."""
-        return bool(self.terms.patience and self.validation.any())
+        return bool(self.terms.patience and self.validation.any() and self._judges)
 
     def ensemble(self) -> Ensemble:
         """Return what has grown so far, cut back to the best number of trees where validation rows decide."""
         kept = self._best if self.is_validated else len(self.trees)
-        train = tuple(round(loss * _MICRO) for loss, _ in self.losses)
-        validation = tuple(round(loss * _MICRO) for _, loss in self.losses if loss is not None)
-        cuts = (tuple(self.platform_cuts), tuple(self.own_cuts))
+        train = tuple(micro for loss, _ in self.losses if (micro := _micro(loss)) is not None)
+        validation = tuple(micro for _, loss in self.losses if (micro := _micro(loss)) is not None)
         return Ensemble(
-            self.terms.depth, self.base, *cuts, tuple(self.trees[:kept]), len(self.trees), train, validation
-        )
+            self.terms.depth, self.base, tuple(self.platform_cuts), tuple(self.own_cuts), tuple(self.trees[:kept]),
+            len(self.trees), train, validation, tuple(self.notes),
+        )  # fmt: skip
+
+
+def _micro(loss: float | None) -> int | None:
+    """Return a log-loss in whole millionths, in which losses are kept and compared."""
+    return None if loss is None else round(loss * _MICRO)
 
 
 class _Growing:
     """One tree on the way: where each row stands, each node's sums, and the choices so far."""
 
-    def __init__(self, growth: Growth, number: int) -> None:
+    def __init__(self, growth: Growth, number: int, sampled: Flags) -> None:
         self.growth, terms = growth, growth.terms
         chances = probabilities(growth._raw)
         g, h = growth._scales.quantised(chances, growth._labels)
-        features = growth._draw_columns(len(growth.platform.bins), "platform-columns", number)
-        self.own_features = growth._draw_columns(len(growth.own.shapes.bins), "own-columns", number)
-        sampled = growth._draw_rows(growth.active & ~growth.validation, terms.row_sample_permille, "rows", number)
+        features = growth.samples.columns(len(growth.platform.bins), "platform-columns", number)
+        self.own_features = growth.samples.columns(len(growth.own.shapes.bins), "own-columns", number)
         self.opening = Opening(number, sampled, features, g, h)
         self.place = np.where(growth.active, 0, -1)
         self.candidates = Candidates(growth.platform, features, growth.own.shapes, self.own_features, terms.min_rows,
@@ -246,18 +264,29 @@ class _Growing:
     def _can_split(self, node: int) -> bool:
         return node in self.totals and self.totals[node][0] >= 2 * self.growth.terms.min_rows
 
+    def _is_enough(self, node: int) -> bool:
+        """Return whether the platform would add up the node: what it counts are firms, of which a row is not always one."""
+        return self.growth.samples.is_enough(self._rows_of(node))
+
     def level(self, level: int) -> Generator[Ask, Any, None]:
         """Ask for the level's histograms, choose, ask for the sides, move the rows on."""
         yield from self._histograms(level)
         first = (1 << level) - 1
-        chosen = self._choose([node for node in range(first, 2 * first + 1) if self._can_split(node)])
+        asked = [node for node in range(first, 2 * first + 1) if node in self.sums and self._can_split(node)]
+        chosen = self._choose(asked)
         platform = {node: choice for node, choice in chosen.items() if not choice.own}
         rows = tuple(self.place == node for node in platform)
         answers = yield Sides(level, tuple(choice.cut for choice in platform.values()), rows)
         sides = dict(zip(platform, answers, strict=True))
+        for node, left in sides.items():
+            self._check_sides(node, platform[node].cut, left)
         self._register(chosen)
         for node, choice in chosen.items():
             self._move(node, self.growth.own.left_of(choice.cut) if choice.own else sides[node])
+
+    def _check_sides(self, node: int, cut: Cut, left: Flags) -> None:
+        if self._total(self._rows_of(node) & left) != self.candidates.left_sums(self.sums[node], cut):
+            raise PeerError("the rows left of a cut do not add up to the sums by which the cut was chosen", "BT01")
 
     def _histograms(self, level: int) -> Generator[Ask, Any, None]:
         asked = self._asked(level)
@@ -276,7 +305,7 @@ class _Growing:
             return [0] if self._can_split(0) else []
         first = (1 << level) - 1
         pairs = [(node, node + 1) for node in range(first, 2 * first + 1, 2) if node in self.totals]
-        wanted = [pair for pair in pairs if any(map(self._can_split, pair))]
+        wanted = [pair for pair in pairs if any(map(self._can_split, pair)) and all(map(self._is_enough, pair))]
         return [min(pair, key=lambda node: (self.totals[node][0], node)) for pair in wanted]
 
     def _choose(self, nodes: Sequence[int]) -> dict[int, _Choice]:

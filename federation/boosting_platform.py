@@ -16,8 +16,8 @@ from lianxin.federation import wire
 from lianxin.federation.binning import LABEL_PURPOSE, Work
 from lianxin.federation.boosting import exchange_live
 from lianxin.federation.boosting_cells import plan_cells, slots_of
-from lianxin.federation.boosting_ensemble import Cut, Flags, TreeColumns
-from lianxin.federation.boosting_rows import pack_flags, unpack_flags
+from lianxin.federation.boosting_ensemble import Cut, Flags, Ints, TreeColumns
+from lianxin.federation.boosting_rows import firms_behind, is_near, pack_flags, unpack_flags
 from lianxin.federation.boosting_sums import row_sums, send_histograms
 from lianxin.federation.errors import PeerError
 from lianxin.federation.key_exchange import received_key
@@ -27,7 +27,8 @@ from lianxin.federation.streams import check_chunk
 
 @dataclass
 class PlatformTrees:
-    """What the platform keeps of one bank's ensemble: `cuts` are the distinct ones asked so far, in order of first use.
+    """What the platform keeps of one bank's ensemble: `cuts` are the distinct ones asked so far, in order of first use,
+    `sampled` the different sets of rows that trees were grown on, packed.
 
     `charge(k)` is called, and has to be durable when it returns, before sides of k new cuts leave; it may refuse by raising.
     """
@@ -36,17 +37,22 @@ class PlatformTrees:
     columns: TreeColumns = field(repr=False)
     charge: Callable[[int], None] = field(default=lambda fresh: None, repr=False)
     cuts: list[Cut] = field(default_factory=list)
+    sampled: list[bytes] = field(default_factory=list, repr=False)
     grown: int = 0
     stopped: bool = False
 
 
 @dataclass(frozen=True)
 class PlatformTreeTurn:
-    """The platform's input to one tree with one bank; `live` is a flag a training row, `work` has this tree's rights."""
+    """The platform's input to one tree with one bank; `live` is a flag a training row, `work` has this tree's rights.
+
+    `firms` numbers the firm behind each row, by default another for each: what the contract's minimum counts.
+    """
 
     work: Work
     trees: PlatformTrees = field(repr=False)
     live: Flags = field(repr=False)
+    firms: Sequence[int] | Ints | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,9 @@ def platform_tree_role(turn: PlatformTreeTurn) -> Role[PlatformTreeOutcome]:
     work, trees = turn.work, turn.trees
     active = yield from exchange_live(work, turn.live, is_first=False)
     opening = yield Receive("boosting.gradients", (wire.TreeOpening,))
+    if not opening.sampled and opening.tree == trees.grown:  # too few rows are left: the bank keeps what has grown
+        trees.stopped = True
+        return PlatformTreeOutcome(opening.tree, True, active, ())
     answers = _PlatformAnswers(turn, active, opening)
     known = len(trees.cuts)
     for level in range(work.contract.depth):
@@ -91,10 +100,11 @@ class _PlatformAnswers:
 
     def __init__(self, turn: PlatformTreeTurn, active: Flags, opening: Any) -> None:
         self._work, self._trees, self._active = turn.work, turn.trees, active
+        self._firms = None if turn.firms is None else np.array(turn.firms, dtype=np.int64)
         self._contract, shapes = turn.work.contract, turn.trees.columns.shapes
         self._hidden = self._contract.nodes == "hidden"
         self._layout = plan_cells(self._contract)
-        self._sampled = self._checked_rows(opening.sampled, active)
+        self._sampled = self._checked_sample(opening.sampled)
         self._features = _checked_features(opening.features, len(shapes.bins))
         if opening.tree != self._trees.grown or opening.tree >= self._contract.trees or self._trees.stopped:
             raise PeerError("the bank begins another tree than is due, or more than the contract lists", "BT05")
@@ -103,12 +113,25 @@ class _PlatformAnswers:
         self._places = np.flatnonzero(self._sampled)
         self._ciphertexts = bytearray()
         self._inputs = sha256(opening.SerializeToString(deterministic=True))
+        self._asked: list[Flags] = []
 
     def _checked_rows(self, data: bytes, among: Flags) -> Flags:
         rows = unpack_flags(data, len(among), "BT02")
-        if (rows & ~among).any() or rows.sum() < self._contract.min_rows:
-            raise PeerError("the bank names rows that take no part, or fewer than the contract's minimum", "BT02")
+        if (rows & ~among).any() or firms_behind(rows, self._firms) < self._contract.min_rows:
+            raise PeerError(
+                "the bank names rows that take no part, or of fewer firms than the contract's minimum", "BT02"
+            )
         return rows
+
+    def _checked_sample(self, data: bytes) -> Flags:
+        rows, earlier = self._checked_rows(data, self._active), self._trees.sampled
+        self._check_apart(rows, earlier)
+        earlier += [] if bytes(data) in earlier else [bytes(data)]
+        return rows
+
+    def _check_apart(self, rows: Flags, others: Sequence[bytes]) -> None:
+        if is_near(rows, others, self._contract.min_rows, self._firms):
+            raise PeerError("the bank asks for rows that differ from others by fewer firms than the minimum", "BT02")
 
     def gradients(self, level: int) -> Role[None]:
         """Take a ciphertext a sampled row: once a tree with shown nodes, each level with hidden ones."""
@@ -144,6 +167,9 @@ class _PlatformAnswers:
             return [self._sampled]
         nodes = [self._checked_rows(rows, self._sampled) for rows in message.rows]
         _check_disjoint(nodes, "BT02")
+        for rows in nodes:
+            self._check_apart(rows, [pack_flags(other) for other in self._asked if (rows & other).any()])
+        self._asked += nodes
         return nodes
 
     def _sums(self, rows: Flags) -> list[int]:

@@ -22,21 +22,27 @@ from lianxin.federation.evaluation_intervals import (
     gini_interval,
     ks_interval,
     too_few,
+    too_few_for_ks,
 )
 from lianxin.federation.evaluation_leaks import Leak
 from lianxin.federation.evaluation_lift import LiftRow, lift_table
 from lianxin.federation.evaluation_stability import Stability
 
 JOINT = "joint"
+CARD, MODEL = "card", "model"
 TEST, TRAIN, OUT_OF_TIME = "test", "train", "out of time"
 ONE_CLASS = "the rows hold one class of the label only: no figure of how well a score ranks exists"
+NO_ROWS = "there are no such rows: nothing says how the model does on firms that it was not fitted on"
 MICRO = 10**6
 _MOST = 10**6  # a statistic above this, or infinite, is written as this
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What one model's scores do on some rows; calibration is None where the scores are no probabilities."""
+    """What one model's scores do on some rows; calibration is None where there are no probabilities.
+
+    `chances` says whose probabilities were calibrated: `CARD` those that a card delivers, `MODEL` the scores themselves.
+    """
 
     model: str
     auc: Interval
@@ -46,6 +52,7 @@ class ModelFigures:
     brier: Brier | None
     hosmer_lemeshow: HosmerLemeshow | None
     bands: tuple[Band, ...]
+    chances: str = "model"
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,12 @@ def evaluate_models(
     drbg: Drbg,
     level: str = TEST,
     is_fitted: bool = False,
+    chances: Mapping[str, ArrayLike] | None = None,
 ) -> Evaluation:
     """Return the evaluation of `scores` {model: one score a row} on rows of these labels and firms.
+
+    `chances` {model: one probability a row} are those that are delivered where they are not the scores themselves; Brier,
+    Hosmer-Lemeshow and the bands are then theirs.
 
     The model `joint`, or the first named, is compared with every other. `is_fitted` says that these are training rows.
     Without both classes there are no models in it, and a note says why. ValueError on unusable input.
@@ -89,15 +100,17 @@ def evaluate_models(
     first = JOINT if JOINT in scores else next(iter(scores), "")
     found = areas(outcome, scores, firms) if scores else None
     if found is None:
-        return Evaluation(level, rows, bads, of_firms, (ONE_CLASS,), {}, first, {})
+        return Evaluation(level, rows, bads, of_firms, (ONE_CLASS if rows else NO_ROWS,), {}, first, {})
     models = {}
     for model, vector in scores.items():
         area, distance = found.interval(model), ks_interval(outcome, vector, drbg.child("ks", level, model), firms)
         lift = lift_table(outcome, vector)
         assert distance is not None and lift is not None
-        calibrated = _calibration(outcome, vector, is_fitted)
-        models[model] = ModelFigures(model, area, gini_interval(area), distance, lift, *calibrated)
-    notes = tuple(note for note in (too_few(rows, bads), clustered(rows, firms)) if note)
+        whose = CARD if model in (chances or {}) else MODEL
+        calibrated = _calibration(outcome, chances[model] if chances and whose == CARD else vector, is_fitted)
+        models[model] = ModelFigures(model, area, gini_interval(area), distance, lift, *calibrated, whose)
+    said = (too_few(rows, bads), too_few_for_ks(rows, bads), clustered(rows, firms))
+    notes = tuple(note for note in said if note)
     paired = {other: found.paired(first, other) for other in scores if other != first}
     return Evaluation(level, rows, bads, of_firms, notes, models, first, paired)
 
@@ -140,6 +153,7 @@ def _model_record(figures: ModelFigures) -> dict[str, Any]:
     record |= {name: _micro(getattr(figures, name)) for name in ("auc", "gini", "ks")}
     if figures.brier is not None:
         record |= {"brier": _micro(figures.brier), "bands": [_micro(band) for band in figures.bands]}
+        record["chances"] = figures.chances
     if figures.hosmer_lemeshow is not None:
         record["hosmer_lemeshow"] = _micro(figures.hosmer_lemeshow)
     return record

@@ -13,7 +13,10 @@ MODES = ("COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT")
 
 @dataclass(frozen=True)
 class Provenance:
-    """By which right values may cross: the release that the ledger holds, without any value of it."""
+    """By which right values may cross: the release that the ledger holds, without any value of it.
+
+    `round` is that of a release for one round alone, 0 for any other.
+    """
 
     release_id: str
     provider: str
@@ -25,6 +28,7 @@ class Provenance:
     rows_root: str
     consent_root: str
     epoch: int
+    round: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 
 from lianxin.federation.plan_terms import NOTHING, REPLAY, Learns, Terms
 
+_ORACLE = (
+    "makes sums up, such as one row's counted many times, and reads a label from whether the bank cuts there: the bank holds "
+    "what it cuts against the sides and ends the run, but its choices of that level are known by then; columns that are false "
+    f"in sums and sides alike, and false sums where nothing is cut, are {REPLAY}"
+)
+
 
 def learns_trees(terms: Terms) -> Iterator[Learns]:
     """Yield what the two sides of one ensemble learn, in the order of its steps."""
@@ -18,7 +24,7 @@ def learns_trees(terms: Terms) -> Iterator[Learns]:
     yield Learns(
         platform,
         "which training rows and features each tree draws; gradients and curvatures stay encrypted under the bank's key; rows "
-        "that no tree draws are the bank's for validation",
+        "that no tree draws are the bank's for validation, or were set aside when others left",
         "boosting.gradients",
         NOTHING,
     )
@@ -26,19 +32,19 @@ def learns_trees(terms: Terms) -> Iterator[Learns]:
     yield Learns(
         bank,
         f"rows, gradient and curvature of each unnamed bin of {terms.features} features, at most {contract.max_bins} each, "
-        f"in each node of each tree: up to {terms.numbers_to_bank_of_trees} sums",
+        f"in each node of each tree: up to {terms.numbers_to_bank_of_trees} sums; one over few rows can name the rows",
         "boosting.histogram",
-        f"gives rows numbers of their own in place of gradients ({terms.tag_bits} bits each) and reads in which bins the "
-        f"tagged rows lie; {REPLAY}",
+        "gives rows numbers of their own in place of gradients and reads in which bin of each feature they lie, of up to "
+        f"{terms.rows_taggable} rows; {REPLAY}",
     )
     yield _cuts(terms, is_shown)
     rows = "each of the node's rows is" if is_shown else "every training row is, whichever node it is in"
     yield Learns(
         bank,
-        f"for each cut of {platform}'s that it chooses, on which side {rows}: over the run at most "
-        f"{contract.split_bits} different cuts, so at most {contract.split_bits} bits about a row",
+        f"for each cut of {platform}'s that it chooses, on which side {rows}: over the run the sides of at most "
+        f"{contract.split_bits} different cuts a row; what sums tell comes on top",
         "boosting.split",
-        f"chooses cuts for what they tell of a firm and not for their gain, within the same {contract.split_bits} bits a row",
+        f"chooses cuts for what they tell of a firm and not for their gain, within the same {contract.split_bits} cuts",
     )
     yield Learns(
         bank,
@@ -55,14 +61,14 @@ def _nodes(terms: Terms) -> Learns:
         f"cuts on {terms.that_bank}'s own features among them",
         "boosting.histogram",
         f"sets up to {terms.nodes_of_trees} sets of rows against each other and guesses the labels of rows that end "
-        "together; moves rows between bins without being noticed; " + REPLAY,
+        f"together; {_ORACLE}",
     )
 
 
 def _hidden_nodes(terms: Terms) -> Learns:
     return Learns(
         terms.platform, "how many levels are asked for; in which node a row lies stays encrypted", "boosting.histogram",
-        NOTHING,
+        _ORACLE,
     )  # fmt: skip
 
 
@@ -84,11 +90,26 @@ def not_protected_trees(terms: Terms) -> Iterator[str]:
         f"coarse, that need the firm's consent to desensitised release. Cuts close together pin a value down; "
         "`split_bits` is the one limit on that."
     )
+    yield (
+        "Sums over small cells tell a bank which rows are in them. Gradient and curvature differ from row to row, the bank "
+        "knows each row's, and every level has cells of few rows: their sums often fit one set of rows only, whose bin the "
+        f"bank has then read. That a cell under {contract.min_rows} rows is merged before it is looked at is the bank's own "
+        "rule, which nobody but the bank can keep. `split_bits` bounds the sides, and says nothing of sums."
+    )
     if contract.nodes == "shown":
         yield (
             f"Nodes are shown: {platform} sees which rows a bank's trees put together, which follows labels and the bank's "
             "own features. `hidden` keeps this from it, at several times the price."
         )
+    yield (
+        f"What a bank cuts answers what {platform} puts before it, with shown and with hidden nodes. A platform that leaves "
+        "the protocol can lay out a node so that the bank's choice is one row's label. It is caught at the end of that level, "
+        "once the choice is known."
+    )
+    yield (
+        f"Sets of rows of two trees are the same or {contract.min_rows} firms apart, and so are shown nodes of one tree that "
+        "overlap. That holds for two sets: sums of three and more can still be set against each other."
+    )
     yield "Early stopping, the number of trees and the size of each node's answer are seen by both sides."
 
 

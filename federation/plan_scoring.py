@@ -59,5 +59,8 @@ def describe_scoring_plan(plan: Mapping[str, Any]) -> list[str]:
         f"At {entry['step']}, {entry['who']}: {entry['what']}. If malicious: {entry['malicious']}."
         for entry in plan["learns"]
     ]
-    lines.append(f"A request may ask for {budgets['models']} models, made from {budgets['fields']} fields.")
+    models, fields = (
+        f"{budgets[name]} {name if budgets[name] != 1 else name[:-1]}" for name in ("models", "fields")
+    )
+    lines.append(f"A request may ask for {models}, made from {fields}.")
     return lines + [f"Not protected: {sentence}" for sentence in plan["not_protected"]]

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from lianxin.federation.boosting_cells import plan_cells
 from lianxin.federation.contract import RunContract
 from lianxin.federation.selection import numbers_shown
 
 NOTHING = "nothing further"
 OPEN_BITS = 64
-GRADIENT_BITS = 16
-"""The quantisation of a row's gradient, and of its curvature (protocols.md, section 6)."""
 REPLAY = "found only by replay"
 
 
@@ -92,6 +91,9 @@ class Terms:
         return self.nodes_of_trees * self.features * self.contract.max_bins
 
     @property
-    def tag_bits(self) -> int:
-        """How many bits of its own a bank can give a row in place of gradient and curvature, a tree."""
-        return 2 * GRADIENT_BITS
+    def rows_taggable(self) -> int:
+        """How many rows' bins of each feature a bank that leaves the protocol reads from the sums of all trees.
+
+        A sum is a cell of w bits, a bit a row with numbers of the bank's own: w rows a node whose sums are asked for.
+        """
+        return min(self.contract.max_rows, plan_cells(self.contract).width_bits * self.nodes_of_trees)

@@ -11,21 +11,29 @@ batches or single firms as they come, so that no dial is paid between them (prot
                does not know, is scored on a dummy row all the same, and the result is thrown away.
     3. P -> B  ScoreReply: 17 bytes for each firm and model, whatever is known of the firm, on the ticks of a schedule.
 
-Learned: B, P's sub-score of each model with up to four reason codes, or that there is none; P, which firms B asks about,
-when and what for. That there is no score says nothing of why: an unknown firm, one without consent, one whose consent has
-ended or is used up have the same bytes after the same work; the rule is in P's own ledger alone. What B asks for a firm whose
-score it gets tells B that the firm is P's and consented: B asks in its own name, by a consent that the firm gave for this.
+The models of one request are of one kind. P's part of a scorecard is a sub-score in points with reasons, by a release in
+mode SCORE_ONLY; its part of boosted trees is the firm's sides of the cuts that B's own ensemble has (`boosting`, step 6), a
+bit each, by a release in mode SPLITS, for which a consent to scores alone is too little.
+
+Learned: B, P's sub-score of each scorecard with up to four reason codes, or a side of each cut of its trees, or that there
+is none; P, which firms B asks about, when and what for. That there is no score says nothing of why: an unknown firm, one
+without consent, one whose consent has ended or is used up have the same bytes after the same work; the rule is in P's own
+ledger alone. What B asks for a firm whose score it gets tells B that the firm is P's and consented: B asks in its own name,
+by a consent that the firm gave for this.
 """
 
+import hashlib
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as entry
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import Message
 
 from lianxin.federation import wire
+from lianxin.federation.boosting_ensemble import Flags
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GuardRefused, PeerError
 from lianxin.federation.field_query import FIRMS_A_REQUEST, IDENTIFIER_CHARACTERS, OPERATOR
@@ -35,6 +43,8 @@ from lianxin.federation.session import Receive, Role, Send
 MODEL = "scoring"
 PURPOSES = ("P2", "P3")
 MODE = "SCORE_ONLY"
+CUTS_MODE = "SPLITS"  # of the platform's part of boosted trees
+MOST_CUTS = 64
 REASONS = 4
 TICK_S = 0.005
 _RECORD = struct.Struct(f">Bq{REASONS}H")
@@ -55,7 +65,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class SubScore:
-    """The platform's part of one model for one firm: `value` in points, the numbers of its `reasons`, worst first."""
+    """The platform's part of one model for one firm: `value` in points, the numbers of its `reasons`, worst first.
+
+    Of boosted trees `value` holds the sides of the bank's cuts (`cut_values`), and there are no reasons.
+    """
 
     value: int
     reasons: tuple[int, ...] = ()
@@ -70,6 +83,21 @@ class Answer:
 
 
 Part = SubScore | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back to a bank: the parts of each firm in the order asked, and the id of the release behind them."""
+
+    parts: list[tuple[Part, ...]]
+    release: str
+
+    @property
+    def scores(self) -> int:
+        """How many firms there is a part of."""
+        return sum(any(part is not None for part in parts) for parts in self.parts)
+
+
 Desk = Callable[[Asked], Answer]
 
 
@@ -136,16 +164,43 @@ def _require_answer(holds: bool, what: str) -> None:
         raise PeerError(f"the answer does not fit what was asked: {what}", "Q04")
 
 
+def cut_values(sides: Flags) -> list[int]:
+    """Return a value for each row of `sides` (rows x at most 64 cuts): a bit a cut, 1 for left, the first in the highest.
+
+    Its eight bytes are what a training delivers of the row, and zeros after them.
+    """
+    padded = np.zeros((len(sides), MOST_CUTS), dtype=np.bool_)
+    padded[:, : sides.shape[1]] = sides
+    values: list[int] = np.packbits(padded, axis=1).view(">i8").ravel().tolist()
+    return values
+
+
+def sides_of_cuts(parts: Sequence[SubScore], cuts: int) -> Flags:
+    """Return rows x `cuts`, whether the row lies left of the cut. Raises PeerError (Q04) for what is no part of trees."""
+    _require_answer(not any(part.reasons for part in parts), "reasons beside the sides of cuts")
+    values = np.array([part.value for part in parts], dtype=">i8").reshape(len(parts), 1)
+    sides = np.unpackbits(values.view(np.uint8), axis=1).astype(np.bool_)
+    _require_answer(not sides[:, cuts:].any(), "sides of more cuts than the model has")
+    return sides[:, :cuts]
+
+
 # ---- the bank
 
 
 def bank_role(asked: Asked, right: Provenance) -> Role[list[tuple[Part, ...]]]:
     """Ask once in a conversation and return the parts of each firm in the order asked. Raises PeerError (Q04)."""
+    reply = yield from reply_role(asked, right)
+    return reply.parts
+
+
+def reply_role(asked: Asked, right: Provenance) -> Role[Reply]:
+    """As `bank_role`, with the release under which the parts came."""
     yield Send(encode_request(asked), "scoring.ask", (right,))
     reply: Any = yield Receive("scoring.answer", (wire.ScoreReply,))
     parts = decode_parts(reply.scores, len(asked.models))
     _require_answer(len(parts) == len(asked.firms), "another number of firms")
-    return parts
+    _require_answer(len(reply.release) == hashlib.sha256().digest_size, "no release's id")
+    return Reply(parts, reply.release.hex())
 
 
 def encode_request(asked: Asked) -> Message:

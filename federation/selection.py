@@ -15,7 +15,8 @@ section 2) whose bins are combined with integer weights.
 Learns: A d_A inflations and the verdict; B d_A·d_B correlations and d_A(d_A−1)/2 among unnamed columns of A, and no
 mean, spread or row of them: `numbers_shown` counts them towards the N/10 rule. Ciphertexts tell A nothing. A malicious B
 gives rows fields of their own and reads the u of as many rows a column as the slots in use hold (`rows_readable`);
-without M it would be all of n. A malicious A answers wrongly and has good columns dropped. Both are found only by replay.
+without M it would be all of n. A malicious A answers wrongly and has good columns dropped, and so does a B that states
+inflations which it did not find. All are found only by replay; a verdict against its own figures is refused [V01].
 
 No slot overflows: |u| <= (⌊√N⌋ + 1)·2^16, since one row's square is at most the sum of all, 0 <= x + 2^15 < 2^16, and
 `plan_selection` proves the sum over N rows by interval arithmetic.
@@ -151,13 +152,19 @@ def bank_selection_role(work: Work, keys: BankKeys, own: Columns, rows: int, lim
     cross = np.array([_correlations(line, moments, rows) for line in sums])
     matrix = _joined(_triangle(theirs.millionths, len(sums)), cross, moments.correlations())
     gone, judged = inflated(matrix, limit)
-    hundredths = tuple(min(round(float(v) * 100), _MOST_HUNDREDTHS) for v in judged[: len(sums)])
-    verdict = Verdict(hundredths, tuple(sorted(place for place in gone if place < len(sums))))
+    dropped = tuple(sorted(place for place in gone if place < len(sums)))
+    verdict = Verdict(_hundredths(judged[: len(sums)], dropped, limit), dropped)
     message = wire.SelectionVerdict(inflation_hundredths=verdict.inflations, dropped=verdict.dropped)
     yield Send(message, VERDICT, work.rights)
     yield Receive(VERDICT, (wire.SelectionNoted,))
     mine = tuple(sorted(place - len(sums) for place in gone if place >= len(sums)))
     return BankSelection(mine, judged[len(sums) :], verdict)
+
+
+def _hundredths(judged: Floats, dropped: Sequence[int], limit: int) -> tuple[int, ...]:
+    """Return inflations in hundredths; of a column that is dropped no less than what is above the limit, however close."""
+    rounded = [min(round(float(value) * 100), _MOST_HUNDREDTHS) for value in judged]
+    return tuple(max(value, limit + 1) if place in dropped else value for place, value in enumerate(rounded))
 
 
 def _send_columns(work: Work, keys: BankKeys, own: Columns, rows: int, layout: SelectionLayout) -> Role[None]:
@@ -228,10 +235,11 @@ def _joined(theirs: Floats, cross: Floats, own: Floats) -> Floats:
 # ---- the platform
 
 
-def platform_selection_role(work: Work, public: paillier.PublicKey, columns: Columns) -> Role[Verdict]:
+def platform_selection_role(work: Work, public: paillier.PublicKey, columns: Columns, limit: int) -> Role[Verdict]:
     """Answer one bank's columns with the cross products of `columns` (merged bins, with WOE) and return its verdict.
 
-    Raises PeerError (V01) for rows or a verdict that do not fit.
+    `limit` is of inflations, in hundredths, as the bank has it. Raises PeerError (V01) for rows or a verdict that do not
+    fit, one that drops a column which by its own figures may stay among them.
     """
     layout, moments = plan_selection(work.contract, work.bank), Moments.of(columns)
     sums = [HistogramStream(public, columns.bins, work.executor) for _ in range(layout.parts)]
@@ -248,7 +256,7 @@ def platform_selection_role(work: Work, public: paillier.PublicKey, columns: Col
     data = encode_keyed(public, list(_hidden(work, public, layout, cells, digest)))
     yield Send(wire.CrossProducts(ciphertexts=data), PRODUCTS, work.rights)
     answer = yield Receive(VERDICT, (wire.SelectionVerdict,))
-    verdict = _checked(answer, len(columns.bins))
+    verdict = _checked(answer, len(columns.bins), limit)
     yield Send(wire.SelectionNoted(features=len(columns.bins)), VERDICT)
     return verdict
 
@@ -300,8 +308,10 @@ def above_slots(n: int, layout: SelectionLayout, drbg: Any) -> int:
     return int(1 + drbg.below((n >> layout.used_bits) - 2)) << layout.used_bits
 
 
-def _checked(answer: Any, columns: int) -> Verdict:
+def _checked(answer: Any, columns: int, limit: int) -> Verdict:
     dropped, inflations = tuple(answer.dropped), tuple(answer.inflation_hundredths)
     if len(inflations) != columns or list(dropped) != sorted(set(dropped)) or any(p >= columns for p in dropped):
         raise PeerError("the bank's verdict does not fit the platform's columns", "V01")
+    if dropped and (not limit or min(inflations[place] for place in dropped) <= limit):
+        raise PeerError("the bank's verdict drops a column whose inflation is not above the contract's limit", "V01")
     return Verdict(inflations, dropped)

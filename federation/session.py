@@ -35,7 +35,8 @@ FITTING_MODES = {
     "AGGREGATE": frozenset({"AGGREGATE"}), "DESENSITISED": frozenset(MODES[2:]), "PLAIN": frozenset(MODES[3:]),
 }  # fmt: skip
 SCORE_STEPS = frozenset({"scoring.points", "scoring.answer"})  # a score is row-level too: it crosses as DESENSITISED
-SPLIT_STEPS = frozenset({"boosting.split", "boosting.score"})  # so is the side of a cut on which a row lies
+# so is the side of a cut on which a row lies, and a node's set of rows
+SPLIT_STEPS = frozenset({"boosting.histogram", "boosting.split", "boosting.score", "scoring.answer"})
 _OWN_STEPS = {"SCORE_ONLY": SCORE_STEPS, "SPLITS": SPLIT_STEPS}
 _RULE = re.compile(r"[A-Z]{1,8}[0-9]{0,2}(-[A-Z]{1,8})?")
 T = TypeVar("T")
@@ -134,6 +135,8 @@ class Session:
                 raise GuardRefused("a release stands behind the message, but for another recipient", "G04")
             if right.purpose != self.contract.purpose:
                 raise GuardRefused("a release stands behind the message, but for another purpose", "G04")
+            if right.mode in ROW_MODES and self.round and right.round and right.round != self.round:
+                raise GuardRefused("a release of rows stands behind the message, but for another round", "G04")
 
     def _verify_releases(self, message: Message, rights: Sequence[Provenance], step: str) -> None:
         """Refuse (G04) a value whose own release is not among `rights`, or is one of another field, mode or of fewer firms.

@@ -32,6 +32,7 @@ _FROM_RUN = (
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
     "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS,
 )  # fmt: skip
+_Limits = dict[str, tuple[bool, str]]  # {rule: (whether it holds, what is told where it does not)}
 _AGREEMENT_FAULTS = {field_query.MODEL: field_query.agreement_fault, scoring.MODEL: scoring.agreement_fault}
 
 
@@ -139,18 +140,47 @@ def _fits(contract: RunContract) -> bool:
 
 
 def judge_by_policy(contract: RunContract, policy: PolicySection, party: str) -> Verdict:
-    """Return whether a bank's policy for unattended approval admits these terms."""
+    """Return whether a bank's policy for unattended approval admits these terms: the first limit that does not hold.
+
+    What a model has no use for is no ground to refuse: trees have no rounds, and a standing agreement matches and trains
+    nothing, whatever its contract says of both.
+    """
+    limits = _limits_of_all(contract, policy, party)
+    if not contract.is_standing:
+        limits |= _limits_of_training(contract, policy)
+    if contract.model == "boosted_trees":
+        limits |= _limits_of_trees(contract, policy)
+    return next(
+        (Verdict(rule, reason) for rule, (holds, reason) in sorted(limits.items()) if not holds), Verdict("", "")
+    )
+
+
+def _limits_of_all(contract: RunContract, policy: PolicySection, party: str) -> _Limits:
     asked = set(contract.fields_of(party, "feature")) | set(contract.fields_of(party, "label"))
-    limits = {
+    return {
         "P01": (contract.purpose in policy.purposes, "the purpose is not in the policy"),
+        "P06": (policy.fields is None or asked <= set(policy.fields), "a field that the policy does not list"),
+        "P08": (contract.model in policy.models, "a model that the policy does not list"),
+    }
+
+
+def _limits_of_training(contract: RunContract, policy: PolicySection) -> _Limits:
+    has_few_rounds = contract.model != "scorecard" or contract.rounds <= policy.max_rounds
+    return {
         "P02": (contract.matching in policy.matching, "the matching protocol is not in the policy"),
-        "P03": (contract.rounds <= policy.max_rounds, "more rounds than the policy allows"),
+        "P03": (has_few_rounds, "more rounds than the policy allows"),
         "P04": (contract.key_bits >= policy.min_key_bits, "a smaller key than the policy allows"),
         "P05": (contract.min_rows >= policy.min_rows, "a smaller minimum of rows than the policy allows"),
-        "P06": (policy.fields is None or asked <= set(policy.fields), "a field that the policy does not list"),
         "P07": (contract.profile in policy.profiles, "an encryption profile that the policy does not list"),
     }
-    return next((Verdict(rule, reason) for rule, (holds, reason) in limits.items() if not holds), Verdict("", ""))
+
+
+def _limits_of_trees(contract: RunContract, policy: PolicySection) -> _Limits:
+    return {
+        "P09": (contract.trees <= policy.max_trees, "more trees than the policy allows"),
+        "P10": (contract.nodes in policy.nodes, "nodes shown or hidden as the policy does not allow"),
+        "P11": (contract.split_bits <= policy.max_split_bits, "more cuts of the platform's than the policy allows"),
+    }
 
 
 def approve(contract: RunContract, party: str, key: SigningKey) -> bytes:

@@ -22,6 +22,7 @@ from lianxin.parties import (
     auditor_receipts,
     auditor_registry,
     auditor_releases,
+    auditor_scores,
     auditor_times,
 )
 from lianxin.parties.auditor_evidence import CONTRACT, Evidence, Finding, Record, Run, fits, read_evidence
@@ -44,6 +45,7 @@ PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
     "terms": auditor_envelopes.term_findings,
     "rights": auditor_envelopes.right_findings,
     "minimum-rows": auditor_envelopes.minimum_findings,
+    "scores": auditor_scores.score_findings,
     "end": auditor_envelopes.end_findings,
 }
 

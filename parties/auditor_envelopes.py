@@ -21,7 +21,8 @@ FITTING_MODES = {  # the auditor's own copy of what a sender's session keeps to 
 }  # fmt: skip
 END_EVENTS = frozenset({"finished", "failed", "ended"})
 SCORE_STEPS = frozenset({"scoring.points", "scoring.answer"})
-SPLIT_STEPS = frozenset({"boosting.split", "boosting.score"})
+SPLIT_STEPS = frozenset({"boosting.histogram", "boosting.split", "boosting.score", "scoring.answer"})
+ROW_FORMS = frozenset({"PSEUDONYM", "CIPHERTEXT", "DESENSITISED", "PLAIN"})  # these say something of rows, one by one
 
 
 def envelope_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -104,6 +105,26 @@ def _split_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         if not isinstance(most, int) or bits > most:
             what = f"sides of {bits} cuts were told to {peer}, the contract allows {most}"
             yield Finding(f"{own.party}: {what}", f"ask {own.party} by which terms")
+    yield from _uncounted_findings(run, own)
+
+
+def _uncounted_findings(run: Run, own: Evidence) -> Iterator[Finding]:
+    """Yield the first message to each peer with sides of a cut that no earlier leaf counts.
+
+    With hidden nodes each message is a new cut; with shown ones a cut may come again, but not before one was counted.
+    """
+    counted, told, is_hidden = Counter[str](), Counter[str](), run.contract.get("nodes") == "hidden"
+    leaves = sorted([*own.of_kind("split-bits", run.id), *own.crossings(run.id)], key=lambda pair: pair[0])
+    for index, leaf in leaves:
+        peer = leaf["peer"]
+        if leaf["kind"] == "split-bits":
+            counted[peer] += leaf["bits"]
+        elif leaf["direction"] == "out" and leaf["message_type"] == "SplitBits":
+            told[peer] += 1
+            if counted[peer] < (told[peer] if is_hidden else 1):
+                what = f"sides of a cut were told to {peer} that no earlier split-bits leaf counts"
+                yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} what it told")
+                counted[peer] = len(leaves)
 
 
 def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -122,11 +143,28 @@ def right_findings(run: Run, own: Evidence) -> Iterator[Finding]:
             what = f"a {leaf['message_type']} left without an earlier release to {leaf['peer']} (rule G04)"
             yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
             continue
+        if not _is_of_round(leaf, [release for _, release in behind]):
+            what = f"a {leaf['message_type']} of round {leaf['round']} left behind no release for that round (rule G04)"
+            yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
         modes = {release.get("mode") for _, release in behind}
         for form in sorted({one["form"] for one in leaf["forms"]}):
             if not fits_mode(form, leaf["step"], modes):
                 what = f"a {leaf['message_type']} left as {form} behind a release in another mode (rule G04)"
                 yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
+
+
+def _is_of_round(leaf: Record, behind: list[Record]) -> bool:
+    """Return whether a message that says something of rows in a round stands behind a release for that round and step group
+    alone: consents are asked anew in each. Which rows are live is said for whatever the round computes."""
+    if not leaf["round"] or not any(one["form"] in ROW_FORMS for one in leaf["forms"]):
+        return True
+    group = leaf["step"].split(".")[0]
+    rows = [release for release in behind if release.get("mode") in ROW_MODES]
+    return all(
+        release.get("round") == leaf["round"]
+        and (leaf["step"] == "round.rows" or str(release.get("step")).split(".")[0] == group)
+        for release in rows
+    )
 
 
 def fits_mode(form: str, step: str, modes: set[Any]) -> bool:

@@ -47,6 +47,8 @@ KINDS: Mapping[str, Record] = {
     "model-marked": {"revocations": int, "consent_root": str, "choice": str},
     "alarm": {"rule": str, "skew_s": int},
     "split-bits": {"peer": str, "bits": int},
+    "score": {"peer": str, "score": str, "firms": int, "conversation": str},
+    "scored": {"peer": str, "score": str, "release": str, "scores": int},
 }  # fmt: skip
 HEADER = {
     "run": str, "conversation": str, "step": str, "round": int, "seq": int, "sender": str, "recipient": str,

@@ -131,7 +131,7 @@ def _consent_faults(case: _Case, history: History, ids: list[str] | None) -> Ite
     if root != leaf["consent_root"] or len(ids) != leaf["consents"] or len(ids) != len(set(ids)):
         yield "the list of consents is not the one that the leaf commits to"
     firms = {consent.record["subject_key"] for one in ids if (consent := case.registry.consents.get(one))}
-    if case.fields.needing_consent and len(firms) < leaf["rows"]:
+    if (case.fields.needing_consent or case.fields.scores) and len(firms) < leaf["rows"]:
         yield f"{leaf['rows']} rows left by the consents of {len(firms)} firms (rule R02)"
     for consent_id in ids:
         rule = _consent_rule(case, consent_id, history)
@@ -158,6 +158,5 @@ def _decided_again(case: _Case, record: decision.Record, uses: dict[str, int]) -
     kind, leaf = record["subject_type"], case.leaf
     needed = case.fields.needed_by(kind)
     registry, catalogue = case.registry, case.catalogue
-    return decision.decide_firm(
-        record["subject_key"], needed, case.request, registry, leaf["time"], catalogue, kind, uses, case.grades
-    )
+    terms = (registry, leaf["time"], catalogue, kind, uses, case.grades, case.fields.scores)
+    return decision.decide_firm(record["subject_key"], needed, case.request, *terms)

@@ -36,7 +36,7 @@ from lianxin.parties.bank_evaluation import check_columns, write_evaluation
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.identifiers import identifiers_are_uscc
-from lianxin.parties.lineage import BY_ROW
+from lianxin.parties.lineage import BY_ROW, CHANCES
 from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.query_bank import BankQueries
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
@@ -72,7 +72,7 @@ class BankNode:
         assert data.label is not None
         self.label = data.label
         self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
-        node.rules.check_columns(self.table.columns)
+        node.rules.check_columns(self.table.columns, node.config.data.label or "")
         check_columns(node.config.evaluation, self.table)
         self.pending: dict[str, Pending] = {}
         self.ended: dict[str, dict[str, Any]] = {}
@@ -355,6 +355,6 @@ def write_result(node: Node, run: BankRun) -> None:
     """Keep a run's model and held-out scores in the bank's own state folder."""
     folder = node.run_folder(run.contract.run)
     (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
-    scores = {name: run.result[name] for name in BY_ROW}
+    scores = {name: run.result[name] for name in BY_ROW} | {k: run.result[k] for k in CHANCES if k in run.result}
     (folder / "scores.json").write_text(json.dumps(scores))
     write_evaluation(run, folder)

@@ -57,12 +57,14 @@ class Evidence:
 
     `train_rows` are rows of the bank's table that every model was fitted on, `train` {model: a score each}. `score` gives
     joint scores of the held-out rows when columns are handed to other rows; `columns` {party: the columns it knows}.
+    `chances` {model: a probability a training row} are a card's, empty where the scores are the probabilities.
     """
 
     train_rows: Sequence[int] = field(repr=False)
     train: Mapping[str, Sequence[float]] = field(repr=False)
     score: Scorer = field(repr=False)
     columns: Mapping[str, Sequence[str]]
+    chances: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
 
 def linear_evidence(
@@ -73,10 +75,11 @@ def linear_evidence(
     names: Sequence[str],
     platform: str,
     bank: str,
+    chances: Mapping[str, Sequence[float]] | None = None,
 ) -> Evidence:
     """Return the evidence of a linear score: `design` is the held-out rows', intercept left out, the platform's part first."""
     parts = {name: design[:, place] * coefficients[1 + place] for place, name in enumerate((PLATFORM_PART, *names))}
-    return Evidence(train_rows, train, additive(parts), {platform: (PLATFORM_PART,), bank: tuple(names)})
+    return Evidence(train_rows, train, additive(parts), {platform: (PLATFORM_PART,), bank: tuple(names)}, chances or {})
 
 
 def tree_evidence(
@@ -134,12 +137,12 @@ def evaluate_run(run: "BankRun") -> dict[str, Any]:
     """Return the record of a finished run's evaluation at this bank."""
     section, table, evidence = run.node.config.evaluation, run.table, run.result.get(EVIDENCE)
     rows = list(run.result["test_rows"])
-    levels, notes = [_level(run, rows, _held_out(run), TEST)], list[str]()
+    levels, notes = [_level(run, rows, _held_out(run), TEST, _held_out_chances(run))], list[str]()
     if evidence is not None:
-        levels.append(_level(run, evidence.train_rows, evidence.train, TRAIN))
+        levels.append(_level(run, evidence.train_rows, evidence.train, TRAIN, evidence.chances))
     if section.time:
         late, note = _late(run, rows)
-        levels += [_level(run, [rows[k] for k in late], _taken(_held_out(run), late), OUT_OF_TIME)] if late.size else []
+        levels += [_part_level(run, rows, late, OUT_OF_TIME)] if late.size else []
         notes += [note] if note else []
     parts, too_small = _segments(run, rows)
     training = run.training
@@ -155,13 +158,26 @@ def _held_out(run: "BankRun") -> dict[str, Floats]:
     return {name: np.asarray(run.result[name], dtype=np.float64) for name in BANK_MODELS if name in run.result}
 
 
+def _held_out_chances(run: "BankRun") -> dict[str, Floats]:
+    """Return the card's chances of default of the held-out rows, by model; none of a model without a card."""
+    named = {name: f"{name}_pd" for name in BANK_MODELS}
+    return {name: np.asarray(run.result[key], dtype=np.float64) for name, key in named.items() if key in run.result}
+
+
 def _taken(scores: Mapping[str, Floats], places: NDArray) -> dict[str, Floats]:
     return {name: vector[places] for name, vector in scores.items()}
 
 
-def _level(run: "BankRun", rows: Sequence[int], scores: Mapping[str, Any], level: str) -> Evaluation:
+def _part_level(run: "BankRun", rows: Sequence[int], places: NDArray, level: str) -> Evaluation:
+    taken = [_taken(vectors, places) for vectors in (_held_out(run), _held_out_chances(run))]
+    return _level(run, [rows[k] for k in places], taken[0], level, taken[1])
+
+
+def _level(
+    run: "BankRun", rows: Sequence[int], scores: Mapping[str, Any], level: str, chances: Mapping[str, Any]
+) -> Evaluation:
     labels, firms = [run.table.labels[row] for row in rows], [run.table.identifiers[row] for row in rows]
-    return evaluate_models(labels, scores, firms, run.drbg.child("evaluation"), level, level == TRAIN)
+    return evaluate_models(labels, scores, firms, run.drbg.child("evaluation"), level, level == TRAIN, chances)
 
 
 def _late(run: "BankRun", rows: Sequence[int]) -> tuple[NDArray, str]:
@@ -182,10 +198,7 @@ def _segments(run: "BankRun", rows: Sequence[int]) -> tuple[list[Evaluation], in
     for name in run.node.config.evaluation.segments:
         parts = segments(labels, [run.table.columns[name][row] for row in rows], firms, name)
         too_small += parts.too_small
-        found += [
-            _level(run, [rows[k] for k in places], _taken(_held_out(run), places), part)
-            for part, places in parts.rows.items()
-        ]
+        found += [_part_level(run, rows, places, part) for part, places in parts.rows.items()]
     return found, too_small
 
 

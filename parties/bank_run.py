@@ -35,6 +35,7 @@ from lianxin.parties.outputs import far_from_earlier, sizes_by_firm
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply, read_agreement
 from lianxin.parties.retention import date_columns
+from lianxin.parties.withheld import NO_CELLS, Cells, firms_of, kept_back
 
 
 class BankRun(ABC):
@@ -60,6 +61,7 @@ class BankRun(ABC):
         self.result: dict[str, Any] = {}
         self.filler = IdleFiller(always=node.executor is not None)
         self._banks_left = list(contract.banks)
+        self._withheld = NO_CELLS
         self._done: set[str] = set()
 
     # ---- what a model brings
@@ -104,18 +106,34 @@ class BankRun(ABC):
         finally:
             channel.close()
 
-    def _release(self, rows: Sequence[int], step: str, round_number: int = 0) -> Released:
-        columns = {name: [self.table.columns[name][row] for row in rows] for name in self.features}
-        columns[self.label] = [self.table.labels[row] for row in rows]
+    def _release(
+        self, rows: Sequence[int], step: str, round_number: int = 0, mode: str = "COMPUTE_ONLY",
+        fields: Sequence[str] | None = None,
+    ) -> Released:  # fmt: skip
+        """Return these rows of `fields`, by default the label and all features, as far as the gate lets them go."""
+        names, held = [self.label, *self.features] if fields is None else fields, self._held()
+        columns = {name: [held[name][row] for row in rows] for name in names}
         firms = [self.table.identifiers[row] for row in rows]
-        request = self._request(step, [*self.identifiers, self.label, *self.features])
+        request = self._request(step, [*self.identifiers, *names], mode)
         dates = date_columns(self.node.catalogue, request.fields, self.table.columns, rows)
         record = dict(self.contract.record)
         return self.node.boundary.release(record, request, firms, columns, round_number, dates=dates)
 
-    def _request(self, step: str, fields: Sequence[str]) -> ReleaseRequest:
+    def _request(self, step: str, fields: Sequence[str], mode: str = "COMPUTE_ONLY") -> ReleaseRequest:
         platform, purpose = self.contract.platform, self.contract.purpose
-        return ReleaseRequest(self.node.party, platform, purpose, "COMPUTE_ONLY", step, tuple(fields))
+        return ReleaseRequest(self.node.party, platform, purpose, mode, step, tuple(fields))
+
+    def _held(self) -> dict[str, Sequence[Any]]:
+        return {**self.table.columns, self.label: self.table.labels}
+
+    def _kept_back(self, released: Released) -> Cells:
+        live = set(released.firms)
+        places = [row for row in self.training if self.table.identifiers[row] in live]
+        return kept_back(self._held(), places, released)
+
+    def _usable(self, released: Released) -> set[str]:
+        """Return the firms of a release of the training rows of which no value was kept back since bins were fitted."""
+        return set(released.firms) - firms_of(self._kept_back(released) - self._withheld)
 
     # ---- query.match
 
@@ -178,6 +196,7 @@ class BankRun(ABC):
         rows = [
             row for row, firm in enumerate(self.table.identifiers) if firm in place and self.table.split[row] == "train"
         ]
+        rows = self._showable(rows)
         fields, firms = [self.label, *self.features], self.table.identifiers
         rows = far_from_earlier(self.node.boundary, self.contract, fields, rows, firms)
         rows.sort(key=lambda row: (place[self.table.identifiers[row]], row))
@@ -192,6 +211,10 @@ class BankRun(ABC):
         role = streams.send_rows(shared, self.contract.chunk_bytes, (right,))
         live = self._talk(role, f"vertical/{self.node.party}/rows")
         self.training = [row for row, flag in zip(rows, live, strict=True) if flag]
+
+    def _showable(self, rows: list[int]) -> list[int]:
+        """Return the rows that may be trained on; a model that shows more of a row than that it takes part asks for more."""
+        return rows
 
     def _check_classes(self, rows: Sequence[int]) -> None:
         """Raise RunStopped, with the counts, where the gate would let no figure of these rows' labels go (OUT-BADS)."""
@@ -231,7 +254,7 @@ class BankRun(ABC):
     def _fit_specs(self, released: Released) -> None:
         """Fit the bins of the own features that may be used; a feature of one bin is left out by name."""
         names = [name for name in self.features if name in released.columns]
-        limits = BinLimits.of(self.contract)
+        limits, self._withheld = BinLimits.of(self.contract), self._kept_back(released)
         fits = {name: fit_field(name, released.columns[name], limits, self.node.rules) for name in names}
         self.specs = {name: fit.spec for name, fit in fits.items() if not fit.reason}
         self.dropped = [(name, fit.reason) for name, fit in fits.items() if fit.reason]

@@ -4,6 +4,7 @@ See `bank_run` for what every model shares.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GateRefused, PeerError
 from lianxin.federation.model import Released
 from lianxin.federation.monotone import Order
+from lianxin.federation.screening import minima_of
 from lianxin.federation.selection import PRODUCTS, bank_selection_role, columns_a_row
-from lianxin.federation.star import COUNT_BITS, BankStar, FeatureTable, chosen, round_label, screen_own
+from lianxin.federation.star import COUNT_BITS, BankStar, FeatureTable, OwnScreen, chosen, round_label, screen_own
 from lianxin.parties.bank_evaluation import EVIDENCE, Evidence, linear_evidence
 from lianxin.parties.bank_run import BankRun
+from lianxin.parties.bin_notes import against_data, left_out_because, merge_notes
 from lianxin.parties.node import Node
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply
-from lianxin.parties.scorecard_refit import Fitted, Refit, Rows
+from lianxin.parties.scorecard_card import Card
+from lianxin.parties.scorecard_refit import Fitted, Refit, Rows, chances_of
 
 
 class BankScorecard(BankRun):
@@ -86,9 +90,26 @@ class BankScorecard(BankRun):
         orders = {name: Order(self.node.rules.of(name).monotone, spec.ordered) for name, spec in self.specs.items()}
         screen = screen_own(self.contract, list(self.specs), columns, labels, orders)
         self.dropped += screen.dropped
+        self._note_bins(released, codes, labels, orders, screen)
         self.tables = {feature.name: feature for feature in screen.kept}
         self.specs = {f.name: self.specs[f.name].merged(dict(enumerate(f.merged))) for f in screen.kept}
         return BankStar(self.contract, self.node.party, labels, screen.columns)
+
+    def _note_bins(
+        self, released: Released, codes: Sequence[Sequence[int]], labels: Sequence[int], orders: Mapping[str, Order],
+        screen: OwnScreen,
+    ) -> None:  # fmt: skip
+        """Say what counts did to own bins, what goes against its direction, and what is left out for knowing the outcome."""
+        for (name, spec), column in zip(self.specs.items(), codes, strict=True):
+            goods, bads = (np.bincount(np.array(column)[np.array(labels) == y], minlength=spec.count) for y in (0, 1))
+            minima = minima_of(self.contract)
+            said = against_data(name, goods.tolist(), bads.tolist(), minima, orders[name])
+            self.notes += [(name, note) for note in said]
+        self.notes += [(one.name, note) for one in screen.kept for note in merge_notes(one.merged, orders[one.name])]
+        values = released.columns
+        self.dropped = [
+            (n, left_out_because(why, values[n], labels) if n in values else why) for n, why in self.dropped
+        ]
 
     # ---- query.select
 
@@ -121,11 +142,13 @@ class BankScorecard(BankRun):
     def train(self, round_number: int, numbers: apps.Numbers, texts: apps.Texts) -> Reply:
         """Run one round with the platform; return the gradient's masked sums under the masks of this round's banks."""
         star, keys = self._ready()
+        is_rerun, before = round_number == self._round, len(self._banks_left)
         rose = self._settle(round_number, numbers)
         self.node.take_revocations(round_number)
         attempt, banks = apps.number(numbers, "attempt"), self._banks(texts)
+        self._check_rerun(is_rerun, len(banks), before)
         released = self._release(self.training, "round.residuals", round_number)
-        live = set(released.firms)
+        live = self._usable(released)
         flags = [self.table.identifiers[row] in live for row in self.training]
         if self._active:  # a row that was left out takes part no more: a platform cannot pick a batch anew each round
             flags = [flag and active for flag, active in zip(flags, self._active, strict=True)]
@@ -143,6 +166,13 @@ class BankScorecard(BankRun):
         data = binning.encode_totals(masked, star.layouts)
         self.node.say(f"round {round_number} {sum(outcome.active)}")
         return {"masked_gradient": np.frombuffer(data, dtype=np.uint8)}, {"rose": int(rose)}, {}
+
+    @staticmethod
+    def _check_rerun(is_rerun: bool, banks: int, before: int) -> None:
+        """Raise PeerError (L04) for a round that is run again with all of its banks: of two sums of the same banks at one
+        model, one without a row, the difference is that row's residual. A lost bank's sum hides it."""
+        if is_rerun and banks == before:
+            raise PeerError("a round was asked for a second time although no bank was lost", "L04")
 
     def _ready(self) -> tuple[BankStar, BankKeys]:
         if self.star is None or self.keys is None:
@@ -191,7 +221,11 @@ class BankScorecard(BankRun):
         held_out = self._rows_of(test, points)
         fitted = work.fit(scored_rows, training)
         alone = Rows(held_out.bins, held_out.labels)
+        made = work.card(fitted, scored_rows, training, held_out, self._texts())
+        card = replace(made, platform_reasons=tuple(one for one in made.platform_reasons if self._may_count(one.field)))
+        assert card.bank_only is not None
         return {
+            "joint_pd": chances_of(card.joint, held_out), "bank_only_pd": chances_of(card.bank_only, alone),
             "labels": list(held_out.labels),
             "joint": regression.predict(fitted.joint, work.design(held_out)).tolist() if test else [],
             "bank_only": regression.predict(fitted.bank_only, work.design(alone)).tolist() if test else [],
@@ -200,19 +234,24 @@ class BankScorecard(BankRun):
             "active": list(self._active),
             "refit_coefficients": fitted.joint.tolist(),
             "wrong_sign": dict(work.wrong_sign),
-            "card": work.card(fitted, scored_rows, training, held_out, self._texts()).to_record(),
-            EVIDENCE: self._evidence(work, fitted, refit, scored_rows, held_out),
+            "card": card.to_record(),
+            EVIDENCE: self._evidence(work, fitted, card, refit, scored_rows, held_out),
         }  # fmt: skip
 
-    def _evidence(self, work: Refit, fitted: Fitted, refit: Sequence[int], scored: Rows, held_out: Rows) -> Evidence:
+    def _evidence(
+        self, work: Refit, fitted: Fitted, card: Card, refit: Sequence[int], scored: Rows, held_out: Rows
+    ) -> Evidence:
         """Return what the evaluation needs beyond the held-out scores."""
+        alone = Rows(scored.bins, scored.labels)
+        assert card.bank_only is not None
+        chances = {"joint": chances_of(card.joint, scored), "bank_only": chances_of(card.bank_only, alone)}
         train = {
             "joint": regression.predict(fitted.joint, work.design(scored)).tolist(),
-            "bank_only": regression.predict(fitted.bank_only, work.design(Rows(scored.bins, scored.labels))).tolist(),
+            "bank_only": regression.predict(fitted.bank_only, work.design(alone)).tolist(),
         }
         design = work.design(held_out)
         return linear_evidence(
-            refit, train, fitted.joint, design, list(self.specs), self.contract.platform, self.node.party
+            refit, train, fitted.joint, design, list(self.specs), self.contract.platform, self.node.party, chances
         )
 
     def _woe(self) -> list[tuple[int, ...]]:
@@ -230,6 +269,11 @@ class BankScorecard(BankRun):
         """Return the plain words of fields, as far as this bank's own catalogue has any."""
         words = {entry.id: entry.name_zh for entry in self.node.catalogue.values()}
         return dict.fromkeys((self.node.party, self.contract.platform), words)
+
+    def _may_count(self, name: str) -> bool:
+        """Return whether a field of the platform may be a feature at all: one that law or catalogue bars has no code here."""
+        entry = self.node.catalogue.get(name)
+        return entry is None or not (entry.class_ == "BAN" or entry.default_release == "NEVER")
 
     def _metrics(self) -> apps.Numbers:
         """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""

@@ -282,7 +282,7 @@ class Boundary:
         for firm, kind in types.items():
             decided = decision.decide_firm(
                 keys[firm], fields.needed_by(kind), request, registry, case.now, self._catalogue, kind, uses,
-                **self._grades(),
+                scores=fields.scores, **self._grades(),
             )  # fmt: skip
             if decided.allow:
                 released[firm] = keys[firm]
@@ -371,7 +371,7 @@ class Boundary:
                     excluded=firms.excluded,
                 )
             )
-        return Provenance(release_id=release_id, fields=fields.allowed, **scope)
+        return Provenance(release_id=release_id, fields=fields.allowed, round=case.round, **scope)
 
     def _refuse(self, case: _Case, rule: str) -> NoReturn:
         step, peer = case.request.step, case.request.recipient

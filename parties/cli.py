@@ -57,9 +57,20 @@ STOPPED = 130
 STOPPED_SENTENCE = "stopped by the operator; what was begun in --out stays there and can be removed"
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"lianxin {version('lianxin')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a fault.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     """Joint credit models between a platform and banks."""
     click.get_current_context().obj = {"debug": debug}
@@ -82,7 +93,8 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as fault:
-        _tell(f"{fault.format_message().rstrip('.')}; see `lianxin --help`")
+        path = fault.ctx.command_path if fault.ctx is not None else "lianxin"
+        _tell(f"{fault.format_message().rstrip('.')}; see `{path} --help`")
         return 2
     except click.Abort:
         _tell(STOPPED_SENTENCE)

@@ -42,8 +42,10 @@ def bank_bins(
         return
     data = node.data
     table = load_loan_table(read_table(data.table), data.id, data.label or "", data.split, data.loan_id)
+    rules = load_rules(node.binning.file)
+    rules.check_columns(table.columns, data.label or "")
     limits = BinLimits(max_bins, min_rows, min_bads, min_goods)
-    _show(bank_workbench(table, load_rules(node.binning.file), limits, fields or ()), as_json)
+    _show(bank_workbench(table, rules, limits, fields or ()), as_json)
 
 
 @platform.command("bins")

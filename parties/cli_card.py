@@ -1,6 +1,7 @@
 """Commands about a bank's finished scorecard: show or export it, and score a table with an exported one."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lianxin.parties.scorecard_card import Card, CardScore
 
 OutFile = Annotated[Path | None, typer.Option("--out", help="The file to write; shown in the terminal without it.")]
@@ -25,7 +28,7 @@ _CELLS = (1, 2, 4, 5, 6, 7)  # of a points table's row, those that a terminal ha
 def bank_card(
     run: RunId,
     config: BankConfig,
-    form: Annotated[str, typer.Option("--format", help="json, csv or pmml.")] = "json",
+    form: Annotated[str, typer.Option("--format", help="json, csv or pmml, of the file that --out names.")] = "",
     out: OutFile = None,
     base_rate: BaseRate = None,
     bank_only: Annotated[
@@ -38,20 +41,34 @@ def bank_card(
     Example: lianxin bank card run-1 --node a.toml --format pmml --out card.pmml
     """
     from lianxin.parties.node import code_version
-    from lianxin.parties.scorecard_export import export_card, write_beside
+    from lianxin.parties.scorecard_export import check_writable, export_card, write_beside
 
+    _check_form(form, out)
+    if out is not None:
+        check_writable(out)
     card = _card_of(run, config, base_rate, bank_only)
     if out is not None:
-        write_beside(out, export_card(card, form, code_version()))
+        write_beside(out, export_card(card, form or "json", code_version()))
     if as_json:
-        typer.echo(json.dumps(_summary(card, form, out), ensure_ascii=False))
+        typer.echo(json.dumps(_summary(card, form or "json", out), ensure_ascii=False))
         return
     if out is None:
         _show(card)
-    for line in _warnings(card) + _marks(run, config) + _expired(card):
+    now = _now(config)
+    for line in [*card.scale(), *_warnings(card), *_marks(run, config), *_expired(card, now)]:
         typer.echo(line, err=True)
     if out is not None:
         typer.echo(f"wrote {out}")
+
+
+def _check_form(form: str, out: Path | None) -> None:
+    """Raise InputFault for a format that a card does not have, and for one without a file to be written in it."""
+    from lianxin.parties.scorecard_export import FORMATS
+
+    if form and form not in FORMATS:
+        raise InputFault(f"--format is one of {', '.join(FORMATS)}; {form} is none of them")
+    if form and out is None:
+        raise InputFault(f"--format {form} is the format of a file; say with --out which one to write")
 
 
 def _card_of(run: str, config: Path, base_rate: float | None, bank_only: bool) -> "Card":
@@ -79,7 +96,7 @@ def _summary(card: "Card", form: str, out: Path | None) -> dict[str, Any]:
     return {
         "run": card.run, "bank": card.bank, "format": form, "out": str(out), "features": list(card.fields),
         "base_points": card.joint.base_points, "multiplier_micro": card.joint.multiplier_micro,
-        "facts": dict(card.facts), "warnings": _warnings(card),
+        "facts": dict(card.facts), "warnings": _warnings(card), "scale": card.scale(),
     }  # fmt: skip
 
 
@@ -106,31 +123,54 @@ def _marks(run: str, config: Path) -> list[str]:
     ]
 
 
-def _expired(card: "Card") -> list[str]:
-    from lianxin.parties.clock import SystemClock
+def _now(config: Path) -> str:
+    from lianxin.parties.clock import now_of
 
-    if SystemClock().now() < card.retain_until:
-        return []
-    return [f"this scorecard was to be kept until {card.retain_until} and its contract is over; train a new one"]
+    simulation = _config(config, "bank").simulation
+    return now_of(simulation.clock if simulation else None)
+
+
+def _expired(card: "Card", now: str) -> list[str]:
+    from lianxin.parties.clock import kept_past
+
+    said = kept_past(card.retain_until, now)
+    return [f"this scorecard {said}"] if said else []
 
 
 def _show(card: "Card") -> None:
     from rich.console import Console
+
+    console = Console()
+    for name in card.parts():
+        for table in _tables(card, name):
+            console.print(table)
+
+
+def _tables(card: "Card", name: str) -> "list[Table]":
+    """Return a sum's bins and bands as tables that fit 80 columns: numbers and codes stay whole, texts are folded."""
     from rich.table import Table
     from rich.text import Text
 
-    from lianxin.parties.scorecard_export import HEADER, band_rows, bin_rows
+    from lianxin.parties.scorecard_card import NAMES
+    from lianxin.parties.scorecard_export import band_rows, bin_rows
 
-    title = f"Scorecard of {card.bank}, {card.run}: {card.base_score} points at {card.base_odds}:1, PDO "
-    for name, part in card.parts().items():
-        heading = f"{title}{card.points_to_double_odds}; {name}, base {part.base_points} points"
-        table = Table(*(HEADER[k] for k in _CELLS), title=Text(heading), title_justify="left")
-        for row in bin_rows(card, name):
-            table.add_row(*(Text(str(row[k])) for k in _CELLS))
-        bands = Table("score", "rows", "bads, chance", title=Text(f"{name}, by band"), title_justify="left")
-        for row in band_rows(card, name):
-            bands.add_row(str(row[4]), str(row[7]), str(row[3]))
-        Console().print(table, bands)
+    base = f"base {card.parts()[name].base_points} points"
+    title = Text(f"Scorecard of {card.bank}, {card.run}: {NAMES[name]}, {base}")
+    bins = Table(title=title, title_justify="left")
+    _columns(bins, ("code",), ("field", "bin"), ("points", "lost", "rows"))
+    for row in bin_rows(card, name):
+        bins.add_row(*(Text(str(row[k])) for k in _CELLS))
+    bands = Table(title=Text(f"{NAMES[name]}, by band of scores"), title_justify="left")
+    _columns(bands, (), (), ("from", "to", "rows", "bads", "chance of default"))
+    for row in band_rows(card, name):
+        bands.add_row(*(str(row[k]) for k in (8, 9, 7, 10, 11)))
+    return [bins, bands]
+
+
+def _columns(table: "Table", codes: Sequence[str], texts: Sequence[str], numbers: Sequence[str]) -> None:
+    for names, folds, justify in ((codes, False, "left"), (texts, True, "left"), (numbers, False, "right")):
+        for name in names:
+            table.add_column(name, no_wrap=not folds, overflow="fold", justify=justify)  # type: ignore[arg-type]
 
 
 @bank.command("score-card")
@@ -139,8 +179,8 @@ def bank_score_card(
     table: Annotated[Path, typer.Argument(help="Rows with the card's own features: .csv, .csv.gz or .parquet.")],
     id_column: Annotated[str, typer.Option("--id", help="A column to carry over, such as the firm's code.")] = "",
     points_column: Annotated[
-        str, typer.Option("--points", help="The column of the platform's sub-scores; empty cells have none.")
-    ] = "platform_points",
+        str, typer.Option("--points", help="The column of sub-scores, empty where none; platform_points without it.")
+    ] = "",
     against: Annotated[str, typer.Option("--against", help="What points are lost against: best or mean.")] = "best",
     base_rate: BaseRate = None,
     out: OutFile = None,
@@ -150,21 +190,26 @@ def bank_score_card(
 
     Example: lianxin bank score-card card.json firms.csv --id uscc --out scores.csv
     """
+    from lianxin.parties.clock import SystemClock
     from lianxin.parties.records import read_table
-    from lianxin.parties.scorecard_export import load_card, score_table, scores_csv, write_beside
+    from lianxin.parties.scorecard_export import check_writable, load_card, scores_csv, write_beside
+    from lianxin.parties.scorecard_table import card_rows_of
 
+    if out is not None:
+        check_writable(out)
     card = _adjusted(load_card(card_file), base_rate)
     rows = read_table(table)
     names = rows.text(id_column) if id_column else None
-    scores = score_table(card, rows, points_column, against)
-    for line in _expired(card):
+    taken = card_rows_of(card, rows, points_column)
+    scores = card.score(taken.own.columns, taken.points, against=against)
+    for line in (*_expired(card, SystemClock().now()), *taken.notes):
         typer.echo(line, err=True)
     if out is not None:
         write_beside(out, scores_csv(scores, names, id_column))
     if as_json:
-        typer.echo(json.dumps({"run": card.run, "rows": len(scores), "scores": _listed(scores, names)}))
+        typer.echo(_listed(card, scores, names, taken.notes))
     elif out is not None:
-        typer.echo(f"wrote {len(scores)} scores to {out}")
+        typer.echo(f"wrote {counted(len(scores), 'score')} to {out}")
     else:
         for place, score in enumerate(scores[:_SHOWN]):
             typer.echo(_line(score, names[place] if names else None))
@@ -172,10 +217,18 @@ def bank_score_card(
             typer.echo(f"and {len(scores) - _SHOWN} more; write them all with --out")
 
 
-def _listed(scores: "list[CardScore]", names: list[str | None] | None) -> list[dict[str, Any]]:
-    if names is None:
-        return [score.to_record() for score in scores]
-    return [{"id": name, **score.to_record()} for name, score in zip(names, scores, strict=True)]
+def _listed(
+    card: "Card", scores: "list[CardScore]", names: list[str | None] | None, notes: Sequence[str]
+) -> str:  # fmt: skip
+    shown = [score.to_record() for score in scores]
+    if names is not None:
+        shown = [{"id": name, **record} for name, record in zip(names, shown, strict=True)]
+    return json.dumps({"run": card.run, "rows": len(shown), "notes": list(notes), "scores": shown}, ensure_ascii=False)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number and what it counts, in the plural where it is not one."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _line(score: "CardScore", name: str | None) -> str:

@@ -24,11 +24,13 @@ def bank_document(
 
     Example: lianxin bank document run-1 --node a.toml --out document.html
     """
+    from lianxin.parties.clock import now_of
     from lianxin.parties.identity import load_identity
     from lianxin.parties.model_document import gather, load_words, render
-    from lianxin.parties.scorecard_export import write_beside
+    from lianxin.parties.scorecard_export import check_writable, write_beside
     from lianxin.parties.store import Store
 
+    check_writable(out)
     settings = _config(config, "bank")
     path = settings.state / "store.sqlite"
     if not path.is_file():
@@ -36,7 +38,10 @@ def bank_document(
     own = load_words(words) if words is not None else {}
     store = Store(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
     try:
-        facts = gather(store, settings.state, load_identity(settings.identity).party, run, own)
+        simulation = settings.simulation
+        now = now_of(simulation.clock if simulation else None)
+        party = load_identity(settings.identity).party
+        facts = gather(store, settings.state, party, run, own, now, simulation is not None)
     finally:
         store.close()
     write_beside(out, render(facts).encode("utf-8"))

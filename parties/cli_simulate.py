@@ -1,6 +1,7 @@
 """Simulations from the command line: a made-up province, the SBA loans, or your own tables."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ simulate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Whole 
 Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the run; a temporary one without it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Every draw of the run comes from it.")]
-Rounds = Annotated[int, typer.Option(min=1, max=15, help="Rounds of the scorecard.")]
+Rounds = Annotated[int | None, typer.Option(min=1, max=15, help="Rounds of the scorecard; 6 without it.")]
+_ROUNDS = 6
 KeyBits = Annotated[int, typer.Option("--key-bits", help="Bits of every Paillier modulus; 2048 is the floor.")]
 Workers = Annotated[int, typer.Option(min=0, max=64, help="Processes for the heavy kernels; the result is the same.")]
 Matching = Annotated[str, typer.Option(help="paillier or ecdh.")]
@@ -29,7 +31,7 @@ _STAGES = ("approved", "matched", "query.match", "counted", "query.count", "trai
 
 
 def _terms(
-    seed: int, matching: str, key_bits: int, rounds: int, workers: int, profile: str, choice: ModelChoice, **more: Any
+    seed: int, matching: str, key_bits: int, rounds: int | None, workers: int, profile: str, choice: ModelChoice, **more: Any
 ) -> Any:  # fmt: skip
     from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS, PROFILES
     from lianxin.simulations.layout import Terms
@@ -40,7 +42,10 @@ def _terms(
         raise InputFault(f"--key-bits is an even number from {MINIMUM_KEY_BITS} to 8192")
     if profile not in PROFILES:
         raise InputFault(f"--profile is {' or '.join(PROFILES)}")
-    more |= {"model": choice.model, "model_terms": dict(choice.terms)}
+    if rounds is not None and choice.model == "boosted_trees":
+        raise InputFault("--rounds is an option of scorecards; say with --trees how many trees are grown")
+    rounds = _ROUNDS if rounds is None else rounds
+    more |= {"model": choice.model, "model_terms": dict(choice.terms), "binning": choice.binning}
     return Terms(seed, matching, profile=profile, key_bits=key_bits, rounds=rounds, workers=workers, **more)
 
 
@@ -49,6 +54,13 @@ def _folder(out: Path | None) -> Path:
 
     folder = out.resolve() if out is not None else Path(tempfile.mkdtemp(prefix="lianxin-"))
     check_out(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        is_writable = False
+    if not is_writable:
+        raise InputFault(f"{folder} cannot be written; give --out a new folder in a place that can be written")
     return folder
 
 
@@ -58,9 +70,10 @@ def province(
     out: Out = None, firms: Annotated[int, typer.Option(min=200, help="Firms the platform knows.")] = 8000,
     banks: Annotated[int, typer.Option(min=1, max=20, help="Banks.")] = 3,
     loans: Annotated[int, typer.Option(min=100, help="Loans of each bank.")] = 1000,
-    nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
-    workers: Workers = 2, seed: Seed = 1, profile: Profile = "full_exponents", as_json: AsJson = False, *,
-    model: ModelChoice,
+    nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = None,
+    workers: Workers = 2, seed: Seed = 1, profile: Profile = "full_exponents",
+    score_consents: Annotated[bool, typer.Option("--score-consents", help="Firms consent to scores too (P2, P3).")] = False,
+    as_json: AsJson = False, *, model: ModelChoice,
 ) -> None:  # fmt: skip
     """A made-up province: firms with public records, banks with loans, and a true gain from joining.
 
@@ -72,7 +85,7 @@ def province(
 
     terms = _terms(
         seed, matching, key_bits, rounds, workers, profile, model, consent_permille=900, outsider_permille=40,
-        compute_only_permille=20, revoked_firms=1,
+        compute_only_permille=20, revoked_firms=1, score_consents=score_consents,
     )  # fmt: skip
     folder = _folder(out)
     world = make_province(seed, folder / "tables", firms, banks, loans)
@@ -85,7 +98,7 @@ def province(
 def sba(
     data: Annotated[Path, typer.Option("--data", help="The public SBA loan table.")],
     out: Out = None, banks: Annotated[int, typer.Option(min=1, max=20, help="How many of the largest banks.")] = 3,
-    nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = 6,
+    nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048, rounds: Rounds = None,
     workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0, catalogue: CatalogueFile = None,
     profile: Profile = "full_exponents", as_json: AsJson = False, *, model: ModelChoice,
 ) -> None:  # fmt: skip
@@ -104,7 +117,7 @@ def sba(
         "The platform's row of a firm is the one of its first approval, so that no later loan reaches an earlier one.",
         *(f"Column {name} was left out: {reason}." for name, reason in inputs.left_out_columns.items()),
     ]
-    chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees)
+    chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees, terms.is_shown)
     _run(folder, inputs, terms, chosen, nodes, as_json, dict(inputs.refused_columns), notes)
 
 
@@ -118,7 +131,7 @@ def files(
     split: Annotated[str | None, typer.Option("--split", help="The banks' column with train or test.")] = None,
     loan_id: Annotated[str | None, typer.Option("--loan-id", help="The column that tells a firm's loans apart.")] = None,
     out: Out = None, nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048,
-    rounds: Rounds = 6, workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0,
+    rounds: Rounds = None, workers: Workers = 2, seed: Seed = 1, consent_rate: ConsentRate = 1.0,
     catalogue: CatalogueFile = None, profile: Profile = "full_exponents", as_json: AsJson = False, *,
     model: ModelChoice,
 ) -> None:  # fmt: skip
@@ -132,7 +145,7 @@ def files(
     share = round_share(consent_rate)
     terms = _terms(seed, matching, key_bits, rounds, workers, profile, model, consent_permille=share)
     inputs = check_inputs(platform, bank, id_column, label, split, loan_id)
-    chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees)
+    chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees, terms.is_shown)
     _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})
 
 
@@ -185,6 +198,22 @@ class _progress:
         self._bar.__exit__(*failure)
 
 
+def _tell_notes(console: Console, layout: Any, outcome: Any, most: int = 12) -> None:
+    """Print what each party's bins came to beside their rules, and that nothing was held out where nothing was."""
+    models = {layout.parties[0]: outcome.platform_model, **outcome.models}
+    notes = [
+        f"{party}, {one['field']}: {one['note']}" for party, model in models.items() for one in model.get("notes", ())
+    ]
+    for note in notes[:most]:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    if len(notes) > most:
+        more = f"and {len(notes) - most} more notes; `lianxin bank bins --run` and `lianxin platform bins` show all"
+        console.print(more, highlight=False, soft_wrap=True)
+    if not outcome.evaluation["levels"]:
+        said = "no held-out rows with a score: nothing says how the models do on firms that they were not fitted on"
+        console.print(f"{said}; mark some rows test", highlight=False, soft_wrap=True)
+
+
 def _conclude(
     layout: Any, ran: Any, refused: dict[str, str], notes: Sequence[str], as_json: bool, console: Console
 ) -> None:
@@ -203,9 +232,10 @@ def _conclude(
     report = layout.folder / "report.html"
     write_report(report, summary)
     (layout.folder / "result.json").write_text(json.dumps(outcome.figures, indent=1))
-    console.print(summary_table(summary))
-    if (tests := paired_table(summary)) is not None:
-        console.print(tests)
+    for table in (summary_table(summary), paired_table(summary)):
+        if table is not None:
+            console.print(table)
+    _tell_notes(console, layout, outcome)
     sentence = "evidence verified" if outcome.verdict.ok else "EVIDENCE NOT VERIFIED; run `lianxin audit verify`"
     console.print(f"{outcome.figures['matched']['overall']} firms matched; {sentence}", highlight=False)
     for party, pid in ran.pids.items():

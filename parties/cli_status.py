@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
     """Say how a run ended or that an agreement stands. Raises the LianxinError that ended it otherwise."""
     if ended["state"] == "standing":
-        said = (
-            f"agreement {ended['run']} stands until {ended['expires_at']}; banks ask under it with `lianxin bank query`"
-        )
+        command = "score" if ended.get("model") == "scoring" else "query"
+        said = f"agreement {ended['run']} stands until {ended['expires_at']}; banks ask under it with `lianxin bank {command}`"
         typer.echo(json.dumps(dict(ended)) if as_json else said)
         return
     if ended["state"] != "finished":
@@ -42,6 +41,14 @@ def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
             f"  a standing agreement for field queries, purpose {contract['purpose']}, until {contract['expires_at']}",
             f"  {party} names firms by {', '.join(asked)} and may ask for: {', '.join(offered)}",
         ]
+    if contract["model"] == "scoring":
+        count = len(contract["models"])
+        models = f"the model of run {contract['models'][0]}" if count == 1 else f"models {', '.join(contract['models'])}"
+        return [
+            head,
+            f"  a standing agreement for joint scores, purpose {contract['purpose']}, until {contract['expires_at']}",
+            f"  {party} names firms by {', '.join(asked)} and is given the platform's part of {models}",
+        ]
     sums = f"rows {contract['min_rows']}, bads {contract['min_bads']}, goods {contract['min_goods']}"
     return [
         head,
@@ -62,7 +69,8 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
         typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))
         return
     for run, outcome in answer["ended"].items():
-        typer.echo(f"{run}: {outcome['state']} {outcome.get('error', '')}".rstrip())
+        error = outcome.get("error", "")
+        typer.echo(f"{run}: {outcome['state']}: {error}" if error else f"{run}: {outcome['state']}")
     for run, shown in answer.get("waiting", {}).items():
         for sentence in _terms_of(answer["party"], shown["contract"]):
             typer.echo(sentence)

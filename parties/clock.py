@@ -28,6 +28,21 @@ class SimulatedClock:
         self._now += timedelta(seconds=seconds)
 
 
+def now_of(simulated: str | None) -> str:
+    """Return the fixed time of a trial's node, the system's where it has none."""
+    return SystemClock().now() if simulated is None else SimulatedClock(simulated).now()
+
+
+def kept_past(retain_until: str, now: str) -> str:
+    """Return what is to be said of a model that is past its time, "" while it may be kept."""
+    return "" if now < retain_until else f"was to be kept until {retain_until} and its contract is over; train a new one"
+
+
+def quarter_of(time: str) -> str:
+    """Return the calendar quarter of a time, such as 2026-Q3; quarters sort as they follow each other."""
+    return f"{time[:4]}-Q{(int(time[5:7]) + 2) // 3}"
+
+
 def after(time: str, days: int) -> str:
     """Return the time `days` days after `time`."""
     return (datetime.strptime(time, FORMAT) + timedelta(days=days)).strftime(FORMAT)

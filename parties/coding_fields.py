@@ -14,6 +14,7 @@ from typing import Any
 
 from lianxin.federation.contract import RunContract
 from lianxin.parties import coding
+from lianxin.parties.bin_notes import ONE_BIN
 from lianxin.parties.coding import BinSpec, is_missing
 from lianxin.parties.coding_rules import NO_RULES, BinRules, FieldRule
 
@@ -86,7 +87,7 @@ def reason_of(values: Sequence[Any]) -> str:
         return "no row has a value"
     if len(present) == len(values) and all(value == present[0] for value in present):
         return "every row has the same value"
-    return "one bin is left at the contract's minimum of rows"
+    return ONE_BIN
 
 
 def _text_notes(values: Sequence[Any]) -> list[str]:
@@ -117,7 +118,7 @@ def _cut(numbers: Sequence[float | None], rule: FieldRule, limits: BinLimits) ->
             apart[0 if number is None else special[number]] += 1
         else:
             ordinary.append(number)
-    groups, taken, notes = _apart_groups(apart, limits.min_rows)
+    groups, taken, notes = _apart_groups(apart, rule.special, limits.min_rows)
     if rule.edges:
         uppers, sizes, more = _by_hand(ordinary, rule.edges, limits.min_rows)
         notes = more + notes
@@ -127,7 +128,9 @@ def _cut(numbers: Sequence[float | None], rule: FieldRule, limits: BinLimits) ->
     return _joined(uppers, sizes, apart, groups, rule.special, limits.min_rows), notes
 
 
-def _apart_groups(apart: Sequence[int], least: int) -> tuple[list[int], int, list[str]]:
+def _apart_groups(
+    apart: Sequence[int], special: Sequence[float], least: int
+) -> tuple[list[int], int, list[str]]:  # fmt: skip
     """Return the group of each cell beside the intervals (-1: the largest bin), how many there are, and notes.
 
     A cell of enough rows is a group; the smaller ones go with the missing values, or make one group if that suffices.
@@ -138,7 +141,11 @@ def _apart_groups(apart: Sequence[int], least: int) -> tuple[list[int], int, lis
     for place in small:
         groups[place] = home
     where = "the missing values" if home == 0 else "the other small ones" if home > 0 else "the largest bin"
-    notes = [f"special value {place} has fewer than {least} rows and is with {where}" for place in small if place]
+    notes = [
+        f"special value {special[place - 1]:.12g} has fewer than {least} rows and is with {where}"
+        for place in small
+        if place
+    ]
     return groups, len(set(groups) - {-1}), notes
 
 

@@ -58,9 +58,11 @@ class BinRules:
         """Raise InputFault about one key of one field."""
         raise InputFault(f"{self.file}: [{name}] {key} {what}")
 
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise InputFault where the file names a field that the table does not have."""
+    def check_columns(self, columns: Collection[str], label: str = "") -> None:
+        """Raise InputFault where the file names a field that the table does not have, or its label."""
         unknown = next((name for name in self.fields if name not in columns), None)
+        if unknown is not None and unknown == label:
+            raise InputFault(f"{self.file}: [{unknown}] is the label, which has no bins; remove it")
         if unknown is not None:
             raise InputFault(f"{self.file}: [{unknown}] is no column of this node's table; correct or remove it")
 
@@ -79,13 +81,13 @@ def load_rules(path: Path | None, columns: Collection[str] | None = None) -> Bin
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise InputFault(f"{path} is no TOML: {fault}; mend that line") from None
     named = BinRules(path.name)
-    rules = BinRules(path.name, {name: _field_rule(named, name, said) for name, said in content.items()})
+    rules = BinRules(path.name, {name: _rule_said(named, name, said) for name, said in content.items()})
     if columns is not None:
         rules.check_columns(columns)
     return rules
 
 
-def _field_rule(file: BinRules, name: str, said: Any) -> FieldRule:
+def _rule_said(file: BinRules, name: str, said: Any) -> FieldRule:
     if not isinstance(said, dict):
         raise InputFault(f"{file.file}: {name} stands outside a field's table; write it under [field]")
     for key, value in said.items():

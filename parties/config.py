@@ -6,7 +6,7 @@ those keys are refused there.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,10 +36,15 @@ class DataSection(_Section):
 
 OPERATOR = r"[a-z0-9][a-z0-9.-]{1,62}[a-z0-9]"
 Operator = Annotated[str, Field(pattern=rf"^{OPERATOR}$")]
+Model = Literal["scorecard", "boosted_trees", "field_query", "scoring"]
+NodeSets = Literal["shown", "hidden"]
 
 
 class PolicySection(_Section):
-    """When a bank approves a proposal unattended: each key is a limit that the contract must keep."""
+    """When a bank approves a proposal unattended: each key is a limit that the contract must keep.
+
+    A limit counts where the contract's model uses what it is about: see `agreement.judge_by_policy`.
+    """
 
     operator: Operator
     purposes: list[str] = ["P4"]
@@ -49,18 +54,24 @@ class PolicySection(_Section):
     min_rows: int = 50
     fields: list[str] | None = None
     profiles: list[str] = ["full_exponents"]
+    models: list[Model] = list(get_args(Model))
+    max_trees: int = Field(default=200, ge=1, le=200)
+    nodes: list[NodeSets] = list(get_args(NodeSets))
+    max_split_bits: int = Field(default=64, ge=1, le=64)
 
 
 class QuotaSection(_Section):
     """What a platform answers a bank in a rolling window of days, over all runs: padded matching `queries`, firms in field
-    queries and in requests for `scores`, `split_bits`: distinct cuts of tree models of whose sides it is told. `outputs` are
+    queries and in requests for `scores`, `models_a_firm`: of how many models it gives its part of a firm's score in a calendar
+    quarter, `split_bits`: distinct cuts of tree models of whose sides it is told. `outputs` are
     statistics of one field to one recipient in that window, `output_sets` the distinct sets of firms that they may be
     about, ever."""
 
     queries: int = Field(default=1_000_000, ge=64)
     field_queries: int = Field(default=10_000, ge=1)
     split_bits: int = Field(default=256, ge=1)
-    scores: int = Field(default=10_000_000, ge=1)
+    scores: int = Field(default=1_000_000, ge=1)
+    models_a_firm: int = Field(default=4, ge=1, le=64)
     days: int = Field(default=30, ge=1, le=3650)
     outputs: int = Field(default=1000, ge=1)
     output_sets: int = Field(default=256, ge=1, le=100_000)
@@ -152,7 +163,7 @@ class RunConfig(_Section):
     identifiers: list[str]
     banks: dict[str, BankTerms]
     matching: Literal["paillier", "ecdh"] = "paillier"
-    model: Literal["scorecard", "boosted_trees", "field_query", "scoring"] = "scorecard"
+    model: Model = "scorecard"
     models: list[str] = []
     profile: Literal["full_exponents", "short_exponents"] = "full_exponents"
     key_bits: int = 3072
@@ -176,7 +187,7 @@ class RunConfig(_Section):
     max_correlation_permille: int = MODEL_TERMS["max_correlation_permille"]
     max_vif_hundredths: int = MODEL_TERMS["max_vif_hundredths"]
     sign_check: Literal["report", "drop"] = "report"
-    nodes: Literal["shown", "hidden"] = "shown"
+    nodes: NodeSets = "shown"
     trees: int = MODEL_TERMS["trees"]
     depth: int = MODEL_TERMS["depth"]
     learning_rate_thousandths: int = MODEL_TERMS["learning_rate_thousandths"]

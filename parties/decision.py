@@ -6,7 +6,8 @@
 and under the field's ceiling (R39, R12), a measured grade behind what is desensitised (R22); then one live consent of
 the firm covers every field that needs one, by a signer with the power to give it. Nothing reads a clock, a file or a
 random number: contract, catalogue, grades and the registry's first `epoch` records give an auditor the gate's own
-answer. Times compare as text. Which rule a refusal names depends on no order of fields or of consents.
+answer. A score of a firm leaves by a live consent in its mode even where all it is made of is open (from contract version
+4 on). Times compare as text. Which rule a refusal names depends on no order of fields or of consents.
 
 A trade secret crosses by authorisation or desensitised; personal information by authorisation, desensitised or not. In
 mode SPLITS a recipient learns on which side of a model's cuts a row lies: a bit of a value, so what is held for computing
@@ -64,9 +65,11 @@ __all__ = [
 
 AGGREGATE = "AGGREGATE"  # a statistic over enough rows: its fields are decided, its firms need no consent
 DESENSITISED = "DESENSITISED"  # the mode, and the right of a field that crosses by its measured grade alone
+SCORE_STEPS = frozenset({"scoring.points", "boosting.score", "scoring.answer"})  # in which a firm's score leaves
 SPLITS = "SPLITS"  # a row's sides of a model's cuts, by consents to mode DESENSITISED and by no grade
 _PERSONAL = ("PI", "SPI")
 _UNNAMED_TERMS = (1, 2)  # contract versions without agreement, impact assessment and lawful basis
+_FREE_SCORES = (1, 2, 3)  # contract versions in which a score of open fields alone asked for no consent
 GATE_ORDER = (
     "R13", "R20", "R01", "R11", "R09", "R18", "R08", "R15", "R38", "R02", "R03", "R12", "R39", "R22",
 )  # fmt: skip
@@ -107,12 +110,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseDecision:
-    """The field-level part of a release; `rule` is empty unless no field may cross: then it is `refusal`."""
+    """The field-level part of a release; `rule` is empty unless no field may cross: then it is `refusal`.
+
+    With `scores` each firm needs a live consent, even where no field does.
+    """
 
     allowed: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
     needing_consent: tuple[str, ...]
     rule: str = ""
+    scores: bool = False
 
     @property
     def refusal(self) -> str:
@@ -218,8 +225,13 @@ def decide_release(
     allowed = tuple(name for name, decision in decisions.items() if decision.allow)
     refused = tuple((name, decision.rule) for name, decision in decisions.items() if not decision.allow)
     needing = tuple(name for name in allowed if decisions[name].needs_consent)
-    release = ReleaseDecision(allowed, refused, needing)
+    release = ReleaseDecision(allowed, refused, needing, scores=_is_score(contract, request))
     return release if allowed else replace(release, rule=release.refusal or "R01")
+
+
+def _is_score(contract: Record, request: ReleaseRequest) -> bool:
+    version = contract.get("version")
+    return request.step in SCORE_STEPS and not (type(version) is int and version in _FREE_SCORES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +267,12 @@ def _need(catalogue: Catalogue, fields: tuple[str, ...], subject_type: str) -> _
 def decide_firm(
     subject_key: str, fields_needing_consent: Sequence[str], request: ReleaseRequest, registry: Registry, now: str,
     catalogue: Catalogue, subject_type: str | None = None, uses: Mapping[str, int] | None = None,
-    grades: Mapping[str, Record] | None = None,
+    grades: Mapping[str, Record] | None = None, scores: bool | None = None,
 ) -> Decision:  # fmt: skip
     """Return whether one live consent of this firm covers all these fields for this request.
+
+    A score is the firm's own: with `scores` (by default in every step of SCORE_STEPS; a `ReleaseDecision` says what its
+    contract asks for) the firm needs a live consent in the mode, whatever the class of the fields, also for none.
 
     `subject_type` is what the provider knows the firm to be; without it (the auditor) a consent is judged as what it
     says it is. `uses` counts the other uses of a limited consent. The newest consent that covers wins. A refusal's rule
@@ -265,7 +280,8 @@ def decide_firm(
     """
     fields = tuple(fields_needing_consent)
     rule = _row_rule(fields, request, subject_type, grades, catalogue)
-    if rule or not fields:
+    is_free = not fields and not (request.step in SCORE_STEPS if scores is None else scores)
+    if rule or is_free:
         is_raw = request.mode != DESENSITISED
         return Decision(False, rule) if rule else Decision(True, "OPEN" if is_raw else DESENSITISED)
     rules = []
@@ -334,4 +350,5 @@ def decide(
     if release.refused or release.rule:
         return Decision(False, release.refusal or release.rule)
     needed = release.needed_by(subject_type)
-    return decide_firm(subject_key, needed, request, registry, now, catalogue, subject_type, uses, grades)
+    terms = (registry, now, catalogue, subject_type, uses, grades, release.scores)
+    return decide_firm(subject_key, needed, request, *terms)

@@ -26,7 +26,7 @@ _OURS = "this program's own"
 _LISTED = (
     Rule("R01", "A field is asked for one purpose, and only where that purpose's list and the contract have it.",
          "PIPL 6", (_DECIDES, "parties/decision_purposes.py")),
-    Rule("R02", "Something must make the processing lawful; without a consent, only what needs none crosses.",
+    Rule("R02", "Something must make the processing lawful; without a consent, only what needs none crosses, and no score.",
          "PIPL 13", (_DECIDES, "federation/contract.py")),
     Rule("R03", "A consent is never widened: another field, mode or purpose is another consent.",
          "PIPL 14", (_DECIDES, "parties/decision_consents.py")),

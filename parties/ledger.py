@@ -3,7 +3,7 @@
 A leaf is on disk before its index is returned, so whoever sends bytes after `append` never sends what the ledger does
 not know; appends that come together share one transaction (`ledger_commit`). The tree's hashes lie in the store in
 tiles of 256, and memory holds their frontier alone. A store that contradicts its own last signed checkpoint is refused.
-Leaves hold digests and counts only.
+Leaves hold digests and counts only, and a node's have a secret salt each (`ledger_salt`): peers see their hashes.
 
 A checkpoint is a signed note (`crypto/notes.py`). One is made when CHECKPOINT_S of activity went by since the last, at a
 run's end, at an export and at the end of the node. With a quorum of witnesses, nothing is released once a leaf has
@@ -21,12 +21,14 @@ from typing import Any
 
 from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import CryptoError, EncodingRejected, SignatureRejected
+from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.tiles import TiledTree
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, RunStopped
 from lianxin.federation.model import Clock
 from lianxin.parties.clock import FORMAT
-from lianxin.parties.ledger_commit import NO_PREFACE, Entry, GroupCommit, Preface, envelope_row
+from lianxin.parties.ledger_commit import NO_PREFACE, Entry, GroupCommit, Preface, envelope_row, joined
 from lianxin.parties.ledger_export import CATALOGUE_SETTING, catalogue_of, write_evidence
+from lianxin.parties.ledger_salt import salted
 from lianxin.parties.ledger_tree import opened_frontier
 from lianxin.parties.ledger_witness import TIME, Witness, cosigners, has_cosigned, head_of, note_of, note_record
 from lianxin.parties.store import Store
@@ -35,7 +37,7 @@ __all__ = ["CATALOGUE_SETTING", "Ledger", "Witness", "registry_root"]
 
 CHECKPOINT_S = 60
 ANSWERS_TO = 16  # an answer of a witness belongs to one of so many last checkpoints
-_OURS = frozenset({"type", "version", "time", "party", "operator", "code_version"})
+_OURS = frozenset({"type", "version", "time", "party", "operator", "code_version", "salt"})
 _NEEDED = frozenset({"kind", "run"})
 _WITNESSED_BY = "witnessed-by/"
 
@@ -54,15 +56,17 @@ class Ledger:
         quorum: int = 0,
         quorum_hours: int = 4,
         witnesses: Mapping[str, str] | None = None,
+        salts: Drbg | None = None,
     ) -> None:
         """Open the ledger in `store`; `quorum` witnesses have to cosign within `quorum_hours`, none when it is 0.
 
-        `witnesses` are the parties whose cosignatures count, with their pinned node keys.
-        Raises EvidenceRejected when leaves are missing or the last stored checkpoint disagrees with the tree.
+        `witnesses` are the parties whose cosignatures count, with their pinned node keys. `salts` gives the leaves' salts; a
+        node has one. Raises EvidenceRejected when leaves are missing or the last stored checkpoint disagrees with the tree.
         """
         self._store, self._party, self._key, self._clock = store, party, signing_key, clock
         self._code_version, self._operator = code_version, operator
         self._quorum, self._quorum_hours, self._witnesses = quorum, quorum_hours, dict(witnesses or {})
+        self._salt_key = salts.child_seed("leaf") if salts is not None else b""
         self.raise_mark: Callable[[int], None] | None = None
         self._frontier = opened_frontier(store, party)
         self._last = self._checked_last()
@@ -95,13 +99,16 @@ class Ledger:
         """Append leaves in order, all or none, and return what `append` would for each."""
         return self._submit(lambda: Entry([self._leaf(fields, operator) for fields in leaves_fields]))
 
-    def append_envelope(self, leaf_fields: Mapping[str, Any], header: bytes, signature: bytes) -> tuple[int, str]:
+    def append_envelope(
+        self, leaf_fields: Mapping[str, Any], header: bytes, signature: bytes, beside: Mapping[str, Any] | None = None
+    ) -> tuple[int, str]:
         """Append an envelope's leaf together with its canonical header and signature; return what `append` does.
 
-        Raises InputFault when the header's sequence number is already used in this direction.
+        `beside` goes to disk with it, as in `Entry`. Raises InputFault when the header's sequence number is already used
+        in this direction.
         """
         row = envelope_row(leaf_fields["direction"], header, signature)
-        return self._submit(lambda: Entry([self._leaf(leaf_fields, None)], envelope=row))[0]
+        return self._submit(lambda: Entry([self._leaf(leaf_fields, None)], row, dict(beside or {})))[0]
 
     def append_release(
         self,
@@ -298,7 +305,7 @@ class Ledger:
             "operator": self._operator if operator is None else operator,
             "code_version": self._code_version,
         }
-        return canonical.encode(leaf)
+        return canonical.encode(salted(leaf, self._salt_key))
 
     def _submit(self, make: Callable[[], Entry]) -> list[tuple[int, str]]:
         return _answers(self._commits.submit(make))
@@ -308,15 +315,12 @@ class Ledger:
         leaves = [leaf for entry in entries for leaf in entry.leaves]
         frontier, tiles = self._frontier.grown(map(merkle.leaf_hash, leaves))
         beside: dict[str, Any] = {"envelopes": [], "release_consents": {}, "registry": [], "uses": [], "tiles": tiles}
-        beside |= {"settings": {}, "firm_keys": {}}
+        beside |= {"settings": {}, "firm_keys": {}, "standing": []}
         at = first
         for entry in entries:
             beside["envelopes"] += [entry.envelope(at)] if entry.envelope else []
             for name, more in entry.beside.items():
-                joined = (
-                    beside[name] | more if isinstance(more, dict) else [*beside[name], *more] if beside[name] else more
-                )
-                beside[name] = joined  # what came alone is handed on as it is: a list of consents may be a stream
+                beside[name] = joined(beside[name], more)
             at += len(entry.leaves)
         self._store.append_leaves(first, leaves, **beside)
         self._frontier = frontier

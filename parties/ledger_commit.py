@@ -67,6 +67,13 @@ def envelope_row(direction: str, header: bytes, signature: bytes) -> Callable[[i
     return at
 
 
+def joined(one: Any, more: Any) -> Any:
+    """Return what two entries bring of one kind; what came alone is handed on as it is: a list of consents may be a stream."""
+    if isinstance(more, dict):
+        return one | more
+    return [*one, *more] if one else more
+
+
 class GroupCommit:
     """The queue in front of one ledger. `write` puts entries on disk, all or none, and sets their `first`."""
 

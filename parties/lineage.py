@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CHOICES = ("retrain", "drop", "keep")
 SIDECAR, MODEL, SCORES = "touched.json", "model.json", "scores.json"
 BY_ROW = ("labels", "joint", "bank_only", "subjects", "test_rows")  # of scores.json, an entry for each held-out loan
+CHANCES = ("joint_pd", "bank_only_pd")  # also by row, of a model whose card gives chances of its own
 _MARKING = threading.Lock()  # a run that ends and an operator's command may come together
 
 
@@ -145,5 +146,6 @@ def _without(scores: Mapping[str, Any], subjects: set[str]) -> tuple[dict[str, A
     """Return the scores without the rows of these subjects, and how many those are; all of them where none is named."""
     rows = len(scores["labels"])
     stays = [one not in subjects for one in scores.get("subjects", ())] or [False] * rows
-    left = {name: [value for value, kept in zip(scores.get(name, ()), stays, strict=False) if kept] for name in BY_ROW}
+    named = (*BY_ROW, *(name for name in CHANCES if name in scores))
+    left = {name: [value for value, kept in zip(scores.get(name, ()), stays, strict=False) if kept] for name in named}
     return {**scores, **left}, rows - sum(stays)

@@ -3,7 +3,8 @@
 The headings follow the Federal Reserve's SR 11-7 (2011), which other supervisors' guidance resembles: purpose, data, method,
 assumptions and limits, development evidence, outcomes analysis, benchmarking, sensitivity, implementation, monitoring,
 governance, retirement. `gather` reads the run's model, evaluation, contract, ledger leaves and withdrawal mark; `render` lays
-them out as one HTML file that needs nothing from elsewhere, holds no clock and no firm, and is the same for the same state.
+them out as one HTML file that needs nothing from elsewhere, holds no time of its own and no firm, and is the same for the same
+state; a notice stands above it once the model is past its time.
 
 What only people know, the bank writes itself: a TOML file with a text under any heading's name.
 """
@@ -62,10 +63,15 @@ class ModelFacts:
     digests: Mapping[str, str]
     leaves: int
     words: Mapping[str, str] = field(repr=False)
+    now: str = ""  # to see whether the model is past its time; nothing else of it is shown
+    is_simulated: bool = False
 
 
-def gather(store: Store, state: Path, bank: str, run: str, words: Mapping[str, str] | None = None) -> ModelFacts:
-    """Return the facts of a finished run from a bank's store and state folder.
+def gather(
+    store: Store, state: Path, bank: str, run: str, words: Mapping[str, str] | None = None, now: str = "",
+    is_simulated: bool = False,
+) -> ModelFacts:  # fmt: skip
+    """Return the facts of a finished run from a bank's store and state folder; `now` is the node's time, "" without one.
 
     Raises InputFault for a run that is unknown or trained nothing, and for a model that was deleted.
     """
@@ -89,7 +95,7 @@ def gather(store: Store, state: Path, bank: str, run: str, words: Mapping[str, s
         bank, row.state, contract, model, _record(folder, EVALUATION), mark, _releases(own), _consents(store, own),
         tuple(sorted({(entry["field"], entry["rule"]) for leaf in _of(own, "release") for entry in leaf["refused"]})),
         tuple(_of(own, "contract")), _envelopes(own), tuple(sorted({leaf["code_version"] for leaf in own})), digests,
-        len(leaves), dict(words or {}),
+        len(leaves), dict(words or {}), now, is_simulated,
     )  # fmt: skip
 
 

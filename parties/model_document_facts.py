@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lianxin.parties.clock import kept_past
 from lianxin.parties.report_page import facts as fact_list
 from lianxin.parties.report_page import paragraph, table, text
 
 if TYPE_CHECKING:
     from lianxin.parties.model_document import ModelFacts
 
+MADE_UP = (
+    "Simulation: firm keys and consents were made up for this run; no real firm authorised it. "
+    "All draws come from a seed that is written down, so nothing here is secret."
+)
 KINDS = {"scorecard": "joint scorecard (vertical logistic regression)", "boosted_trees": "joint boosted trees"}
 
 
@@ -25,8 +30,11 @@ def header_html(given: "ModelFacts") -> str:
 
 
 def alarms(given: "ModelFacts") -> list[str]:
-    """Return the sentences that stand above the title: withdrawals, a run that did not finish, leaks, too few bads."""
-    found = []
+    """Return the sentences that stand above the title: made-up consents, a model past its time, withdrawals, a run that did
+    not finish, leaks, too few bads."""
+    found = [MADE_UP] if given.is_simulated else []
+    past = kept_past(given.contract.retain_until, given.now) if given.now else ""
+    found += [f"This model {past}."] if past else []
     if given.state != "finished":
         found.append(f"The run's state is {given.state}, not finished: this model is not to be used.")
     if given.mark["revocations"]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lianxin.federation.evaluation_intervals import FEW_BADS
 from lianxin.federation.evaluation_models import TEST
 from lianxin.federation.plan_leakage import not_protected
 from lianxin.parties import report_evaluation as outcomes
@@ -10,11 +11,12 @@ from lianxin.parties.coding import BinSpec
 from lianxin.parties.decision_purposes import PURPOSES
 from lianxin.parties.model_document_facts import KINDS, bullets, level_of, to_fill_in, two_columns
 from lianxin.parties.report_page import DASH, figure_number, heading, paragraph, size, table, text
+from lianxin.parties.scorecard_card import read_card
 
 if TYPE_CHECKING:
     from lianxin.parties.model_document import ModelFacts
 
-MICRO = 1_000_000
+MICRO, CHANCE = 1_000_000, 0.5
 OUTSIDE = (
     "Only firms with consent on both sides were trained on: where those who consent differ from those who do not, the model "
     "describes the former. Rejected applicants have no label; no inference of what they would have done was made.",
@@ -35,7 +37,8 @@ METHODS = {
         "A logistic regression on weights of evidence, trained over the platform's and the bank's columns, neither seeing the "
         "other's: residuals cross under the bank's encryption, gradients under masks. After the last round the platform "
         "gives each firm's sub-score as whole points, and the bank fits an exact ridge regression on these points and its own "
-        "weights of evidence. Probability of default = 1 / (1 + exp(-z))."
+        "weights of evidence, from which the points come. The probability of default is fitted anew on the whole-point score: "
+        "1 / (1 + exp(-(a + b times the score))); it is what the card delivers and what is evaluated."
     ),
     "boosted_trees": (
         "Gradient-boosted trees on bins (second order, histogram of encrypted gradients): each cut is on one binned column of "
@@ -43,7 +46,7 @@ METHODS = {
     ),
 }
 MONITORING = (
-    ("Discrimination, each quarter", "AUC of new loans whose outcome is known below {floor}: review"),
+    ("Discrimination, each quarter", "{floor}"),
     (
         "Discrimination against bank-only",
         "the paired interval of joint less bank-only holds 0 on 500 bads or more: ask why",
@@ -184,11 +187,19 @@ def implementation_html(facts: "ModelFacts") -> str:
 def monitoring_html(facts: "ModelFacts") -> str:
     """Return the plan: what to watch, how often, and the threshold that asks for somebody's look."""
     level = level_of(facts, TEST)
-    joint = next((m for m in level["models"] if m["model"] == "joint"), None) if level else None
-    floor = figure_number(joint["auc"]["low"] / MICRO) if joint else "the lower end of its interval"
-    rows = [(what, when.format(floor=floor)) for what, when in MONITORING]
+    rows = [(what, when.format(floor=_floor(level))) for what, when in MONITORING]
     about = "Thresholds are proposals, derived from the held-out rows; the validator sets them."
     return two_columns(["Watched", "Trigger"], rows) + paragraph(about, "small")
+
+
+def _floor(level: Mapping[str, Any] | None) -> str:
+    """Return when a falling AUC asks for a look: below the lower end of the interval, and never below chance."""
+    joint = next((m for m in level["models"] if m["model"] == "joint"), None) if level else None
+    if level is None or joint is None or min(level["bads"], level["rows"] - level["bads"]) < FEW_BADS:
+        bads = f"{level['bads']:,} bads" if level else "no rows"
+        return f"no threshold: the held-out rows have {bads}, and below {FEW_BADS} bads or goods one would be chance"
+    low = max(joint["auc"]["low"] / MICRO, CHANCE)
+    return f"AUC of new loans whose outcome is known below {figure_number(low)}: review"
 
 
 def governance_html(facts: "ModelFacts") -> str:
@@ -246,7 +257,8 @@ def _points(card: Mapping[str, Any] | None) -> str:
             [text(feature["field"]), text(labels[k]), text(feature["rows"][k]), text(points)]
             for k, points in enumerate(feature["points"])
         ]
-    return table(["Part", "Bin", "Rows of the fit", "Points"], rows, (2, 3), "<b>The scorecard</b>, higher is safer")
+    shown = table(["Part", "Bin", "Rows of the fit", "Points"], rows, (2, 3), "<b>The scorecard</b>, higher is safer")
+    return shown + bullets(read_card(card).scale())
 
 
 def _notes(facts: "ModelFacts") -> str:
@@ -254,6 +266,8 @@ def _notes(facts: "ModelFacts") -> str:
 
 
 def _verdict(test: Mapping[str, Any]) -> str:
+    if outcomes.is_same_ranking(test):
+        return "Joint and bank-only rank the held-out rows alike: these rows show no difference."
     difference, low, high = (figure_number(test[key] / MICRO, True) for key in ("difference", "low", "high"))
     shown = f"AUC of joint less bank-only on held-out rows: {difference}, 95 % interval {low} to {high}"
     if test["low"] > 0:

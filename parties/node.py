@@ -252,19 +252,15 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     clock = _clock(config, store)
     witness, key = config.witness, identity.signing_key
     pinned = {peer.party: peer.node_key for peer in identity.peers.values()}
+    salts = Drbg(_salt_seed(config, identity.party))
     ledger = Ledger(
-        store, identity.party, key, clock, code_version(), config.operator, witness.quorum, witness.hours, pinned
+        store, identity.party, key, clock, code_version(), config.operator, witness.quorum, witness.hours, pinned, salts
     )
     catalogue = _catalogue(config)
     register = ConsentRegister(store, ledger, _admission(config, identity, clock, catalogue), config.state / HIGH_WATER)
     keep_catalogue(store, catalogue.to_csv_bytes())
     secret = read_subject_key(config.identity / SUBJECT_KEY_FILE)
-    salt = (
-        derive_seed(simulated_seed(config.simulation.seed), identity.party, "salt")
-        if config.simulation
-        else system_seed()
-    )
-    boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, Drbg(salt), config.quota)
+    boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, salts, config.quota)
     keys = KeyStore(config.state, identity.party, protection)
     node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys, rules)
     node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
@@ -275,6 +271,12 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     retention.sweep_daily(node)
     lineage.mark_models(node)
     return node
+
+
+def _salt_seed(config: NodeConfig, party: str) -> bytes:
+    """Return the seed of this start's salts, which are kept with what they salt."""
+    simulation = config.simulation
+    return derive_seed(simulated_seed(simulation.seed), party, "salt") if simulation else system_seed()
 
 
 def _clock(config: NodeConfig, store: Store) -> LedgerClock:

@@ -33,6 +33,7 @@ from lianxin.parties.plan_kept import Meter
 from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.query_platform import QueryDesk
+from lianxin.parties.quota import SplitQuota
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
 from lianxin.parties.retention import sweep_daily
 from lianxin.parties.run_kinds import platform_run
@@ -157,6 +158,8 @@ class PlatformNode:
         contract = draft_contract(terms, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
         if contract.model == SCORING:
             check_fields(self.node, contract)
+        if contract.model == "boosted_trees":
+            SplitQuota(self.node.store, self.node.clock, self.node.config.quota).check(contract.banks, contract.split_bits)
         return contract
 
     def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
@@ -222,6 +225,7 @@ class PlatformNode:
             session.send(wire.SignedContract(contract=signed), "contract.agree")
         self.ended[contract.run] = {
             "run": contract.run, "state": STANDING, "contract": contract.hash, "expires_at": contract.expires_at,
+            "model": contract.model,
         }  # fmt: skip
         return self.ended[contract.run]
 

@@ -33,17 +33,24 @@ from lianxin.parties.quota import QueryQuota
 from lianxin.parties.records import FirmTable
 from lianxin.parties.replies import Reply, read_agreement
 from lianxin.parties.retention import date_columns
+from lianxin.parties.withheld import NO_CELLS, Cells, firms_of, kept_back
 
 Handler = Callable[[str, Session], None]
 
 
 @dataclass
 class Shared:
-    """What the platform shares with one bank: the firms in row order, and each training row's shared row."""
+    """What the platform shares with one bank: the firms in row order, each training row's shared row, and the values that
+    were kept back when its bins were fitted."""
 
     firms: list[str] = field(repr=False)
     rows: list[int] = field(default_factory=list, repr=False)
     right: Provenance | None = None
+    withheld: Cells = NO_CELLS
+
+    def firm_numbers(self) -> list[int]:
+        """Return for each training row which of the shared firms it is of."""
+        return list(self.rows)
 
 
 class PlatformRun(ABC):
@@ -181,13 +188,20 @@ class PlatformRun(ABC):
         flags = [shared.firms[row] in live for row in rows]
         converse(streams.note_rows(flags, (released.provenance,)), session, deadline)
         shared.rows = [row for row, flag in zip(rows, flags, strict=True) if flag]
-        shared.right = released.provenance
+        shared.right, shared.withheld = released.provenance, self._kept_back(released)
         kept = [name for name in self.features if name in released.columns]
         values = dict(zip(released.firms, zip(*(released.columns[n] for n in kept), strict=True), strict=True))
         firms = [shared.firms[row] for row in shared.rows]
         with self._lock:
             raw = {name: [values[firm][place] for firm in firms] for place, name in enumerate(kept)}
             self._raw[bank] = raw
+
+    def _kept_back(self, released: Released) -> Cells:
+        return kept_back(self.table.columns, [self.row_of[firm] for firm in released.firms], released)
+
+    def _live(self, bank: str, released: Released) -> set[str]:
+        """Return the firms of a release whose coded values may still be used: none was kept back since they were coded."""
+        return set(released.firms) - firms_of(self._kept_back(released) - self._shared(bank).withheld)
 
     def _shared(self, bank: str) -> Shared:
         if bank not in self.shared:

@@ -61,8 +61,9 @@ class PlatformScorecard(PlatformRun):
         """See `PlatformRun.handlers`."""
         due: dict[str, tuple[str, Handler]] = {
             f"vertical/{bank}/binning": ("binning", self._binning),
-            f"vertical/{bank}/round/{self.round}/{self.attempt}": ("round", self._round),
         }
+        if self.round >= 1 and self.attempt >= 0:
+            due[f"vertical/{bank}/round/{self.round}/{self.attempt}"] = ("round", self._round)
         if not self.round and self.contract.max_vif_hundredths and self.star.kept:
             due[f"vertical/{bank}/selection"] = ("selection", self._selection)
         if self.opened_rounds >= self.contract.rounds:
@@ -94,7 +95,7 @@ class PlatformScorecard(PlatformRun):
         shared, table = self._shared(bank), self._table(bank)
         firms = [shared.firms[row] for row in shared.rows]
         released = self._release(bank, "round.residuals", sorted(set(firms)), session.round)
-        live = set(released.firms)
+        live = self._live(bank, released)
         flags = [firm in live for firm in firms]
         aggregate = self._aggregate(bank, "round.range", [f for f in firms if f in live], session.round)
         with self._lock:
@@ -164,7 +165,7 @@ class PlatformScorecard(PlatformRun):
             raise GateRefused("consents ended between counting and selection; launch the run again", "R04")
         right = self._aggregate(bank, PRODUCTS, firms, readable=True)
         work = self._work(bank, released.provenance, right)
-        role = platform_selection_role(work, table.public, table.columns)
+        role = platform_selection_role(work, table.public, table.columns, self.contract.max_vif_hundredths)
         self._verdicts[bank] = converse(role, session, deadline)
 
     def selected(self, replies: Mapping[str, Reply]) -> None:

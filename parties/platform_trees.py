@@ -3,6 +3,10 @@
 See `platform_run` for what every model shares, `federation/boosting` for what is said. What a bank learns of a row here is
 a bit for each distinct cut, so rows are released in mode SPLITS from the training rows on: the gate asks each firm for
 mode DESENSITISED and is asked anew in every tree. A cut's bit is charged to the bank's quota before it leaves.
+
+The bank reads the sums of each tree by itself, so each is held against what it read before (OUT-DIFF): when a firm leaves
+between two trees a drawn group leaves beside it, or the difference of two sums would be that firm's bins. Who has left
+takes part in no later tree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +38,9 @@ class PlatformTrees(PlatformRun):
         self.tables: dict[str, TreeColumns] = {}
         self.trees: dict[str, boosting_platform.PlatformTrees] = {}
         self._grown: set[str] = set()
+        self._staying: dict[str, set[str]] = {}
         self.quota = SplitQuota(node.store, node.clock, node.config.quota)
+        self.quota.check(contract.banks, contract.split_bits)
 
     def _work(self, bank: str, *rights: Provenance) -> Work:
         drbg, layouts = self.drbg.child("vertical", bank), scorecard.plan_layouts(self.contract)
@@ -57,7 +63,7 @@ class PlatformTrees(PlatformRun):
             return {f"vertical/{bank}/binning": ("binning", self._open)}
         if bank in self._grown:
             return {f"vertical/{bank}/scoring": ("scoring", self._score)}
-        return {f"vertical/{bank}/tree/{self.round}": ("round", self._tree)}
+        return {f"vertical/{bank}/tree/{self.round}": ("round", self._tree)} if self.round >= 1 else {}
 
     # ---- conversations
 
@@ -72,14 +78,25 @@ class PlatformTrees(PlatformRun):
         shared, tree = self._shared(bank), session.round
         firms = [shared.firms[row] for row in shared.rows]
         released = self._release(bank, "boosting.split", sorted(set(firms)), tree)
-        live = set(released.firms)
+        live = self._stays(bank, firms, released)
+        if len(live) < self.contract.min_rows:
+            live = set()  # nothing may be summed: the bank is told so, and keeps what has grown
         kept = [firm for firm in firms if firm in live]
-        right = self._aggregate(bank, "boosting.histogram", kept, tree, readable=tree == 1)
+        right = (self._aggregate(bank, "boosting.histogram", kept, tree, readable=True),) if kept else ()
         flags = np.array([firm in live for firm in firms], dtype=np.bool_)
-        work = self._work(bank, released.provenance, right)
-        turn = boosting_platform.PlatformTreeTurn(work, self.trees[bank], flags)
+        work = self._work(bank, released.provenance, *right)
+        turn = boosting_platform.PlatformTreeTurn(work, self.trees[bank], flags, shared.firm_numbers())
         outcome = converse(boosting_platform.platform_tree_role(turn), session, self.contract.step_deadline_s)
         self.node.say(f"tree {tree} {bank} {int(outcome.active.sum())}")
+
+    def _stays(self, bank: str, firms: Sequence[str], released: Released) -> set[str]:
+        """Return the firms of this tree: those of the tree before, less those that left, less a drawn group beside them."""
+        before = self._staying.get(bank, set(firms))
+        live = self._live(bank, released) & before
+        if live != before or bank not in self._staying:
+            live -= self.node.boundary.to_leave_out(bank, self.features, sorted(live), self.contract.min_rows)
+        self._staying[bank] = live
+        return live
 
     def _charge(self, bank: str, cuts: int) -> None:
         """Charge new distinct cuts to the bank, on disk, before a side of them is told. Raises PeerError (BQ01)."""

@@ -7,11 +7,14 @@ is one legal entity with one pin, so the quota is kept by party.
 Field queries have a quota of their own, in firms asked about: of the days that are over their sums are kept, no more.
 
 So have the cuts of tree models: each one tells a bank a bit of every row that it asks for, so what a bank may learn of one
-firm in a window of days is their number, over all of its runs.
+firm in a window of days is their number, over all of its runs. A run for which fewer are left than its contract allows is
+not begun.
 """
 
+from collections.abc import Sequence
+
 from lianxin.crypto import canonical
-from lianxin.federation.errors import PeerError
+from lianxin.federation.errors import GateRefused, PeerError
 from lianxin.federation.model import Clock
 from lianxin.parties.clock import after
 from lianxin.parties.config import QuotaSection
@@ -90,6 +93,22 @@ class SplitQuota:
 
     def __init__(self, store: Store, clock: Clock, limits: QuotaSection) -> None:
         self._store, self._clock, self._limits = store, clock, limits
+
+    def left(self, bank: str) -> int:
+        """Return how many cuts the bank may still be told the sides of in the window."""
+        since = after(self._clock.now(), -self._limits.days)
+        spent = _entries(self._store.setting(f"split-quota/{bank}"))
+        return self._limits.split_bits - sum(entry["queries"] for entry in spent if entry["time"] > since)
+
+    def check(self, banks: Sequence[str], bits: int) -> None:
+        """Raise GateRefused (BQ01), before a run begins, when fewer than `bits` cuts are left to one of the banks."""
+        for bank in banks:
+            if (left := self.left(bank)) < bits:
+                raise GateRefused(
+                    f"{bank} may be told the sides of {left} more cuts in these {self._limits.days} days and the run's "
+                    f"split_bits is {bits} (rule BQ01); lower the run's split_bits, wait, or raise [quota] split_bits",
+                    "BQ01",
+                )
 
     def charge(self, bank: str, run: str, cuts: int) -> int:
         """Spend `cuts` new ones of the bank's quota and return what is left in the window.

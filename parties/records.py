@@ -22,9 +22,9 @@ from lianxin.federation.errors import InputFault
 from lianxin.parties.identifiers import IdentifierFault, check_uscc, identifiers_are_uscc, normalise_identifier
 
 MISSING_TEXTS = ("", "NA")
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_WHOLE_NUMBER = r"^[+-]?\d{1,18}$"
-_CODE_WITH_ZERO = r"^[+-]?0\d"
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"  # the digits of ASCII: no cast takes others
+_WHOLE_NUMBER = r"^[+-]?[0-9]{1,18}$"
+_CODE_WITH_ZERO = r"^[+-]?0[0-9]"
 _ENDINGS = (".csv.gz", ".csv", ".parquet")
 _NEIGHBOURS = 3
 _TEST_EVERY = 5

@@ -70,12 +70,13 @@ def render(summary: Summary) -> str:
 
 def summary_table(summary: Summary) -> Table:
     """Return AUC and KS of every model side by side, a row a level (`overall` first), for the terminal."""
-    result = Table(title=Text(plain(summary.get("title") or "Joint credit model")))
+    result = Table(title=Text(plain(summary.get("title") or "Joint credit model")), padding=0)  # eight figures in 80 columns
     result.add_column("level", overflow="fold")
     columns = [(metric, model) for metric in ("auc", "ks") for model in models_of(mapping(summary, metric))]
     for metric, model in columns:
-        style = "bold" if model == "joint" else ""
-        result.add_column(Text(f"{metric.upper()}\n{plain(look(model).label).lower()}"), justify="right", style=style)
+        style, label = "bold" if model == "joint" else "", plain(look(model).label).lower().split(" ref")[0]
+        heading_ = Text(f"{metric.upper()}\n" + label.replace(",", "").replace(" ", "\n"))
+        result.add_column(heading_, justify="right", style=style, no_wrap=True)
     for level in levels_of(mapping(summary, "auc"), mapping(summary, "ks")):
         values = [value_at(mapping(summary, metric), level, model) for metric, model in columns]
         result.add_row(Text(plain(level)), *(figure_number(value) for value in values))
@@ -123,6 +124,8 @@ def _party(item: Mapping[str, Any]) -> object:
 
 
 def _optional(show: Callable[[object], str], value: object) -> str | None:
+    if isinstance(value, Mapping):
+        return plain({key: show(part) for key, part in value.items()})
     return None if value is None else show(value)
 
 

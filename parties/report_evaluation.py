@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lianxin.federation.evaluation_intervals import FEW_BADS
-from lianxin.federation.evaluation_models import TRAIN
+from lianxin.federation.evaluation_models import CARD, TRAIN
 from lianxin.parties.report_page import DASH, figure_number, paragraph, plain, table, text
 from lianxin.parties.report_plots import by_model_order, calibration_svg, forest_svg, gain_svg, look
 from lianxin.parties.report_summary import Summary, level_name, mapping
 
 MICRO = 1_000_000
 Record = Mapping[str, Any]
+SAME_RANKING = "same ranking"
 GRADE = {"stable": "good", "watch": "watched", "shifted": "bad"}
 ABOUT_PAIRED = (
     "Both scores rank the same rows, so that their difference is surer than two intervals side by side show (DeLong 1988). "
@@ -102,7 +103,8 @@ def paired_table(summary: Summary) -> Table | None:
     title, caption = Text("Difference in AUC on the same rows, paired (DeLong)"), Text("\n".join(said))
     result = Table(title=title, caption=caption, caption_justify="left")
     for name in ("level", "comparison", "difference", "95 %", "p"):
-        result.add_column(name, justify="left" if name in ("level", "comparison") else "right", overflow="fold")
+        is_text = name in ("level", "comparison")
+        result.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for level, what, test in tests:
         style = "bold" if test["low"] > 0 or test["high"] < 0 else ""
         result.add_row(Text(plain(level)), Text(what), *(Text(cell) for cell in _test_texts(test)), style=style)
@@ -132,18 +134,32 @@ def calibration_html(level: Record) -> str:
     scored = [entry for entry in level["models"] if "brier" in entry]
     if not scored:
         return ""
-    keys = ("score", "reliability", "resolution", "uncertainty")
+    keys = ("score", "reliability", "resolution", "within", "uncertainty")
     rows = [
-        [text(look(entry["model"]).label), *(_number(entry["brier"][key], 5) for key in keys), *_hosmer(entry)]
-        for entry in scored
+        [text(_whose(entry)), *(_number(entry["brier"][key], 5) for key in keys), *_hosmer(entry)] for entry in scored
     ]
-    head = ["Model", "Brier", "Reliability", "Resolution", "Uncertainty", "Hosmer-Lemeshow", "Degrees", "p"]
+    head = [
+        "Chances of",
+        "Brier",
+        "Reliability",
+        "Resolution",
+        "Within",
+        "Uncertainty",
+        "Hosmer-Lemeshow",
+        "Degrees",
+        "p",
+    ]
     about = (
-        "<b>Calibration.</b> Brier and reliability are better when lower, resolution when higher; a small p speaks against "
-        "the probabilities."
+        "<b>Calibration</b> of the chances of default that are delivered, a scorecard's by its whole points. Brier = "
+        "reliability - resolution + within + uncertainty, within being what chances differ inside a tenth. Brier and "
+        "reliability are better when lower, resolution when higher; a small p speaks against the chances."
     )
     chosen = next((entry for entry in scored if entry["model"] == "joint"), scored[0])
     return table(head, rows, range(1, len(head)), about) + _bands_html(chosen)
+
+
+def _whose(entry: Record) -> str:
+    return look(entry["model"]).label + (", the card" if entry.get("chances") == CARD else "")
 
 
 def plots_html(level: Record, name: str) -> str:
@@ -241,6 +257,11 @@ def _with_interval(level: Record, model: str, key: str) -> list[str]:
     return [figure_number(value), f"{figure_number(low)} to {figure_number(high)}"]
 
 
+def is_same_ranking(test: Record) -> bool:
+    """Return whether a paired test is of two scores that rank these rows alike: nothing is left to be shown."""
+    return not any(test[key] for key in ("difference", "low", "high"))
+
+
 def _tests(levels: Sequence[Record]) -> list[tuple[str, str, Record]]:
     return [
         (level["level"], f"{_lower(test['first'])} less {_lower(test['second'])}", test)
@@ -255,7 +276,8 @@ def _lower(model: str) -> str:
 
 def _test_texts(test: Record) -> list[str]:
     difference, low, high = (figure_number(test[key] / MICRO, True) for key in ("difference", "low", "high"))
-    return [difference, f"{low} to {high}", _chance(test["p"])]
+    between = SAME_RANKING if is_same_ranking(test) else f"{low} to {high}"
+    return [difference, between, _chance(test["p"])]
 
 
 def _test_cells(test: Record) -> list[str]:
@@ -269,6 +291,8 @@ def _chance(micro: int) -> str:
 def _verdict(level: str, test: Record) -> str:
     if level == TRAIN:
         return "fitted on these rows"
+    if is_same_ranking(test):
+        return SAME_RANKING
     if test["low"] > 0:
         return '<span class="good">better</span>'
     return '<span class="bad">worse</span>' if test["high"] < 0 else "no difference shown"
@@ -293,7 +317,7 @@ def _bands_html(entry: Record) -> str:
     if not rows:
         return ""
     head = ["Band", "Rows", "Bads", "Predicted", "Observed", "95 % (Wilson)", "Holds"]
-    caption = f"<b>Probability of default by band</b>, {text(look(entry['model']).label)}. {ABOUT_BANDS}"
+    caption = f"<b>Probability of default by band</b>, {text(_whose(entry))}. {ABOUT_BANDS}"
     return table(head, rows, range(1, 6), caption)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lianxin.parties.report_evaluation import is_same_ranking
 from lianxin.parties.report_page import DASH, figure_number, paragraph, plain, records, table, text
 from lianxin.parties.report_plots import convergence_svg, look, party_looks, roc_svg, separation_svg
 from lianxin.parties.report_summary import (
@@ -31,7 +32,7 @@ IV_GRADES = ((0.02, "none"), (0.1, "weak"), (0.3, "medium"), (0.5, "strong"))
 def results_html(summary: Summary) -> str:
     """Return the headline and one table each for AUC, KS and Gini."""
     auc = mapping(summary, "auc")
-    blocks = [_headline(auc)]
+    blocks = [_headline(auc, mapping(summary, "evaluation"))]
     for metric, name in METRICS.items():
         by_level = mapping(summary, metric)
         if by_level:
@@ -39,7 +40,7 @@ def results_html(summary: Summary) -> str:
     return "".join(blocks)
 
 
-def _headline(auc: Mapping[str, Any]) -> str:
+def _headline(auc: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     if not auc:
         return ""
     level = levels_of(auc)[0]
@@ -50,7 +51,8 @@ def _headline(auc: Mapping[str, Any]) -> str:
         for model, value in values.items()
         if value is not None
     )
-    return paragraph(_sentence(level, values), "lead") + f'<div class="cards">{cards}</div>'
+    sure = _how_sure(level, record)
+    return paragraph(_sentence(level, values) + (f" {sure}" if sure else ""), "lead") + f'<div class="cards">{cards}</div>'
 
 
 def _sentence(level: str, values: Mapping[str, Any]) -> str:
@@ -66,6 +68,20 @@ def _sentence(level: str, values: Mapping[str, Any]) -> str:
             f"the joint run differs from it by {figure_number(joint - pooled, True)}"
         )
     return "".join(words) + "."
+
+
+def _how_sure(level: str, record: Mapping[str, Any]) -> str:
+    """Return the paired test of joint against bank-only at a level, "" where there is none."""
+    found = next((one for one in record.get("levels", ()) if one.get("level") == level), None)
+    tests = found.get("paired", ()) if found else ()
+    test = next((one for one in tests if (one["first"], one["second"]) == ("joint", "bank_only")), None)
+    if test is None:
+        return ""
+    low, high = (figure_number(test[key] / 10**6, True) for key in ("low", "high"))
+    if is_same_ranking(test):
+        return "Joint and bank only rank these rows alike: no difference shown."
+    shown = "" if test["low"] > 0 or test["high"] < 0 else ": no difference shown"
+    return f"Joint less bank only, on the same rows: 95 % interval {low} to {high}{shown}."
 
 
 def _metric_table(by_level: Mapping[str, Any], caption: str) -> str:

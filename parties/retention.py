@@ -6,6 +6,7 @@
 - Derived files (R07): models and scores of a run go when the contract's `retain_until` has passed: at a node's start, and
   once a day while it runs. Each deletion has a leaf of kind `deletion`, written before the file goes: a crash in between
   leaves a file that the next sweep deletes.
+- What stands of scores for a calendar quarter (`score_standing`) goes with the quarter.
 - Evidence (R16): ledgers, registries and contracts are kept; the exported copy of a run's evidence may go after five
   years, the longest of the periods asked for, and not a day before.
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lianxin.federation.errors import GateRefused, InputFault
-from lianxin.parties.clock import after
+from lianxin.parties.clock import after, quarter_of
 from lianxin.parties.decision import Catalogue, Field
 from lianxin.parties.decision_catalogue import end_of
 
@@ -55,6 +56,7 @@ def sweep(node: "Node") -> list[dict[str, Any]]:
         until = _retain_until(row.contract)
         if until and until <= now:
             done += delete_derived(node, row.run, "R07")
+    node.store.drop_standing(quarter_of(now))
     return done
 
 

@@ -108,8 +108,9 @@ class BankScores(BankQueries):
             return Parts("", asked.models, dict.fromkeys(asked.firms))
         sent = Asked(request, asked.purpose, asked.operator, asked.models, firms)
         with self._carried_by(road):
-            found = converse(scoring.bank_role(sent, right), road.session, float(self.contract.step_deadline_s))
-        given = dict(zip(firms, found, strict=True))
+            reply = converse(scoring.reply_role(sent, right), road.session, float(self.contract.step_deadline_s))
+            self._note_scored(request, reply)
+        given = dict(zip(firms, reply.parts, strict=True))
         return Parts(request, asked.models, {firm: given.get(firm) for firm in asked.firms})
 
     def _name(self, asked: Asked, request: str, road: _Road) -> tuple[Any, tuple[str, ...]]:
@@ -132,6 +133,11 @@ class BankScores(BankQueries):
             before=Preface(((leaf, asked.operator),)),
         )
         return released.provenance, released.firms
+
+    def _note_scored(self, request: str, reply: scoring.Reply) -> None:
+        """Say how many scores came under which release, which the platform's own ledger has to agree with."""
+        leaf = {"kind": "scored", "run": self.contract.run, "peer": self.contract.platform, "score": request}
+        self.node.ledger.append({**leaf, "release": reply.release, "scores": reply.scores})
 
     # ---- the conversation that is kept open
 

@@ -7,7 +7,7 @@ from lianxin.federation.errors import InputFault
 from lianxin.parties import score_models, score_monitor
 from lianxin.parties.query_bank import chosen
 from lianxin.parties.score_bank import BankScores
-from lianxin.parties.score_models import ModelShelf, card_of
+from lianxin.parties.score_models import ModelShelf, model_of
 
 if TYPE_CHECKING:
     from lianxin.parties.bank import BankNode
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to a request to `score`, about `models` or to `monitor`. Raises LianxinError."""
     if request["do"] == "models":
-        return score_models.answer(served.node, request)
+        return score_models.answer(served.node, request, [asker.contract.models for asker in _askers(served)])
     if request["do"] == "monitor":
         return _monitored(served, request["model"], int(request["days"]))
     asker = agreement_for(served, request["purpose"], request["run"])
@@ -28,13 +28,17 @@ def agreement_for(served: "BankNode", purpose: str = "", run: str = "") -> BankS
 
     Raises GateRefused (R01) when there is none, InputFault when one must be named.
     """
-    return chosen([one for one in served.standing.values() if isinstance(one, BankScores)], purpose, run)
+    return chosen(_askers(served), purpose, run)
+
+
+def _askers(served: "BankNode") -> list[BankScores]:
+    return [one for one in list(served.standing.values()) if isinstance(one, BankScores)]
 
 
 def _monitored(served: "BankNode", model: str, days: int) -> dict[str, Any]:
     """Return the stability of the named model's scores, or of all that are in service."""
-    agreed = [run for one in served.standing.values() if isinstance(one, BankScores) for run in one.contract.models]
+    agreed = [run for one in _askers(served) for run in one.contract.models]
     runs = [model] if model else list(ModelShelf(served.node).serving(list(dict.fromkeys(agreed))))
     if not runs:
         raise InputFault("no model is in service; name one with --model, or promote one")
-    return score_monitor.answer(served.scorer.monitor, {run: card_of(served.node, run) for run in runs}, days)
+    return score_monitor.answer(served.scorer.monitor, {run: model_of(served.node, run) for run in runs}, days)

@@ -1,8 +1,9 @@
 """Whether what is scored is still like what was trained on: counts a day of scores by band and of own features by bin.
 
-Only counts are kept, in the bank's store. The bands are the ten of the card's calibration, the bins the card's own, and both
-hold the rows of the training to compare with (`federation.evaluation_stability`: index below 0.1 stable, from 0.25 shifted).
-Counts are held in memory for a second at most and written together: a node that is killed forgets what it counted since.
+Only counts are kept, in the bank's store. The bands are the ten of the model's scores, the bins those of its own features,
+and both hold the rows of the training to compare with (`federation.evaluation_stability`: index below 0.1 stable, from 0.25
+shifted). Counts are held in memory for a second at most and written together: a node that is killed forgets what it counted
+since.
 """
 
 import threading
@@ -17,7 +18,8 @@ from lianxin.crypto import canonical
 from lianxin.federation.evaluation_stability import stability_of_counts
 from lianxin.parties.clock import after
 from lianxin.parties.node import Node
-from lianxin.parties.scorecard_card import Card, CardScore
+from lianxin.parties.score_trees import BankModel
+from lianxin.parties.scorecard_card import CardScore
 
 WRITE_S = 1.0
 KEPT_DAYS = 400
@@ -34,16 +36,16 @@ class ScoreMonitor:
         self._held: dict[str, Counts] = defaultdict(dict)
         self._written, self._lock = now(), threading.Lock()
 
-    def note(self, card: Card, scores: Iterable[CardScore | None], bins: Sequence[Sequence[int]]) -> None:
+    def note(self, model: BankModel, scores: Iterable[CardScore | None], bins: Sequence[Sequence[int]]) -> None:
         """Count the scores of some rows by band, and the bins of their own features."""
         day = self._node.clock.now()[:_DAY]
         with self._lock:
-            counts = self._held[card.run].setdefault(day, {})
-            for name, part in card.parts().items():
-                tops = [band[1] for band in part.calibration.bands]
+            counts = self._held[model.run].setdefault(day, {})
+            for name, bands in model.bands().items():
+                tops = [band[1] for band in bands]
                 places = (bisect_left(tops, s.score) for s in scores if s is not None and s.model == name)
                 _count(counts, name, max(len(tops), 1), (min(place, len(tops) - 1) for place in places))
-            for name, spec, codes in zip(card.fields, card.bins, bins, strict=True):
+            for name, spec, codes in zip(model.fields, model.bins, bins, strict=True):
                 _count(counts, f"own/{name}", spec.count, codes)
             if self._now() - self._written >= WRITE_S:
                 self._write()
@@ -54,10 +56,10 @@ class ScoreMonitor:
             self._write()
 
     def _write(self) -> None:
-        for run, days in self._held.items():
-            self._node.store.change_setting(_KEY.format(run=run), partial(self._joined, days))
-        self._held.clear()
         self._written = self._now()
+        for run, days in list(self._held.items()):
+            self._node.store.change_setting(_KEY.format(run=run), partial(self._joined, days))
+            del self._held[run]
 
     def _joined(self, more: Counts, kept: bytes | None) -> bytes:
         since = after(self._node.clock.now(), -KEPT_DAYS)[:_DAY]
@@ -68,23 +70,23 @@ class ScoreMonitor:
                 there[name] = _sum(there.get(name), values)
         return canonical.encode({"type": "score-bands", "version": 1, "days": days})
 
-    def report(self, card: Card, days: int) -> list[dict[str, Any]]:
+    def report(self, model: BankModel, days: int) -> list[dict[str, Any]]:
         """Return the stability of each score and own feature over the last `days` days against the training: name, rows,
         `index_micro`, `chance_micro`, grade; a line without rows has `rows` alone."""
         self.flush()
         since = after(self._node.clock.now(), -days)[:_DAY]
-        kept = _days(self._node.store.setting(_KEY.format(run=card.run)))
+        kept = _days(self._node.store.setting(_KEY.format(run=model.run)))
         totals: dict[str, list[int]] = {}
         for counts in (counts for day, counts in kept.items() if day > since):
             for name, values in counts.items():
                 totals[name] = _sum(totals.get(name), values)
-        return [_line(name, trained, totals.get(name)) for name, trained in _trained(card).items()]
+        return [_line(name, trained, totals.get(name)) for name, trained in _trained(model).items()]
 
 
-def _trained(card: Card) -> dict[str, list[int]]:
+def _trained(model: BankModel) -> dict[str, list[int]]:
     """Return the rows of the training a band and a bin."""
-    found = {name: [band[2] for band in part.calibration.bands] for name, part in card.parts().items()}
-    return found | {f"own/{feature.field}": list(feature.rows) for feature in card.joint.features}
+    found = {name: [band[2] for band in bands] for name, bands in model.bands().items()}
+    return found | {f"own/{name}": list(rows) for name, rows in model.trained_rows().items()}
 
 
 def _line(name: str, trained: Sequence[int], scored: Sequence[int] | None) -> dict[str, Any]:
@@ -114,6 +116,9 @@ def _days(kept: bytes | None) -> dict[str, dict[str, list[int]]]:
     return dict(canonical.decode(kept)["days"]) if kept else {}
 
 
-def answer(monitor: "ScoreMonitor", cards: Mapping[str, Card], days: int) -> dict[str, Any]:
+def answer(monitor: "ScoreMonitor", models: Mapping[str, BankModel], days: int) -> dict[str, Any]:
     """Return what the control socket answers: the lines of each model, by run."""
-    return {"days": days, "models": [{"run": run, "lines": monitor.report(card, days)} for run, card in cards.items()]}
+    return {
+        "days": days,
+        "models": [{"run": run, "lines": monitor.report(model, days)} for run, model in models.items()],
+    }

@@ -1,33 +1,38 @@
 """The platform's part of a model that is served: from a firm's row to whole points and the numbers of reason codes.
 
-Read from the run's `model.json` as the training left it; a model that an operator dropped after a withdrawal, whose time
-is over or that is of another kind is refused by name.
+Its part of boosted trees is made in `score_cuts`. Read from the run's `model.json` as the training left it; a model that an
+operator dropped after a withdrawal, whose time is over or that is of another kind is refused by name.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import InputFault, PeerError
 from lianxin.federation.points import PointsTable, points_table
 from lianxin.federation.reasons import numbers_of, read_reasons, reason_codes
-from lianxin.federation.scoring import REASONS, SubScore
+from lianxin.federation.scoring import MODE, REASONS, SubScore
 from lianxin.parties.agreement import open_contract
 from lianxin.parties.coding import BinSpec
 from lianxin.parties.lineage import MODEL, read_mark
 from lianxin.parties.node import Node
+from lianxin.parties.score_cuts import BankCuts, ServedTrees, check_breadth, nobodys_value, read_trees
 
-PLATFORM_MODEL = "platform-model"
+PLATFORM_MODEL, PLATFORM_TREES = "platform-model", "platform-trees"
 Columns = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One run's model at the platform: bins and points of each field, the numbers of its reason codes, a dummy row."""
+    """One run's scorecard at the platform: bins and points of each field, the numbers of its reason codes, a dummy row.
 
+    `mode` is that of the releases by which its scores leave.
+    """
+
+    mode: ClassVar[str] = MODE
     run: str
     contract: RunContract
     fields: tuple[str, ...]
@@ -35,6 +40,11 @@ class ServedModel:
     merged: tuple[tuple[int, ...], ...] = field(repr=False)
     table: PointsTable = field(repr=False)
     numbers: Mapping[str, int] = field(repr=False)
+
+    def for_bank(self, _bank: str) -> "ServedModel":
+        """Return what is served to a bank: to each of its run the same. Raises InputFault for a model of too few fields."""
+        check_breadth(self.run, sum(len(set(feature.points)) > 1 for feature in self.table.features))
+        return self
 
     def parts(self, columns: Columns) -> list[SubScore]:
         """Return the sub-score and the reasons of each row."""
@@ -50,10 +60,11 @@ class ServedModel:
 
     def dummy(self, name: str) -> Any:
         """Return a value of one of its fields that is nobody's: it takes the way that every value takes."""
-        spec = self.specs[self.fields.index(name)]
-        if spec.kind == "numeric":
-            return spec.uppers[len(spec.uppers) // 2] if spec.uppers else 0.0
-        return spec.categories[-1] if spec.categories else "-"
+        return nobodys_value(self.specs[self.fields.index(name)])
+
+
+ToBank = ServedModel | BankCuts
+Reader = Callable[[str, RunContract, Mapping[str, Any]], ServedModel | ServedTrees]
 
 
 def model_fault(node: Node, run: str) -> str:
@@ -88,10 +99,15 @@ def is_live(node: Node, contract: RunContract) -> bool:
     return is_kept and read_mark(folder)["choice"] != "drop"
 
 
-def read_model(node: Node, run: str) -> tuple[RunContract, dict[str, Any]]:
-    """Return the contract and the model record of a run. Raises InputFault naming why the model is not to be used."""
+def check_model(node: Node, run: str) -> None:
+    """Raise InputFault naming why a run's model is not to be used at this node now."""
     if fault := model_fault(node, run):
         raise InputFault(f"{fault}; name another model, or train it again")
+
+
+def read_model(node: Node, run: str) -> tuple[RunContract, dict[str, Any]]:
+    """Return the contract and the model record of a run. Raises InputFault naming why the model is not to be used."""
+    check_model(node, run)
     return contract_of(node, run), _record(node.config.state / "runs" / run / MODEL, run)
 
 
@@ -105,25 +121,31 @@ def _record(path: Path, run: str) -> dict[str, Any]:
     return record
 
 
-def served_model(node: Node, run: str) -> ServedModel:
+def served_model(node: Node, run: str) -> ServedModel | ServedTrees:
     """Return a run's model, ready to score. Raises InputFault naming why it cannot be served."""
     contract, record = read_model(node, run)
-    if record.get("type") != PLATFORM_MODEL:
-        raise InputFault(f"the model of run {run} is of a kind that is not served yet: scorecards are")
+    readers: dict[str, Reader] = {PLATFORM_MODEL: _read_points, PLATFORM_TREES: read_trees}
+    read = readers.get(str(record.get("type")))
+    if read is None:
+        raise InputFault(f"the model of run {run} is of a kind that is not served: scorecards and boosted trees are")
     try:
-        features = record["features"]
-        fields = tuple(entry["field"] for entry in features)
-        specs = tuple(BinSpec.from_record(entry["bins"]) for entry in features)
-        merged = tuple(tuple(entry["merged"]) for entry in features)
-        table = points_table(features, record["points_to_double_odds"])
-        numbers = dict(zip(fields, numbers_of(fields, read_reasons(record["reasons"])), strict=True))
-        model = ServedModel(run, contract, fields, specs, merged, table, numbers)
-        model.parts({name: [model.dummy(name)] for name in fields})
-    except (KeyError, TypeError, ValueError, IndexError):
+        return read(run, contract, record)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         raise InputFault(f"the model of run {run} is damaged or of an earlier version; train it again") from None
+
+
+def _read_points(run: str, contract: RunContract, record: Mapping[str, Any]) -> ServedModel:
+    features = record["features"]
+    fields = tuple(entry["field"] for entry in features)
+    specs = tuple(BinSpec.from_record(entry["bins"]) for entry in features)
+    merged = tuple(tuple(entry["merged"]) for entry in features)
+    table = points_table(features, record["points_to_double_odds"])
+    numbers = dict(zip(fields, numbers_of(fields, read_reasons(record["reasons"])), strict=True))
+    model = ServedModel(run, contract, fields, specs, merged, table, numbers)
+    model.parts({name: [model.dummy(name)] for name in fields})
     return model
 
 
-def fields_of(models: Sequence[ServedModel]) -> tuple[str, ...]:
+def fields_of(models: Sequence[ToBank]) -> tuple[str, ...]:
     """Return the fields of several models, each once, in the order of their first."""
     return tuple(dict.fromkeys(name for model in models for name in model.fields))

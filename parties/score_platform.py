@@ -10,15 +10,18 @@ and put aside where there is no score. The mark beside the store, which a use of
 every request, while the answer's own leaf is written. The road (`Paced`) gives an answer to the network on the next tick of
 a schedule of 5 ms that begins when its request came: what is left of a difference has to cross a tick to be seen. A schedule
 that ran on from request to request would let it through: who asks at all phases of a tick sees the mean of what is rounded.
+
+**One version.** What a bank was given of a firm stands for the quarter, and of so many models at most (`score_standing`).
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 from lianxin.federation import scoring
@@ -37,8 +40,11 @@ from lianxin.parties.node import Node
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.records import FirmTable
 from lianxin.parties.retention import expiring_fields
-from lianxin.parties.score_parts import ServedModel, fields_of, is_live, served_model
+from lianxin.parties.score_cuts import ServedTrees
+from lianxin.parties.score_parts import ServedModel, ToBank, fields_of, is_live, served_model
 from lianxin.parties.score_quota import ScoreQuota
+from lianxin.parties.score_standing import Standing, Turn
+from lianxin.parties.store_ledger import StandingRow
 from lianxin.parties.trace import HoldingTrace
 
 STRANGERS = "NP"  # the type of a name that no firm has: of such a one nothing leaves without its consent
@@ -47,7 +53,7 @@ STRANGERS = "NP"  # the type of a name that no firm has: of such a one nothing l
 class Paced(Channel):
     """A channel whose messages out leave on the ticks, 5 ms apart, of a schedule that begins when one came in.
 
-    `due` is what has to be done before the next one leaves, if anything.
+    `due` is what has to be done before the next one leaves, if anything; `turn` is given back once its leaf is on disk.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Paced(Channel):
         self._began = now()
         self.is_answering = False
         self.due: Future[None] | None = None
+        self.turn: Turn | None = None
 
     def receive(self, deadline_s: float) -> bytes:
         """See `Channel.receive`; a new schedule begins with what comes."""
@@ -69,6 +76,8 @@ class Paced(Channel):
     def send(self, data: bytes) -> None:
         """Wait for what is due and for the next tick, then see `Channel.send`."""
         due, self.due = self.due, None
+        if self.turn is not None:
+            self.turn.give_back()
         if due is not None:
             due.result()
         passed = self._now() - self._began
@@ -96,6 +105,7 @@ class _Talk:
     conversation: str
     road: Paced
     trace: HoldingTrace
+    turn: Turn
 
 
 class ScoreDesk(QueryDesk):
@@ -106,7 +116,7 @@ class ScoreDesk(QueryDesk):
     def __init__(self, node: Node, contract: RunContract, table: FirmTable, row_of: Mapping[str, int]) -> None:
         super().__init__(node, contract, table, row_of)
         self._scores = ScoreQuota(node.store, node.clock, node.config.quota)
-        self._models: dict[str, ServedModel] = {}
+        self._models: dict[str, ServedModel | ServedTrees] = {}
         self._roads: dict[Channel, Paced] = {}
         self._loading = threading.Lock()
         self._markers = ThreadPoolExecutor(4, thread_name_prefix="score-mark")
@@ -117,7 +127,8 @@ class ScoreDesk(QueryDesk):
         Raises PeerError for what a bank may not ask.
         """
         self._roads[channel] = road = Paced(channel)
-        talk = _Talk(channel.peer, channel.conversation, road, self.node.trace.holding())
+        road.turn = turn = Turn(self.node.store, channel.peer, self.contract.step_deadline_s)
+        talk = _Talk(channel.peer, channel.conversation, road, self.node.trace.holding(), turn)
         try:
             self._enter(channel)
             number = self._admit(talk.bank, talk.conversation)
@@ -129,10 +140,16 @@ class ScoreDesk(QueryDesk):
         except (PeerGone, DeadlinePassed):
             self.node.say(f"{talk.bank} asks for no more scores in {talk.conversation}")
         finally:
-            talk.trace.settle()
-            channel.finish()
-            self._leave(channel)
-            del self._roads[channel]
+            self._end(talk, channel)
+
+    def _end(self, talk: _Talk, channel: Channel) -> None:
+        """End a conversation, each part of it though another fails: the disk may not take the leaf that is held back."""
+        with ExitStack() as ending:
+            ending.callback(self._roads.pop, channel, None)
+            ending.callback(self._leave, channel)
+            ending.callback(channel.finish)
+            ending.callback(talk.trace.settle)
+            ending.callback(talk.turn.give_back)
 
     def close(self) -> None:
         """Serve nobody any more: what is being answered is, and a conversation in which nothing is asked is cut at once."""
@@ -150,15 +167,38 @@ class ScoreDesk(QueryDesk):
         self._check_open()
         if any(firm != normalise_identifier(firm) for firm in asked.firms):
             raise PeerError("a request for scores names a firm in another spelling than the normal one", "Q02")
+        talk.turn.take()
         self._scores.charge(talk.bank, len(asked.firms))
-        models = [self._model(run) for run in asked.models]
+        models = [self._model_for(talk.bank, run) for run in asked.models]
+        if len({model.mode for model in models}) > 1:
+            raise PeerError(
+                "a request for scores asks for scorecards and for trees; each kind has a request of its own", "Q02"
+            )
+        known = [firm in self._row_of for firm in asked.firms]
+        standing = self._standing(talk.bank, asked, known)
+        released = self._let_go(talk, asked, models, known.count(False), standing.names)
         fields = fields_of(models)
-        released = self._let_go(talk, asked, fields)
         talk.road.due = self._markers.submit(self._raise_mark)
         columns = _filled(asked.firms, fields, released, models)
-        return Answer(_records(asked.firms, set(released.firms), columns, models), released.provenance)
+        records, talk.trace.standing = _records(asked.firms, set(released.firms), columns, models, standing)
+        return Answer(records, released.provenance)
 
-    def _model(self, run: str) -> ServedModel:
+    def _standing(self, bank: str, asked: Asked, known: Sequence[bool]) -> Standing:
+        """Return what the bank was given of these firms in this quarter; one that is unknown has a name that no firm has."""
+        pairs = zip(asked.firms, known, strict=True)
+        names = [firm if is_known else f"\x00{place}" for place, (firm, is_known) in enumerate(pairs)]
+        node, now = self.node, self.node.clock.now()
+        most = node.config.quota.models_a_firm
+        return Standing.of(node.store, node.boundary.subject_key, bank, now, asked.models, names, most)
+
+    def _model_for(self, bank: str, run: str) -> ToBank:
+        """Return what of a model is the bank's: of trees the cuts of its own ensemble. Raises PeerError (Q06)."""
+        try:
+            return self._model(run).for_bank(bank)
+        except InputFault as fault:
+            raise PeerError(f"a model of a scoring agreement is not served: {fault}", "Q06") from None
+
+    def _model(self, run: str) -> ServedModel | ServedTrees:
         with self._loading:
             try:
                 if run not in self._models:
@@ -171,18 +211,19 @@ class ScoreDesk(QueryDesk):
                 raise PeerError(f"the model of run {run} was dropped, or its time is over", "Q06")
             return model
 
-    def _let_go(self, talk: _Talk, asked: Asked, fields: Sequence[str]) -> Released:
+    def _let_go(
+        self, talk: _Talk, asked: Asked, models: Sequence[ToBank], unknown: int, names: Sequence[str]
+    ) -> Released:
         """Return what the gate lets go of these firms' rows, all fields of it. Raises PeerError by the gate's rule."""
-        known = [firm in self._row_of for firm in asked.firms]
-        pairs = zip(asked.firms, known, strict=True)
-        names = [firm if is_known else f"\x00{place}" for place, (firm, is_known) in enumerate(pairs)]
+        fields, mode = fields_of(models), models[0].mode
         leaf = {
             "kind": "score", "run": self.contract.run, "peer": talk.bank, "score": asked.request,
-            "purpose": asked.purpose, "models": list(asked.models), "firms": len(names), "unknown": known.count(False),
+            "purpose": asked.purpose, "models": list(asked.models), "firms": len(names), "unknown": unknown,
             "conversation": talk.conversation,
         }  # fmt: skip
         try:
-            released = self._release_rows(talk.bank, asked, fields, names, talk.trace.preface(leaf, asked.operator))
+            before = talk.trace.preface(leaf, asked.operator)
+            released = self._release_rows(talk.bank, asked, fields, names, before, mode)
         except GateRefused as refusal:
             raise PeerError(f"nothing may be scored for {talk.bank} (rule {refusal.rule})", refusal.rule) from None
         talk.trace.written()
@@ -191,9 +232,9 @@ class ScoreDesk(QueryDesk):
         return released
 
     def _release_rows(
-        self, bank: str, asked: Asked, fields: Sequence[str], names: Sequence[str], before: Preface
+        self, bank: str, asked: Asked, fields: Sequence[str], names: Sequence[str], before: Preface, mode: str
     ) -> Released:
-        request = ReleaseRequest(self.node.party, bank, asked.purpose, scoring.MODE, "scoring.answer", tuple(fields))
+        request = ReleaseRequest(self.node.party, bank, asked.purpose, mode, "scoring.answer", tuple(fields))
         since = {entry.expiry_from for entry in expiring_fields(self.node.catalogue, fields).values()}
         columns, dates = (
             {name: [self._value(firm, name) for firm in asked.firms] for name in wanted}
@@ -213,7 +254,7 @@ class ScoreDesk(QueryDesk):
 
 
 def _filled(
-    firms: Sequence[str], fields: Sequence[str], released: Released, models: Sequence[ServedModel]
+    firms: Sequence[str], fields: Sequence[str], released: Released, models: Sequence[ToBank]
 ) -> dict[str, list[Any]]:
     """Return each field's values of every firm: as released, or a dummy's."""
     place = {firm: row for row, firm in enumerate(released.firms)}
@@ -223,12 +264,17 @@ def _filled(
 
 
 def _records(
-    firms: Sequence[str], live: set[str], columns: Mapping[str, Sequence[Any]], models: Sequence[ServedModel]
-) -> bytes:
-    """Return the records of all firms and models; each is made, and nothing stands in the place of one not let go."""
+    firms: Sequence[str], live: set[str], columns: Mapping[str, Sequence[Any]], models: Sequence[ToBank],
+    standing: Standing,
+) -> tuple[bytes, tuple[StandingRow, ...]]:  # fmt: skip
+    """Return the records of all firms and models, and what is to be kept of them.
+
+    Each is made, and nothing stands in the place of one not let go, or that no part is left of.
+    """
     made = [[scoring.encode_part(part) for part in model.parts(columns)] for model in models]
-    rows = zip(firms, zip(*made, strict=True), strict=True)
-    return b"".join((NOTHING, record)[firm in live] for firm, records in rows for record in records)
+    rows = enumerate(zip(firms, zip(*made, strict=True), strict=True))
+    settled = [one for place, (firm, records) in rows for one in standing.settled(place, firm in live, records)]
+    return b"".join(given or NOTHING for given, _ in settled), tuple(row for _, row in settled)
 
 
 # ---- the terms of an agreement
@@ -248,7 +294,7 @@ def completed(node: Node, config: RunConfig) -> RunConfig:
     for model in models:
         if strangers := sorted(set(config.banks) - set(model.contract.banks)):
             raise InputFault(f"{strangers[0]} had no part in run {model.run} and may not be served its model")
-    fields = fields_of(models)
+    fields = fields_of([model.for_bank(bank) for model in models for bank in config.banks])
     if config.features and set(config.features) != set(fields):
         raise InputFault(f"the features of agreement {config.run} are those of its models: {', '.join(fields)}")
     return config.model_copy(update={"features": list(fields)})
@@ -256,13 +302,13 @@ def completed(node: Node, config: RunConfig) -> RunConfig:
 
 def check_fields(node: Node, contract: RunContract) -> None:
     """Raise InputFault where the gate would let a field of a scoring agreement go in no score at all."""
-    fields = contract.fields_of(node.party, "feature")
-    request = ReleaseRequest(
-        node.party, contract.banks[0], contract.purpose, scoring.MODE, "scoring.answer", fields
-    )  # fmt: skip
-    decided = decision.decide_release(contract.record, node.catalogue, Registry(), request, contract.created_at)
-    if decided.refused:
-        name, rule = decided.refused[0]
-        raise InputFault(
-            f"field {name} may not be used for scores of purpose {contract.purpose} (rule {rule}); serve a model without it"
-        )
+    for run, bank in product(contract.models, contract.banks):
+        model = served_model(node, run).for_bank(bank)
+        request = ReleaseRequest(node.party, bank, contract.purpose, model.mode, "scoring.answer", model.fields)
+        decided = decision.decide_release(contract.record, node.catalogue, Registry(), request, contract.created_at)
+        if decided.refused:
+            name, rule = decided.refused[0]
+            raise InputFault(
+                f"field {name} may not be used for scores of purpose {contract.purpose} (rule {rule}); serve a model "
+                "without it"
+            )

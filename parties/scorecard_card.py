@@ -28,8 +28,10 @@ from lianxin.parties.coding import BinSpec
 
 MILLION, BILLION = 10**6, 10**9
 JOINT, BANK_ONLY = "joint", "bank_only"
+NAMES = {JOINT: "joint", BANK_ONLY: "bank only"}
 PLATFORM_POINTS = "platform_points"
 TYPE, VERSION = "bank-scorecard", 1
+Band = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Calibration:
     def chance_micro(self, score: int) -> int:
         """Return the chance of default of a score, in millionths."""
         return round(_chance(self.intercept_micro / MILLION + self.slope_nano * score / BILLION) * MILLION)
+
+    def odds_at(self, score: int) -> float:
+        """Return the odds, good to one bad, that a score stands for by this calibration."""
+        return math.exp(min(-(self.intercept_micro / MILLION + self.slope_nano * score / BILLION), 700.0))
+
+    def points_to_double(self) -> float | None:
+        """Return how many points double these odds, None where more points do not raise them."""
+        return math.log(2.0) * BILLION / -self.slope_nano if self.slope_nano < 0 else None
 
     def at_base_rate(self, bad_rate_micro: int) -> "Calibration":
         """Return this calibration for a portfolio of another bad rate, in millionths. Raises InputFault out of (0, 1)."""
@@ -172,6 +182,14 @@ class Card:
         """Return the card's sums by name, the joint one first."""
         return {JOINT: self.joint} | ({BANK_ONLY: self.bank_only} if self.bank_only is not None else {})
 
+    def bands(self) -> dict[str, tuple[Band, ...]]:
+        """Return the bands of each sum's calibration by name."""
+        return {name: part.calibration.bands for name, part in self.parts().items()}
+
+    def trained_rows(self) -> dict[str, tuple[int, ...]]:
+        """Return the rows of the training in each own bin by field."""
+        return {feature.field: feature.rows for feature in self.joint.features}
+
     def _row(
         self, own: Mapping[str, Integers], row: int, points: int | None, numbers: Sequence[int], against: str
     ) -> CardScore:
@@ -207,6 +225,17 @@ class Card:
         }
         return replace(self, joint=moved[JOINT], bank_only=moved.get(BANK_ONLY))
 
+    def scale(self) -> list[str]:
+        """Return a sentence for each sum: on which scale its points are, and what they mean by its calibration."""
+        set_by = (
+            f"points are on the scale of the ridge regression, where {self.base_score} are {self.base_odds}:1 and "
+            f"{self.points_to_double_odds} double the odds; chances of default come from the calibration, by which "
+        )
+        return [
+            f"{NAMES[name]}: {set_by}{meaning(self.base_score, part.calibration)}"
+            for name, part in self.parts().items()
+        ]
+
     def without_platform(self) -> "Card":
         """Return the bank-only card as a card of its own. Raises InputFault when there is none."""
         if self.bank_only is None:
@@ -227,6 +256,13 @@ class Card:
             "platform_best": self.platform_best, "platform_mean": self.platform_mean, "facts": dict(self.facts),
         }  # fmt: skip
         return record | {name: part.to_record() for name, part in self.parts().items()}
+
+
+def meaning(score: int, calibration: Calibration) -> str:
+    """Return what a score means by a calibration, for instance "600 points mean odds of 63:1 and 19.4 double them"."""
+    double = calibration.points_to_double()
+    more = "more points do not raise them" if double is None else f"{double:.1f} double them"
+    return f"{score} points mean odds of {calibration.odds_at(score):.3g}:1 and {more}"
 
 
 def own_points(part: Part, bins: Sequence[Sequence[int]], rows: int) -> Integers:

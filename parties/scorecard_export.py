@@ -6,13 +6,13 @@ apostrophe before it. None of them names a firm. The edges of the bank's own bin
 in the bank; of the platform's features they hold the field ids and codes, no points and no bins.
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError
@@ -22,10 +22,16 @@ from lianxin.parties.records import Table
 from lianxin.parties.scorecard_card import PLATFORM_POINTS, Card, CardScore, read_card
 from lianxin.parties.scorecard_pmml import decimal, to_pmml
 from lianxin.parties.scorecard_pmml_reader import LARGEST_BYTES, from_pmml
+from lianxin.parties.scorecard_table import card_rows_of
 
 FORMATS = ("json", "csv", "pmml")
-HEADER = ("part", "code", "field", "description", "bin", "points", "points_below_best", "training_rows")
+HEADER = (
+    "part", "code", "field", "description", "bin", "points", "points_below_best", "training_rows",
+    "score_from", "score_to", "bads", "probability_of_default",
+)  # fmt: skip
 SCORE_HEADER = ("model", "score", "probability_of_default", "reason_1", "reason_2", "reason_3", "reason_4")
+BAND_TEXT = "rows of the refit with a score in this band, their bads, the mean chance by the calibration"
+RATE_TEXT = "share of bads that the chances are calibrated to: of the refit's rows, or --base-rate"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _MODEL = "model.json"
 
@@ -41,6 +47,11 @@ def stored_card(run_folder: Path, run: str) -> Card:
         ) from None
     except (OSError, ValueError):
         raise InputFault(f"the model of run {run} cannot be read; restore it from a copy or train again") from None
+    if isinstance(record, Mapping) and record.get("type") == "bank-trees":
+        raise InputFault(
+            f"the model of run {run} is boosted trees, which have no card: `lianxin bank score` scores firms by it, and "
+            f"`lianxin bank document {run}` describes it"
+        )
     if not isinstance(record, Mapping) or "card" not in record:
         raise InputFault(f"the model of run {run} holds no scorecard: it is of another kind, or was made before 0.4")
     return read_card(record["card"])
@@ -55,6 +66,13 @@ def export_card(card: Card, form: str, version: str) -> bytes:
     return _csv(HEADER, card_rows(card)) if form == "csv" else to_pmml(card, version)
 
 
+def check_writable(path: Path) -> None:
+    """Raise InputFault where no file can be written in the place of `path`: told before anything is worked out."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputFault(f"{path} cannot be written; name a file in a folder that exists and can be written")
+
+
 def write_beside(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: beside its place, then renamed. Raises InputFault when it cannot be written."""
     draft = path.with_name(f"{path.name}.new")
@@ -62,8 +80,9 @@ def write_beside(path: Path, data: bytes) -> None:
         draft.write_bytes(data)
         os.replace(draft, path)
     except OSError:
-        draft.unlink(missing_ok=True)
-        raise InputFault(f"{path} cannot be written; check the folder and its permissions") from None
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise InputFault(f"{path} cannot be written; name a file in a folder that exists and can be written") from None
 
 
 def load_card(path: Path) -> Card:
@@ -86,22 +105,13 @@ def load_card(path: Path) -> Card:
         raise InputFault(f"{path.name} was changed after its export; export the scorecard again") from None
 
 
-def score_table(
-    card: Card, table: Table, points_column: str = PLATFORM_POINTS, against: str = "best"
-) -> list[CardScore]:
-    """Return the score of every row of a table that has the card's own features as columns.
+def score_table(card: Card, table: Table, points_column: str = "", against: str = "best") -> list[CardScore]:
+    """Return the score of every row of a table that has the card's own features as columns, read by `card_rows_of`.
 
-    The platform's sub-scores stand in `points_column` as whole numbers, empty where there is none; without that column
-    every row is scored by the bank-only card. Raises InputFault for a column of another kind or one that is not there.
+    Raises InputFault for a column of another kind or one that is not there.
     """
-    columns = {name: table.column(name) for name in card.fields if name in table.columns}
-    takes_points = card.joint.multiplier_micro != 0 and points_column in table.columns
-    given: Sequence[Any] = table.column(points_column) if takes_points else [None] * table.rows
-    for row, value in enumerate(given, start=1):
-        if value is not None and not (isinstance(value, (int, float)) and float(value).is_integer()):
-            raise InputFault(f"data row {row} of {table.file} has no whole number in {points_column}; mend or empty it")
-    points = [None if value is None else int(value) for value in given]
-    return card.score(columns, points, against=against)
+    rows = card_rows_of(card, table, points_column)
+    return card.score(rows.own.columns, rows.points, against=against)
 
 
 def scores_csv(scores: Sequence[CardScore], names: Sequence[str | None] | None, column: str) -> bytes:
@@ -124,13 +134,15 @@ class _Plain(str):
 def card_rows(card: Card) -> Iterator[Sequence[object]]:
     """Yield the points table, a row a bin, as `HEADER` names its cells; then what the bands of scores were worth."""
     for name, part in card.parts().items():
-        yield name, "", "", "base points", "", part.base_points, "", ""
-        yield from bin_rows(card, name)
+        yield name, "", "", "base points", "", part.base_points, *[""] * 6
+        yield from ([*row, *[""] * 4] for row in bin_rows(card, name))
+        rate = _Plain(decimal(part.calibration.bad_rate_micro, 10**6))
+        yield name, "", "base rate", RATE_TEXT, *[""] * 7, rate
         yield from band_rows(card, name)
 
 
 def bin_rows(card: Card, name: str) -> Iterator[Sequence[object]]:
-    """Yield the rows of one part's bins, that of the platform's sub-score first."""
+    """Yield the rows of one part's bins, the first eight cells of `HEADER`, that of the platform's sub-score first."""
     part = card.parts()[name]
     if part.multiplier_micro:
         times = f"points = floor((platform_points x {part.multiplier_micro} + 500000) / 1000000)"
@@ -144,8 +156,7 @@ def bin_rows(card: Card, name: str) -> Iterator[Sequence[object]]:
 def band_rows(card: Card, name: str) -> Iterator[Sequence[object]]:
     """Yield the rows of one part's bands of scores."""
     for low, high, rows, bads, chance in card.parts()[name].calibration.bands:
-        said = f"{bads} bads; mean probability of default {decimal(chance, 10**6)}"
-        yield name, "", "band", said, f"score from {low} to {high}", "", "", rows
+        yield name, "", "band", BAND_TEXT, "", "", "", rows, low, high, bads, _Plain(decimal(chance, 10**6))
 
 
 def _csv(header: Sequence[str], rows: Iterator[Sequence[object]]) -> bytes:

@@ -175,6 +175,11 @@ def totals_of(part: Part, rows: Rows) -> NDArray[np.int64]:
     return totals
 
 
+def chances_of(part: Part, rows: Rows) -> list[float]:
+    """Return the chance of default that the card delivers for each row."""
+    return [part.calibration.chance_micro(int(total)) / MILLION for total in totals_of(part, rows)]
+
+
 def is_separable(scores: Floats, labels: Sequence[int]) -> bool:
     """Return whether every bad of these rows scores below every good."""
     bad = np.array(labels, dtype=bool)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -23,6 +23,14 @@ PAGE = 1000
 _ADD_LEAVES, _ADD_ENVELOPES = sa.insert(schema.leaves), sa.insert(schema.envelopes)
 USES = sa.select(schema.uses.c.consent, schema.uses.c.use).where(
     schema.uses.c.consent.in_(sa.bindparam("wanted", expanding=True))
+)
+_SCORES = schema.standing_scores.c
+_STANDING = sa.select(_SCORES.subject_key, _SCORES.model, _SCORES.data).where(
+    _SCORES.bank == sa.bindparam("bank"), _SCORES.quarter == sa.bindparam("quarter"),
+    _SCORES.subject_key.in_(sa.bindparam("wanted", expanding=True)),
+)  # fmt: skip
+_DROP_STANDING = sa.delete(schema.standing_scores).where(
+    *(column == sa.bindparam(f"key_{column.name}") for column in schema.standing_scores.primary_key.columns)
 )
 _LAST_LEAF = sa.select(sa.func.max(schema.leaves.c.position))
 
@@ -40,6 +48,16 @@ class EnvelopeRow:
     header: bytes = field(repr=False)
     signature: bytes = field(repr=False)
     message_hash: str
+
+
+class StandingRow(NamedTuple):
+    """The platform's part of one model's score that a bank is given of a firm, by its subject key, for a quarter."""
+
+    subject_key: str
+    bank: str
+    quarter: str
+    model: str
+    data: bytes
 
 
 class LedgerTables(ABC):
@@ -91,14 +109,15 @@ class LedgerTables(ABC):
         tiles: Sequence[Tile] = (),
         settings: Mapping[str, bytes] | None = None,
         firm_keys: Mapping[str, tuple[str, str]] | None = None,
+        standing: Sequence[StandingRow] = (),
     ) -> None:
         """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
 
         `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is
         used for, each kept once; `settings` take the place of what was under their keys; `firm_keys` as in
-        `put_firm_keys`. A release's id is its leaf's hash, so that a statistic that is released twice within a second
-        has one id and one list. Raises InputFault when a position or an envelope's sequence number is taken: something
-        else wrote to this store; RunStopped when the disk is full or does not write.
+        `put_firm_keys`; `standing` as in `put_standing`. A release's id is its leaf's hash, so that a statistic that is
+        released twice within a second has one id and one list. Raises InputFault when a position or an envelope's sequence
+        number is taken: something else wrote to this store; RunStopped when the disk is full or does not write.
         """
         rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
         try:
@@ -117,6 +136,7 @@ class LedgerTables(ABC):
                 for key, value in (settings or {}).items():
                     put_row(connection, schema.settings, {"key": key}, {"value": value})
                 put_firm_keys(connection, firm_keys or {})
+                put_standing(connection, standing)
         except sa.exc.IntegrityError:
             raise InputFault(
                 f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
@@ -127,6 +147,22 @@ class LedgerTables(ABC):
                 "the ledger could not be written, and what it would have recorded did not happen; see that the disk "
                 "of the state folder has room and works, and go on"
             ) from None
+
+    def standing(self, bank: str, quarter: str, subjects: Sequence[str]) -> dict[str, dict[str, bytes]]:
+        """Return by subject key and model what stands of these firms for a bank and a quarter."""
+        found: dict[str, dict[str, bytes]] = {}
+        with self.reading() as connection:
+            for start in range(0, len(subjects), PAGE):
+                asked = {"bank": bank, "quarter": quarter, "wanted": list(subjects[start : start + PAGE])}
+                for subject, model, data in connection.execute(_STANDING, asked):
+                    found.setdefault(subject, {})[model] = data
+        return found
+
+    def drop_standing(self, before: str) -> int:
+        """Delete what stands of quarters before one and return how many values these were."""
+        with self.writing() as connection:
+            gone = sa.delete(schema.standing_scores).where(schema.standing_scores.c.quarter < before)
+            return int(connection.execute(gone).rowcount)
 
     # Tiles of hashes
 
@@ -239,6 +275,15 @@ def put_uses(connection: sa.Connection, uses: Sequence[tuple[str, str]]) -> None
         known = connection.execute(USES, {"wanted": consents[start : start + PAGE]})
         fresh -= {(consent, use) for consent, use in known}
     insert_rows(connection, table, ({"consent": consent, "use": use} for consent, use in sorted(fresh)))
+
+
+def put_standing(connection: sa.Connection, rows: Sequence[StandingRow]) -> None:
+    """Keep what stands, in place of what was there: the same two statements a row, whether there was something or not."""
+    if rows:
+        fresh = [row._asdict() for row in rows]
+        keys = [{f"key_{name}": value for name, value in row.items() if name != "data"} for row in fresh]
+        connection.execute(_DROP_STANDING, keys)
+        insert_rows(connection, schema.standing_scores, fresh)
 
 
 def put_firm_keys(connection: sa.Connection, keys: Mapping[str, tuple[str, str]]) -> None:

@@ -4,14 +4,15 @@ A version only adds tables and indexes: opening a store of an earlier version cr
 transaction, and an older program refuses the newer store by its number.
 
 1: 0.1 and 0.2. 2: `uses`, what a limited consent was used for; `tiles`, the ledger's
-hashes; `firm_kinds`, whether a registered key is an enterprise's, a sole trader's or a person's.
+hashes; `firm_kinds`, whether a registered key is an enterprise's, a sole trader's or a person's. 3: `standing_scores`, the
+platform's part of each score that a bank was given of a firm in a quarter.
 """
 
 from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 metadata = sa.MetaData()
 
 
@@ -58,6 +59,10 @@ envelopes = _table(
 )
 uses = _table("uses", _text("consent", True), _text("use", True))
 tiles = _table("tiles", _position("level"), _position("index"), _bytes("data"))
+standing_scores = _table(
+    "standing_scores", _text("subject_key", True), _text("bank", True), _text("quarter", True), _text("model", True),
+    _bytes("data"),
+)  # fmt: skip
 
 
 def open_tables(connection: sa.Connection) -> int | str:

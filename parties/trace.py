@@ -13,6 +13,7 @@ from lianxin.federation import wire
 from lianxin.federation.model import Provenance
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.ledger_commit import Preface, envelope_row
+from lianxin.parties.store_ledger import StandingRow
 
 
 class LedgerTrace:
@@ -77,13 +78,15 @@ class HoldingTrace(LedgerTrace):
     """
 
     _held: tuple[dict[str, Any], bytes, bytes] | None = None
+    standing: tuple[StandingRow, ...] = ()  # what the next message out gives, kept in the transaction of its leaf
 
     def _append(self, leaf: dict[str, Any], header: bytes, signature: bytes) -> None:
         self.settle()
         if leaf["direction"] == "in":
             self._held = leaf, header, signature
         else:
-            super()._append(leaf, header, signature)
+            standing, self.standing = self.standing, ()
+            self._ledger.append_envelope(leaf, header, signature, {"standing": standing})
 
     def preface(self, leaf: Mapping[str, Any], operator: str) -> Preface:
         """Return what goes in front of a release: what is held back, then a leaf of `operator`; then call `written`."""

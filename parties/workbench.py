@@ -21,6 +21,7 @@ from lianxin.federation.evaluation_intervals import Z95, too_few
 from lianxin.federation.monotone import NONE, Order, is_monotone
 from lianxin.federation.scorecard import WOE_BITS
 from lianxin.federation.screening import FeatureTable, feature_table
+from lianxin.parties.bin_notes import against_data, left_out_because, merge_notes
 from lianxin.parties.coding import BinSpec
 from lianxin.parties.coding_fields import BinLimits, fit_field
 from lianxin.parties.coding_rules import BinRules
@@ -103,15 +104,17 @@ def field_bins(name: str, values: Sequence[Any], labels: Sequence[int], limits: 
     """Return one field's bins as a run would make them from these rows."""
     fit = fit_field(name, values, limits, rules)
     if fit.reason:
-        return BinTable(name, advice=fit.notes, dropped=fit.reason)
+        return BinTable(name, advice=fit.notes, dropped=left_out_because(fit.reason, values, labels))
     goods, bads = [0] * fit.spec.count, [0] * fit.spec.count
     for code, label in zip(fit.spec.encode(values), labels, strict=True):
         (bads if label else goods)[code] += 1
     order = Order(rules.of(name).monotone, fit.spec.ordered)
     found = feature_table(name, goods, bads, limits.minima, order)
+    notes = (*fit.notes, *against_data(name, goods, bads, limits.minima, order))
     if isinstance(found, str):
-        return BinTable(name, advice=fit.notes, dropped=found)
-    return _table(found, fit.spec.merged(dict(enumerate(found.merged))), fit.notes, order.direction != NONE)
+        return BinTable(name, advice=notes, dropped=left_out_because(found, values, labels))
+    notes += merge_notes(found.merged, order)
+    return _table(found, fit.spec.merged(dict(enumerate(found.merged))), notes, order.direction != NONE)
 
 
 def _table(found: FeatureTable, spec: BinSpec, notes: Sequence[str] = (), was_ordered: bool = False) -> BinTable:
@@ -168,8 +171,14 @@ def model_workbench(path: Path, fields: Sequence[str] = ()) -> Workbench:
         raise InputFault(f"{path} holds no model; name a finished run of this node") from None
     if not isinstance(record, dict) or record.get("type") not in _MODELS:
         raise InputFault(f"{path} is no scorecard; only a scorecard has weights of evidence")
-    tables = [_model_table(entry) for entry in record["features"]]
-    tables += [BinTable(entry["field"], dropped=entry["reason"]) for entry in record.get("dropped", ())]
+    noted: dict[str, tuple[str, ...]] = {}
+    for entry in record.get("notes", ()):
+        noted[entry["field"]] = (*noted.get(entry["field"], ()), entry["note"])
+    tables = [_model_table(entry, noted.get(entry["field"], ())) for entry in record["features"]]
+    tables += [
+        BinTable(entry["field"], advice=noted.get(entry["field"], ()), dropped=entry["reason"])
+        for entry in record.get("dropped", ())
+    ]
     named = {table.field for table in tables}
     unknown = next((name for name in fields if name not in named), None)
     if unknown is not None:
@@ -179,7 +188,7 @@ def model_workbench(path: Path, fields: Sequence[str] = ()) -> Workbench:
     return _sorted(goods + bads, bads, [table for table in tables if not fields or table.field in fields])
 
 
-def _model_table(entry: Mapping[str, Any]) -> BinTable:
+def _model_table(entry: Mapping[str, Any], notes: Sequence[str]) -> BinTable:
     if "goods" not in entry:
         raise InputFault(
             "this model was kept by an earlier version, without its counts; train it again to see its bins"
@@ -189,4 +198,4 @@ def _model_table(entry: Mapping[str, Any]) -> BinTable:
     found = FeatureTable(
         entry["field"], tuple(entry["goods"]), tuple(entry["bads"]), tuple(entry["woe"]), entry["iv_micro"] / 10**6, ()
     )
-    return _table(found, spec)
+    return _table(found, spec, (*notes, *merge_notes(merged)))

@@ -2,7 +2,8 @@
 
 Only simulations make these: in life a firm signs with its own key. One consent names one provider and one recipient;
 most cover compute and score, a few compute only, and some firms give none. For boosted trees the platform's firms agree to
-mode DESENSITISED in place of score: the bank learns on which side of a model's cuts a firm lies.
+mode DESENSITISED in place of score: the bank learns on which side of a model's cuts a firm lies. So do the bank's firms where
+nodes are shown: the platform learns on which side of the bank's own cuts they lie.
 """
 
 import hashlib
@@ -17,13 +18,15 @@ from lianxin.crypto.signing import SigningKey, sign_record
 from lianxin.parties.clock import after
 from lianxin.parties.consent import make_consent, make_revocation, subject_key
 from lianxin.parties.decision import Catalogue
+from lianxin.parties.decision_purposes import PURPOSES
 from lianxin.parties.identifiers import subject_type_of
 
 PERSONAL = ("PI", "SPI")
+SCORED = ("P2", "P3")  # the purposes of scores: loan approval, monitoring
 _NOTICE = "Data of this firm are used, encrypted, to train a credit model jointly with the named institution."
 _IMPACTS = {
     "SCORE_ONLY": "The data stay encrypted; a sub-score in points is delivered to the named bank only.",
-    "DESENSITISED": "The named bank learns, of the few cuts that its model uses, on which side of each the trader lies.",
+    "DESENSITISED": "The recipient learns, of the few cuts that a model uses, on which side of each the trader lies.",
 }
 _PERMILLE = 1000
 
@@ -99,6 +102,24 @@ def _person(mode: str) -> dict[str, Any]:
         "necessity_text": "A sole trader's public data are its own; the model needs them to assess its credit.",
         "impact_text": _IMPACTS[mode],
     }  # fmt: skip
+
+
+def score_consents(given: dict[str, Any], key: SigningKey, is_trees: bool) -> Iterator[dict[str, Any]]:
+    """Yield the signed consents to scores of an enterprise that gave this one to training: once for P2, as often as P3 allows.
+
+    The mode is SCORE_ONLY, DESENSITISED where the model is of boosted trees.
+    """
+    for purpose in SCORED:
+        listed = PURPOSES[purpose]
+        record = make_consent(
+            consent_id=f"{given['consent_id']}-{purpose.lower()}", created_at=given["created_at"],
+            subject_key=given["subject_key"], subject_type=given["subject_type"], signer_key=given["signer_key"],
+            provider=given["provider"], recipient=given["recipient"], purpose=purpose, fields=given["fields"],
+            mode="DESENSITISED" if is_trees else "SCORE_ONLY", not_before=given["not_before"],
+            expires_at=after(given["not_before"], min(listed.days, 30)), catalogue_version=given["catalogue_version"],
+            notice_id="notice-scores", notice_hash=hashlib.sha256(b"scores").hexdigest(), max_uses=listed.uses,
+        )  # fmt: skip
+        yield sign_record(record, [(record["subject_key"], key)])
 
 
 def revoke(signed: dict[str, Any], keys: FirmKeys, firm: str, now: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def bench_training(asked: Asked, folder: Path | None, out: Path, tell: Tell) -> 
     layout.check_out(home)
     inputs = _inputs(asked, folder, home / "tables")
     terms = _terms(asked)
-    catalogue = layout.choose_catalogue(inputs, None, False, terms.is_trees)
+    catalogue = layout.choose_catalogue(inputs, None, False, terms.is_trees, terms.is_shown)
     address = runner.free_address() if asked.processes else "127.0.0.1:7443"
     tell(f"{asked.name}: keys and consents of {inputs.platform.rows} firms")
     laid = layout.lay_out(home / "run", inputs, terms, catalogue, address)

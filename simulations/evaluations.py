@@ -29,7 +29,7 @@ def compare(layout: Layout, curves: Curves, scores: Mapping[str, Any]) -> dict[s
     """
     drbg = Drbg(derive_seed(simulated_seed(layout.terms.seed), "evaluation"))
     levels = [
-        evaluate_models(labels, models, _firms(level, scores), drbg, level)
+        evaluate_models(labels, models, _firms(level, scores), drbg, level, chances=_chances(curves[level]))
         for level, (labels, models) in ((level, _same_rows(curves[level])) for level in curves)
         if len(labels)
     ]
@@ -72,6 +72,11 @@ def _same_rows(models: Mapping[str, Any]) -> tuple[Sequence[int], dict[str, Sequ
         return [], {}
     labels = models[JOINT]["labels"]
     return labels, {name: model["scores"] for name, model in models.items() if list(model["labels"]) == list(labels)}
+
+
+def _chances(models: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    """Return the chances of default that cards deliver, by model; every model with a card is scored on the joint one's rows."""
+    return {name: model["chances"] for name, model in models.items() if "chances" in model}
 
 
 def _firms(level: str, scores: Mapping[str, Any]) -> list[str]:

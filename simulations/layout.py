@@ -2,6 +2,7 @@
 
 RUN_DIR/scenario.json            what was asked, from which seed, with the digests of the tables
 RUN_DIR/run.toml                 the terms that the operator launches
+RUN_DIR/bins.toml                the binning file of all nodes, where one was given; each has its own part of it
 RUN_DIR/parties/<id>/node.toml   the node's configuration, beside identity/, state/ and its consents
 """
 
@@ -27,13 +28,23 @@ from lianxin.parties.identity import make_network
 from lianxin.parties.keys import make_key_file
 from lianxin.parties.node import SUBJECT_KEY_FILE, simulated_seed, write_subject_key
 from lianxin.parties.records import load_firm_table, load_loan_table, read_table
-from lianxin.simulations.authorisations import Authorisation, FirmKeys, issue, revoke, write_records
+from lianxin.simulations.authorisations import (
+    SCORED,
+    Authorisation,
+    FirmKeys,
+    issue,
+    revoke,
+    score_consents,
+    write_records,
+)
+from lianxin.simulations.binning_file import BINNING, BinningFile, read_binning
 from lianxin.simulations.tables import Inputs, PartyInput
 
 START = "2026-01-05T01:00:00Z"
 RUN = "run-1"
 PROPOSER, APPROVER = "operator-li", "operator-wang"
 NETWORK_DAYS = 365
+_NOT_KEPT = ("workers", "binning")  # the one changes nothing, the other is a copy in the folder
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,18 @@ class Terms:
     revoke_after_round: int = 2
     minimums: Mapping[str, int] = field(default_factory=dict)
     model_terms: Mapping[str, Any] = field(default_factory=dict)
+    binning: Path | None = None
+    score_consents: bool = False
 
     @property
     def is_trees(self) -> bool:
         """Whether boosted trees are trained, for which the platform's firms agree to mode DESENSITISED."""
         return self.model == "boosted_trees"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether these are trees with nodes shown, for which the banks' firms agree to mode DESENSITISED too."""
+        return self.is_trees and self.model_terms.get("nodes", MODEL_TERMS["nodes"]) == "shown"
 
     @property
     def turns(self) -> int:
@@ -74,6 +92,7 @@ class Layout:
     inputs: Inputs
     terms: Terms
     catalogue: Catalogue
+    binning: BinningFile | None = None
 
     @property
     def parties(self) -> list[str]:
@@ -95,10 +114,13 @@ def check_out(folder: Path) -> None:
         raise InputFault(f"{folder} is not empty; choose another --out, or remove it")
 
 
-def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool, is_trees: bool = False) -> Catalogue:
+def choose_catalogue(
+    inputs: Inputs, path: Path | None, is_draft: bool, is_trees: bool = False, is_shown: bool = False
+) -> Catalogue:
     """Return the catalogue of a simulation: a file, the packaged draft, or one generated from the columns.
 
-    A generated one lets the platform's columns out by authorisation where `is_trees`, else to be computed on alone.
+    A generated one lets the platform's columns out by authorisation where `is_trees`, the banks' too where `is_shown`: the
+    sides of their cuts are told. Else columns are to be computed on alone.
     """
     if path is not None:
         return load_catalogue(path)
@@ -107,7 +129,10 @@ def choose_catalogue(inputs: Inputs, path: Path | None, is_draft: bool, is_trees
     columns = {inputs.id_column: inputs.platform.party, inputs.label_column: inputs.banks[0].party}
     for party in [inputs.platform, *inputs.banks]:
         columns |= {name: party.party for name in party.features if name not in columns}
-    return generated_catalogue(columns, inputs.platform.features if is_trees else ())
+    showing = [inputs.platform] if is_trees else []
+    showing += inputs.banks if is_shown else []
+    identifier = {inputs.id_column} if is_shown else set()  # behind the rows of a bank that has no column of its own
+    return generated_catalogue(columns, identifier.union(*(party.features for party in showing)))
 
 
 def lay_out(
@@ -115,7 +140,7 @@ def lay_out(
 ) -> Layout:
     """Write the folder of a simulation. Raises InputFault before anything is written."""
     seed = simulated_seed(terms.seed)
-    layout = Layout(folder, inputs, terms, catalogue)
+    layout = Layout(folder, inputs, terms, catalogue, read_binning(terms.binning, inputs))
     _check_catalogue(inputs, catalogue)
     firms = {party.party: _firms_of(inputs, party) for party in [inputs.platform, *inputs.banks]}
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,9 +155,18 @@ def lay_out(
     for party in [inputs.platform, *inputs.banks]:
         _write_party(layout, party, firms, keys, seed, address)
     (folder / "run.toml").write_text(tomli_w.dumps(_run_terms(layout, firms)))
-    scenario = {"terms": {k: v for k, v in vars(terms).items() if k != "workers"}, "inputs": describe_inputs(inputs)}
-    (folder / "scenario.json").write_text(json.dumps(scenario, indent=1, default=dict, ensure_ascii=False))
+    (folder / "scenario.json").write_text(json.dumps(_scenario(layout), indent=1, default=dict, ensure_ascii=False))
     return layout
+
+
+def _scenario(layout: Layout) -> dict[str, Any]:
+    """Return what a replay begins from; the binning file is copied beside it."""
+    terms = {name: value for name, value in vars(layout.terms).items() if name not in _NOT_KEPT}
+    scenario = {"terms": terms, "inputs": describe_inputs(layout.inputs)}
+    if layout.binning is None:
+        return scenario
+    (layout.folder / BINNING).write_bytes(layout.binning.data)
+    return scenario | {"binning": {"file": BINNING, "sha256": layout.binning.sha256}}
 
 
 def describe_inputs(inputs: Inputs) -> dict[str, Any]:
@@ -189,6 +223,9 @@ def _write_party(
     if book.revocations:
         write_records(home / "revocations.jsonl", book.revocations)
         config["simulation"]["revocations"] = [[terms.revoke_after_round, "revocations.jsonl"]]
+    if layout.binning is not None and (part := layout.binning.part_of(party)):
+        (home / BINNING).write_text(part, encoding="utf-8")
+        config["binning"] = {"file": BINNING}
     (home / "node.toml").write_text(tomli_w.dumps(config))
 
 
@@ -211,7 +248,7 @@ class _Book:
             asked = Authorisation(
                 self.party.party, recipient, _fields(self.layout, self.party), insiders, terms.consent_permille,
                 outsiders, terms.compute_only_permille,
-                "DESENSITISED" if terms.is_trees and self.is_platform else "SCORE_ONLY",
+                "DESENSITISED" if terms.is_shown or (terms.is_trees and self.is_platform) else "SCORE_ONLY",
             )  # fmt: skip
             for firm, signed in issue(asked, own, self.secret, self.layout.catalogue, self.keys, seed, START):
                 record = signed["record"]
@@ -223,6 +260,8 @@ class _Book:
                 ):
                     self.revocations.append(revoke(signed, self.keys, firm, START))
                 yield signed
+                if terms.score_consents and self.is_platform and record["subject_type"] == "ENT":
+                    yield from score_consents(record, self.keys.of(firm), terms.is_trees)
 
     def _trained(self) -> set[str]:
         """Return the first bank's firms with training loans, where this is the platform and some firm will revoke."""
@@ -256,7 +295,10 @@ def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: 
         return config | {"listen": address}
     roles = {"label": inputs.label_column, "split": inputs.split_column, "loan_id": inputs.loan_id_column}
     config["data"] = data | {name: value for name, value in roles.items() if value}
-    return config | {"platform_address": address, "policy": {"operator": APPROVER, "profiles": [layout.terms.profile]}}
+    policy: dict[str, Any] = {"operator": APPROVER, "profiles": [layout.terms.profile]}
+    if layout.terms.score_consents:
+        policy["purposes"] = ["P4", *SCORED]
+    return config | {"platform_address": address, "policy": policy}
 
 
 def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, Any]:

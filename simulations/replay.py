@@ -1,7 +1,8 @@
 """Replay: a simulated run made again from its scenario, every message compared byte for byte.
 
-The tables must be the same bytes as then. The replay always runs in one process through `LocalGrid`, whatever ran at
-first: the same machines give the same messages. The closing receipts, which hold ledger heads, are not compared.
+The tables and the binning file must be the same bytes as then. The replay always runs in one process through `LocalGrid`,
+whatever ran at first: the same machines give the same messages. The closing receipts, which hold ledger heads, are not
+compared.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 from lianxin.federation import wire
 from lianxin.federation.errors import EvidenceRejected, GuardRefused, InputFault
 from lianxin.parties.catalogue import load_catalogue
+from lianxin.simulations.binning_file import kept_binning
 from lianxin.simulations.layout import Terms, lay_out
 from lianxin.simulations.runner import run_in_memory
 from lianxin.simulations.tables import Inputs, check_inputs
@@ -34,10 +36,11 @@ class Replayed:
 
 def replay_run(run_dir: Path) -> Replayed:
     """Make the run of `run_dir` again and compare. Raises EvidenceRejected naming the first message that differs,
-    InputFault when the folder or its tables are not what they were."""
+    InputFault when the folder, its tables or its binning file are not what they were."""
     scenario = _scenario(run_dir)
     inputs = _inputs(scenario["inputs"])
-    terms = Terms(**scenario["terms"], workers=2)
+    binning = kept_binning(run_dir, scenario.get("binning"))
+    terms = Terms(**scenario["terms"], workers=2, binning=binning)
     with tempfile.TemporaryDirectory(prefix="lianxin-replay-") as place:
         again = Path(place) / "run"
         ran = run_in_memory(lay_out(again, inputs, terms, load_catalogue(run_dir / "catalogue.csv")))

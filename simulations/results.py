@@ -105,10 +105,12 @@ def _figures(models: Mapping[str, Any], measure: Any, names: Sequence[str]) -> d
 def _curves(scores: Mapping[str, Any], pooled: PooledResult | None) -> dict[str, Any]:
     levels: dict[str, dict[str, Any]] = {OVERALL: {}}
     for bank in scores:
-        levels[bank] = {m: {"labels": scores[bank]["labels"], "scores": scores[bank][m]} for m in MODELS[:2]}
+        levels[bank] = {m: {"labels": scores[bank]["labels"], **_by_row(scores[bank], m)} for m in MODELS[:2]}
     for model in MODELS[:2]:
         labels = [y for bank in scores for y in scores[bank]["labels"]]
-        levels[OVERALL][model] = {"labels": labels, "scores": [s for bank in scores for s in scores[bank][model]]}
+        vectors = [_by_row(scores[bank], model) for bank in scores]
+        joined = {key: [s for one in vectors for s in one[key]] for key in (vectors[0] if vectors else {"scores": []})}
+        levels[OVERALL][model] = {"labels": labels, **joined}
     for name in MODELS[2:]:
         figures = getattr(pooled, name) if pooled is not None else None
         if pooled is not None and figures is not None:
@@ -116,6 +118,12 @@ def _curves(scores: Mapping[str, Any], pooled: PooledResult | None) -> dict[str,
                 predicted = figures.predictions[level].tolist()
                 levels[level][name] = {"labels": pooled.labels[level].tolist(), "scores": predicted}
     return levels
+
+
+def _by_row(scores: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return a model's scores and, where its card gives chances of its own, these."""
+    chances = scores.get(f"{model}_pd")
+    return {"scores": scores[model], **({} if chances is None else {"chances": chances})}
 
 
 def contract_of(layout: Layout) -> RunContract:

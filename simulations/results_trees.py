@@ -14,6 +14,7 @@ from lianxin.crypto.randomness import Drbg, derive_seed
 from lianxin.federation import evaluation
 from lianxin.federation.boosting_ensemble import Ensemble, Flags, TreeColumns
 from lianxin.federation.boosting_growth import Growth, TreeTerms, grow
+from lianxin.federation.boosting_rows import number_firms
 from lianxin.federation.contract import RunContract
 from lianxin.parties.node import simulated_seed
 from lianxin.parties.records import FirmTable, LoanTable
@@ -51,7 +52,7 @@ class _Withdrawing(Growth):
 
     left: Mapping[int, int] = {}
 
-    def tree(self, live: Flags | None = None) -> Any:
+    def tree(self, live: Flags | None = None, may_grow: bool = True) -> Any:
         number = len(self.losses) + 1
         return super().tree(np.array([self.left.get(row, number + 1) > number for row in range(self.own.rows)]))
 
@@ -61,7 +62,8 @@ def grown_in_clear(run: TreeRun) -> Ensemble:
     rows = run.bank_model["training_rows"]
     platform, own = run.columns(rows)
     drbg = Drbg(derive_seed(simulated_seed(run.seed), run.bank, run.contract.run)).child("growth")
-    growth = _Withdrawing(TreeTerms.of(run.contract), run.labels(rows), own, platform.shapes, drbg)
+    firms = number_firms([run.loans.identifiers[row] for row in rows])
+    growth = _Withdrawing(TreeTerms.of(run.contract), run.labels(rows), own, platform.shapes, drbg, firms)
     growth.left = {place: tree for place, tree in run.bank_model["left"]}
     clear = ClearPlatform(platform)
     return grow(growth, clear.histograms, clear.sides)

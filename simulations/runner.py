@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from lianxin.simulations.layout import RUN, Layout
 
 START_DEADLINE_S = 900.0  # a platform checks every consent it is given before it answers
 POLL_S = 0.1
+CAUSE_DEADLINE_S = 3.0
 STOP_DEADLINE_S = 10.0
 Watch = Callable[[str], None]
 
@@ -79,7 +80,12 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = No
         before = tree_cpu_s(os.getpid())
         for thread in threads:
             thread.start()
-        summary = platform.launch(load_run(layout.folder / "run.toml"))
+        try:
+            summary = platform.launch(load_run(layout.folder / "run.toml"))
+        except LianxinError as end:
+            _wait_for(lambda: all(RUN in bank.ended for bank in banks), CAUSE_DEADLINE_S)
+            _with_causes(end, {bank.node.party: bank.ended.get(RUN, {}) for bank in banks})
+            raise
         _wait_for(lambda: all(RUN in bank.ended for bank in banks))
         used = {EVERYBODY: tree_cpu_s(os.getpid()) - before}
         sent, peak = {p: n.bytes_sent for p, n in opened.items()}, {EVERYBODY: tree_peak_mb(os.getpid())}
@@ -95,6 +101,18 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = No
         for node in opened.values():
             node.close()
         collect_evidence(layout)
+
+
+def _with_causes(end: LianxinError, ended: Mapping[str, Mapping[str, Any]]) -> LianxinError:
+    """Put each bank's own sentence before what ended a run, and return it: a platform is told a rule and no counts.
+
+    Only a simulation, which has every node's words, may put them together.
+    """
+    causes = {party: str(how.get("error", "")) for party, how in ended.items()}
+    said = [f"{party}: {cause}" for party, cause in causes.items() if cause and cause not in str(end)]
+    if said:
+        end.args = ("; ".join([*said, f"at the platform: {end}"]),)
+    return end
 
 
 def _wait_for(holds: Callable[[], bool], deadline_s: float = STOP_DEADLINE_S) -> None:
@@ -215,7 +233,7 @@ class Processes:
         if summary["state"] != "finished":
             fault = RunStopped(summary["error"])
             fault.exit_code = summary.get("exit_code", 3)
-            raise fault
+            raise _with_causes(fault, {party: self._ended(party) for party in self.layout.parties[1:]})
         pids = {party: child.pid for party, child in self._children.items()}
         sent = {self.layout.parties[0]: summary["bytes_sent"]}
         for party in self.layout.parties[1:]:
@@ -225,6 +243,13 @@ class Processes:
                 sent[party] = ended.get(RUN, {}).get("bytes_sent", 0)
         used = {party: tree_cpu_s(pid) - self._cpu_before.get(party, 0.0) for party, pid in pids.items()}
         return Ran(summary, events, sent, pids, used, {party: tree_peak_mb(pid) for party, pid in pids.items()})
+
+    def _ended(self, party: str) -> dict[str, Any]:
+        try:
+            _wait_for(lambda: RUN in self.ask(party, {"do": "status", "from": 0})["ended"], CAUSE_DEADLINE_S)
+            return dict(self.ask(party, {"do": "status", "from": 0})["ended"].get(RUN, {}))
+        except LianxinError:
+            return {}
 
     def kill(self, party: str) -> None:
         """End one node without warning."""

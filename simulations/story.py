@@ -7,6 +7,7 @@ from typing import Any
 from lianxin.federation.contract import parse_contract
 from lianxin.federation.plan_calibration import Calibration
 from lianxin.parties import coding
+from lianxin.parties.model_document_facts import MADE_UP
 from lianxin.parties.node import code_version
 from lianxin.simulations.evaluations import evaluation_parts
 from lianxin.simulations.layout import START, Layout
@@ -15,10 +16,7 @@ from lianxin.simulations.results import Outcome, leaves_of
 from lianxin.simulations.runner import Ran, reference_plan
 from lianxin.simulations.story_trees import tree_parts
 
-SIMULATED_CONSENTS = (
-    "Simulation: firm keys and consents were made up for this run; no real firm authorised it. "
-    "All draws come from a seed that is written down, so nothing here is secret."
-)
+SIMULATED_CONSENTS = MADE_UP
 RULES = {
     "R01": "outside the contract or the purpose's allow-list", "R03": "no consent in this mode or for these fields",
     "R04": "consent withdrawn", "R09": "personal information without the person's separate consent",

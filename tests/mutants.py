@@ -243,12 +243,16 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/score_platform.py ScoreDesk._answer_request self._check_open": (
         "None", _SCORES + "test_a_bank_that_asks_after_the_end_is_refused"),
     "parties/score_platform.py check_fields decision.decide_release": (
-        "decision.ReleaseDecision(fields, (), fields)",
+        "decision.ReleaseDecision(request.fields, (), request.fields)",
         _SCORES + "test_an_agreement_whose_fields_may_be_in_no_score_is_refused_at_the_start"),
     "parties/score_parts.py contract_of open_contract": (
         "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
         "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])",
         _SCORES + "test_a_model_whose_contract_is_not_signed_by_its_parties_is_not_served"),
+    "parties/model_document.py gather open_contract": (
+        "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
+        "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])",
+        "tests/test_model_document.py::test_a_run_whose_contract_its_parties_did_not_all_sign_has_no_document"),
     "parties/bank.py BankNode.__init__ open_contract": ("row.contract", _STANDING + "[BankNode]"),
     "parties/platform.py PlatformNode.__init__ open_contract": ("row.contract", _STANDING + "[PlatformNode]"),
     # consents and decisions

@@ -146,7 +146,8 @@ def naive(case: Case) -> tuple[bool, str]:
         return False, "R03"
     if one.purpose == "P7" and case.kind != "ENT":
         return False, "R29"
-    if not need:
+    is_score = one.step in ("scoring.points", "scoring.answer", "boosting.score")
+    if not need and not (is_score and case.contract["version"] > 3):
         return True, "DESENSITISED" if one.mode == "DESENSITISED" else "OPEN"
     given = [record for record in case.records if record["type"] == "consent"
              and (record["recipient"], record["purpose"]) == (one.recipient, one.purpose)]  # fmt: skip
@@ -219,7 +220,7 @@ def a_registry(chance: Random, kind: str, has_successors: bool) -> tuple[dict[st
 def a_contract(chance: Random) -> dict[str, Any]:
     roles = [("platform-a", "platform"), ("bank-1", "bank")], [("platform-a", "bank"), ("bank-1", "platform")]
     return w.contract_of(
-        version=chance.choice([1, 2, 3, 3]), purpose=chance.choice(["P4", "P4", "P4", "P2", "P2", "P6", "P7", "P3"]),
+        version=chance.choice([1, 2, 3, 3, 4]), purpose=chance.choice(["P4", "P4", "P4", "P2", "P2", "P6", "P7", "P3"]),
         model=chance.choice(["scorecard", "field_query"]), lawful_basis=mostly(chance, "consent", "emergency"),
         parties=[{"party": party, "role": role} for party, role in mostly(chance, roles[0], roles[1])],
         **{name: mostly(chance, "a-1", "") for name in TERMS},
@@ -245,5 +246,5 @@ def a_question(chance: Random, has_successors: bool = True) -> Case:
     records, now = a_registry(chance, kind, has_successors), mostly(chance, TIMES[4], TIMES[5], TIMES[3], TIMES[6])
     grade["quasi"] = [name for name in fields if chance.random() < 0.8]
     grade["fields"] |= {name: "keep" for name in grade["fields"] if chance.random() < 0.1}
-    request = replace(request, step=chance.choice(["train", "query.answer"]))
+    request = replace(request, step=chance.choice(["train", "query.answer", "scoring.points", "scoring.answer"]))
     return Case(request, contract, records, kind, now, used, grade)

@@ -91,9 +91,9 @@ class Scene:
         return audit
 
 
-def lay(folder: Path, purpose: str = "P3") -> Layout:
-    """Lay a scene out in `folder`."""
-    return scoring_scene.make_scene(folder, FIRMS, purpose, loans=LOANS)
+def lay(folder: Path, purpose: str = "P3", trees: bool = False) -> Layout:
+    """Lay a scene out in `folder`, of a scorecard and, where it says so, of boosted trees."""
+    return scoring_scene.make_scene(folder, FIRMS, purpose, loans=LOANS, trees=trees)
 
 
 @contextmanager

@@ -289,6 +289,7 @@ def test_a_bank_checks_keys_columns_and_dates_before_any_policy(
 POLICIES = {
     "P01": {"purposes": ["P1"]}, "P02": {"matching": ["paillier"]}, "P03": {"max_rounds": 2},
     "P04": {"min_key_bits": 3072}, "P05": {"min_rows": 51}, "P06": {"fields": ["loan_rate", worlds.LABEL]},
+    "P07": {"profiles": []}, "P08": {"models": ["boosted_trees", "scoring"]},
     "": {"fields": [*worlds.BANK_FIELDS, worlds.LABEL]},
 }  # fmt: skip
 

@@ -161,51 +161,6 @@ def test_sums_over_cells_of_one_row_name_the_row_once_gradients_differ_as_the_le
     assert len(named) > 50 and sum(named) > len(named) / 3
 
 
-# ---- samples and validation
-
-
-def openings(terms: TreeTerms, table: Table) -> tuple[list[Opening], Growth]:
-    seen = list[Opening]()
-    growth = Growth(terms, table.labels, table.own, table.platform.shapes, Drbg(SAMPLING))
-    clear = ClearPlatform(table.platform)
-
-    def histograms(opening: Opening, ask: Histograms) -> Any:
-        if ask.level == 0:
-            seen.append(opening)
-        return clear.histograms(opening, ask)
-
-    grow(growth, histograms, clear.sides)
-    return seen, growth
-
-
-def test_samples_have_the_shares_of_the_contract_differ_by_tree_and_do_not_see_labels() -> None:
-    table = made_up(400, seed=6, platform=6)
-    terms = replace(SMALL, row_sample_permille=500, column_sample_permille=400, validation_permille=250)
-    seen, growth = openings(terms, table)
-    assert [int(o.sampled.sum()) for o in seen] == [150] * 3 and int(growth.validation.sum()) == 100
-    assert all(len(o.features) == 3 for o in seen)
-    assert not any((o.sampled & growth.validation).any() for o in seen)
-    assert len({o.sampled.tobytes() for o in seen}) == 3
-    other, _ = openings(terms, replace(table, labels=made_up(400, seed=7).labels))
-    assert [o.sampled.tobytes() for o in other] == [o.sampled.tobytes() for o in seen]
-    assert [o.features for o in other] == [o.features for o in seen]
-
-
-def test_growth_stops_when_validation_rows_gain_nothing_more_and_keeps_the_best_number_of_trees() -> None:
-    table = made_up(400, seed=9)
-    noise = replace(table, labels=[Drbg(SAMPLING).child("noise", row).below(2) for row in range(400)])
-    terms = replace(SMALL, trees=30, validation_permille=300, patience=3)
-    ensemble = grown(terms, noise)
-    losses = ensemble.validation_loss_micro
-    best = losses.index(min(losses)) + 1
-    assert ensemble.grown == len(losses) == best + 3 < 30 and len(ensemble.trees) == best
-    assert (
-        len(ensemble.train_loss_micro) == ensemble.grown
-        and ensemble.train_loss_micro[-1] < ensemble.train_loss_micro[0]
-    )
-    assert len(grown(replace(terms, patience=0), noise).trees) == 30
-
-
 def test_a_bank_alone_grows_on_its_own_features_and_a_bank_without_any_stays_at_the_base_rate() -> None:
     table = made_up(300, seed=10, own=3)
     alone = grow_alone(SMALL, table.labels, table.own, Drbg(SAMPLING))

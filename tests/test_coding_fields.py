@@ -43,7 +43,7 @@ def test_special_values_have_bins_of_their_own_beside_the_missing_one() -> None:
 def test_a_rare_special_value_goes_with_the_missing_ones_and_is_noted() -> None:
     spec, rows, notes = fitted([-999] * 3 + [None] * 20 + list(range(60)), special=(-999.0,))
     assert spec.encode([-999]) == spec.encode([None]) and rows[-1] == 23
-    assert notes == ("special value 1 has fewer than 20 rows and is with the missing values",)
+    assert notes == ("special value -999 has fewer than 20 rows and is with the missing values",)
 
 
 def test_rare_special_and_missing_values_share_a_bin_or_join_the_largest() -> None:

@@ -155,7 +155,7 @@ BY_FORM: dict[str, tuple[str, Any]] = {
     "AGGREGATE": ("round.range", wire.RangeChoice(mean_steps=1)),
     "DESENSITISED": ("scoring.points", wire.ScorePoints(points=b"x")),
 }
-MODES = ("COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT", "AGGREGATE")
+MODES = ("COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "SPLITS", "PLAINTEXT", "AGGREGATE")
 
 
 @pytest.mark.rule("G04")
@@ -183,6 +183,12 @@ def test_plain_values_cross_behind_a_plaintext_release_alone_and_a_statistic_beh
 def test_a_consent_to_a_score_lets_no_desensitised_value_cross_outside_the_score_steps() -> None:
     assert "SCORE_ONLY" in fitting_modes("DESENSITISED", "scoring.points")
     assert "SCORE_ONLY" not in fitting_modes("DESENSITISED", "another.step")
+
+
+def test_rows_for_the_sides_of_cuts_let_no_desensitised_value_cross_outside_the_steps_of_sides() -> None:
+    sides = {step for step in STEPS if "SPLITS" in fitting_modes("DESENSITISED", step)}
+    assert sides == {"boosting.split", "boosting.score", "scoring.answer"}
+    assert all("SPLITS" not in fitting_modes(form, step) for form in ("PLAIN", "AGGREGATE") for step in STEPS)
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "PLAINTEXT"])

@@ -173,6 +173,29 @@ def test_a_score_that_separates_wholly_is_not_certain():
     assert area.low == pytest.approx(0.025 ** (1 / 3))
 
 
+@pytest.mark.parametrize("each", [2, 3, 5, 30])
+def test_a_difference_that_is_the_same_in_every_row_is_not_certain(each):
+    """As many pairs as the smaller class has rows would all differ so by chance, were there no difference, p of the time."""
+    labels = np.repeat([1, 0], [each, each + 2])
+    found = intervals.areas(labels, {"a": labels * 1.0, "none": labels * 0.0, "b": -labels * 1.0})
+    half, whole, back = found.paired("a", "none"), found.paired("a", "b"), found.paired("none", "a")
+    assert half.difference == 0.5 and half.p == pytest.approx(min(1.0, 2 * 1.5**-each))
+    assert whole.difference == 1.0 and whole.p == pytest.approx(2 * 0.5**each) and whole.high == 1.0
+    assert whole.low == pytest.approx(2 * 0.025 ** (1 / each) - 1)
+    assert (back.low, back.high, back.p) == pytest.approx((-half.high, -half.low, half.p))
+    for one in (half, whole):
+        assert -1.0 <= one.low < one.difference <= one.high <= 1.0 and (one.low > 0) is (one.p < 0.05)
+
+
+def test_two_scores_that_both_separate_wholly_are_not_known_to_be_equal():
+    labels = np.array([1, 1, 1, 0, 0, 0])
+    first, second = labels * 10 + np.arange(6), labels * 10 - np.arange(6)
+    found = intervals.areas(labels, {"a": first, "b": second, "again": first * 2.0})
+    reach = 1 - 0.025 ** (1 / 3)
+    assert found.paired("a", "b") == intervals.Paired(0.0, -reach, reach, 1.0)
+    assert found.paired("a", "again") == intervals.Paired(0.0, 0.0, 0.0, 1.0)
+
+
 def test_one_bad_alone_leaves_the_whole_range_open():
     labels, score = np.array([1, 0, 0, 0]), np.array([4.0, 1, 2, 3])
     found = intervals.areas(labels, {"a": score, "b": -score})
@@ -198,6 +221,11 @@ def test_few_bads_are_said_to_be_few():
     assert intervals.too_few(2600, 52).startswith("2,600 rows at 2.0 % give 52 bads: below 100")
     assert intervals.too_few(500, 450).startswith("500 rows at 10.0 % give 50 goods")
     assert intervals.too_few(5000, 100) == ""
+    assert intervals.too_few_for_ks(500, 49).startswith(
+        "49 bads: below 50 the interval of KS holds the true one less often"
+    )
+    assert intervals.too_few_for_ks(500, 470).startswith("30 goods: below 50")
+    assert intervals.too_few_for_ks(500, 50) == intervals.too_few_for_ks(0, 0) == ""
     assert intervals.clustered(4, ["a", "a", "b", "c"]).startswith("4 rows are of 3 firms")
     assert intervals.clustered(3, ["a", "b", "c"]) == intervals.clustered(3, None) == ""
 

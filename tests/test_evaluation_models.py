@@ -13,7 +13,7 @@ from lianxin.crypto.randomness import Drbg
 from lianxin.federation import evaluation
 from lianxin.federation.errors import InputFault
 from lianxin.federation.evaluation_leaks import Leak
-from lianxin.federation.evaluation_models import ONE_CLASS, TRAIN, evaluate_models, run_record
+from lianxin.federation.evaluation_models import NO_ROWS, ONE_CLASS, TRAIN, evaluate_models, run_record
 from lianxin.federation.evaluation_stability import Stability
 from lianxin.parties import bank_evaluation
 from lianxin.parties.config import EvaluationSection
@@ -81,7 +81,7 @@ def test_loans_of_one_firm_are_counted_as_one_firm_and_said_to_be():
 @pytest.mark.parametrize("labels", [[0, 0, 0], []], ids=["goods", "none"])
 def test_rows_of_one_class_have_no_figure_and_say_why(labels):
     found = evaluate_models(labels, {"joint": [0.1] * len(labels)}, None, SEED)
-    assert (found.models, found.paired, found.notes) == ({}, {}, (ONE_CLASS,))
+    assert (found.models, found.paired, found.notes) == ({}, {}, (ONE_CLASS if labels else NO_ROWS,))
     canonical.encode(found.to_record())
 
 

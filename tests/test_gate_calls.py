@@ -335,6 +335,7 @@ def asking(kind: type[Any]) -> Any:
         row_of={"firm-a": 0},
     )
     here._request = lambda *arguments: kind._request(here, *arguments)
+    here._held = lambda: {**table.columns, "y": table.labels}
     return here
 
 

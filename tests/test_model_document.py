@@ -1,14 +1,20 @@
 """The model document: its headings, what it says of a run, and what it may never hold."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import worlds
 from test_report import Page
-from worlds import finished, province  # noqa: F401 - fixtures
+from worlds import ends, finished, province  # noqa: F401 - fixtures
 
+from lianxin.crypto.signing import sign_record
+from lianxin.federation.errors import PeerError
 from lianxin.parties import cli
-from lianxin.parties.model_document_sections import SECTIONS
+from lianxin.parties.agreement import encode_signed
+from lianxin.parties.model_document import gather
+from lianxin.parties.model_document_facts import MADE_UP, alarms
+from lianxin.parties.model_document_sections import SECTIONS, _floor
 
 
 def written(home, out, *more):
@@ -119,3 +125,43 @@ def test_a_model_that_was_deleted_has_no_document(finished, tmp_path, capsys):  
         == 2
     )
     assert "its retention has passed, or it was dropped" in capsys.readouterr().err
+
+
+def test_a_run_whose_contract_its_parties_did_not_all_sign_has_no_document(ends, tmp_path):  # noqa: F811
+    signed = encode_signed(sign_record(dict(ends.contract.record), [("bank-1", ends.bank.key)]))
+    row, folder = SimpleNamespace(contract=signed, state="finished"), tmp_path / "runs" / "test-run-1"
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text('{"type": "bank-model"}')
+    store = SimpleNamespace(run=lambda _run: row, leaves=list, release_consents=dict)
+    with pytest.raises(PeerError) as refused:
+        gather(store, tmp_path, "bank-1", "test-run-1")
+    assert refused.value.rule == "C05"
+
+
+def test_a_simulated_model_carries_the_banner_and_is_judged_by_the_clock_of_its_node(document):
+    assert MADE_UP in Page(document).text and "its contract is over" not in document
+    facts = SimpleNamespace(
+        is_simulated=False, now="2031-01-01T00:00:00Z", state="finished", mark={"revocations": 0}, evaluation={"levels": []},
+        contract=SimpleNamespace(retain_until="2030-01-01T00:00:00Z"),
+    )  # fmt: skip
+    assert alarms(facts) == [
+        "This model was to be kept until 2030-01-01T00:00:00Z and its contract is over; train a new one."
+    ]
+    facts.now = "2029-01-01T00:00:00Z"
+    assert alarms(facts) == []
+
+
+@pytest.mark.parametrize(("bads", "low", "words"), [
+    (40, 640_000, "have 40 bads, and below 100"), (400, 640_000, "below 0.6400"), (400, 430_000, "below 0.5000"),
+])  # fmt: skip
+def test_a_trigger_is_never_below_chance_and_never_from_too_few_bads(bads, low, words):
+    level = {"rows": 2000, "bads": bads, "models": [{"model": "joint", "auc": {"low": low}}]}
+    assert words in _floor(level)
+    assert "no threshold" in _floor(None) and ("no threshold" in _floor(level)) == (bads < 100)
+
+
+def test_the_document_says_which_chances_it_evaluates(document):
+    text = Page(document).text
+    assert (
+        "points mean odds of" in text and "Joint, the card" in text and "fitted anew on the whole-point score" in text
+    )

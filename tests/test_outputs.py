@@ -183,6 +183,7 @@ def test_a_platform_takes_a_group_out_of_the_rows_where_a_bank_did_not(
     monkeypatch.setattr(common.streams, "receive_rows", lambda *_: run.shared.rows)
     monkeypatch.setattr(common.streams, "note_rows", lambda flags, _: said.append(flags))
     run._release = lambda _bank, _step, firms: Released(None, tuple(firms), dict.fromkeys(FIELDS, firms))  # type: ignore[arg-type]
+    run._kept_back = lambda _released: frozenset()
     PlatformRun._rows(run, "bank-1", None)
     assert len(run.shared.rows) == sum(said[0]) == len(FIRMS) - 1 - LEAST
     run.shared.right = "the right of the rows"

@@ -88,7 +88,7 @@ def test_no_row_tells_more_than_the_contracts_bits_and_the_plan_says_how_many(gr
     assert 1 < len(answered.cuts) <= contract.split_bits and len(told) <= 2 ** len(answered.cuts)
     made = plan.make_plan(contract, plan.reference_calibration(2048))
     split = next(e for e in made["learns"] if (e["who"], e["step"]) == ("bank-1", "boosting.split"))
-    assert f"at most {contract.split_bits} bits about a row" in split["what"]
+    assert f"the sides of at most {contract.split_bits} different cuts a row" in split["what"]
 
 
 def table(**changes):
@@ -111,9 +111,12 @@ def test_shown_and_hidden_nodes_are_told_apart():
 
 def test_a_malicious_banks_tags_and_the_cap_on_cuts_are_named():
     _, entries = table(split_bits=20)
-    assert "32 bits each" in entries["bank-1", "boosting.histogram"]["malicious"]
+    assert "of up to 240 rows" in entries["bank-1", "boosting.histogram"]["malicious"]
+    _, entries = table(max_rows=30_000, trees=3, depth=2)  # 15 + 2 x 31 bits a cell, two nodes a tree
+    assert f"of up to {77 * 2 * 3} rows" in entries["bank-1", "boosting.histogram"]["malicious"]
+    _, entries = table(split_bits=20)
     assert "found only by replay" in entries["bank-1", "boosting.histogram"]["malicious"]
-    assert "same 20 bits a row" in entries["bank-1", "boosting.split"]["malicious"]
+    assert "same 20 cuts" in entries["bank-1", "boosting.split"]["malicious"]
 
 
 def test_depth_that_leaves_too_few_rows_a_leaf_is_advised_against():

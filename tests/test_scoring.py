@@ -176,7 +176,8 @@ def test_an_agreement_over_a_model_that_is_not_to_be_served_is_refused_by_name(o
     path = node.run_folder(RUN) / "model.json"
     kept = json.loads(path.read_text())
     for broken, sentence in (
-        ({**kept, "type": "platform-trees"}, "of a kind that is not served yet"),
+        ({**kept, "type": "platform-forest"}, "of a kind that is not served"),
+        ({**kept, "type": "platform-trees"}, "damaged"),
         ({**kept, "features": [{}]}, "damaged"),
         ([], "cannot be read"),
     ):
@@ -317,4 +318,4 @@ def test_firms_are_named_and_scored_by_the_gate_alone(shared: Scene) -> None:
     node = SimpleNamespace(party=PLATFORM, boundary=gate, catalogue=real.catalogue)
     desk = SimpleNamespace(node=node, contract=shared.desk.contract, table=shared.desk.table, _value=shared.desk._value)
     with pytest.raises(GateRefused):
-        ScoreDesk._release_rows(desk, BANK, asked, shared.fields, asked.firms, NO_PREFACE)  # type: ignore[arg-type]
+        ScoreDesk._release_rows(desk, BANK, asked, shared.fields, asked.firms, NO_PREFACE, "SCORE_ONLY")  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def select(sides, limit=LIMIT, **changed):
     at = {**sides, **changed}
     return play(
         selection.bank_selection_role(at["bank"], at["keys"], at["own"], ROWS, limit),
-        selection.platform_selection_role(at["platform"], at["keys"].secret_key.public, at["theirs"]),
+        selection.platform_selection_role(at["platform"], at["keys"].secret_key.public, at["theirs"], limit),
     )
 
 
@@ -85,6 +85,23 @@ def test_dropping_ends_with_every_inflation_under_the_limit(sides):
     theirs = np.delete(coded(sides["theirs"]), verdict.dropped, axis=1)
     own = np.delete(coded(sides["own"]), found.own_dropped, axis=1)
     assert exact_inflations(np.column_stack([theirs, own])).max() < limit / 100 * 1.01
+
+
+@pytest.mark.parametrize(("stated", "dropped", "is_refused"), [
+    ([100, 100], [0], True), ([1000, 1500], [0], True), ([1001, 100], [0], False), ([1500, 1500], [], False),
+])  # fmt: skip
+def test_a_verdict_that_drops_a_column_which_may_stay_by_its_own_figures_is_refused(stated, dropped, is_refused):
+    said = wire.SelectionVerdict(inflation_hundredths=stated, dropped=dropped)
+    if is_refused:
+        with pytest.raises(PeerError, match="not above") as refused:
+            selection._checked(said, 2, LIMIT)
+        assert refused.value.rule == "V01"
+    else:
+        assert selection._checked(said, 2, LIMIT).dropped == tuple(dropped)
+
+
+def test_a_column_dropped_by_a_hair_is_stated_above_the_limit():
+    assert selection._hundredths(np.array([10.001, 10.001]), (0,), LIMIT) == (1001, 1000)
 
 
 def test_of_two_copies_the_banks_own_goes(sides):
@@ -174,7 +191,7 @@ def read_rows(sides, monkeypatch, is_hidden: bool) -> int:
         monkeypatch.setattr(selection, "above_slots", lambda *_: 0)
     taken: list[int] = []
     public, theirs = sides["keys"].secret_key.public, sides["theirs"]
-    play(greedy_role(sides, taken), selection.platform_selection_role(sides["platform"], public, theirs))
+    play(greedy_role(sides, taken), selection.platform_selection_role(sides["platform"], public, theirs, LIMIT))
     layout = selection.plan_selection(sides["bank"].contract, "bank-1")
     value = taken[0] if taken[0] < int(public.n) // 2 else taken[0] - int(public.n)
     value >>= layout.used_bits

@@ -71,7 +71,7 @@ def platform_of(charge: Any, **terms: Any) -> Any:
     columns = TreeColumns.of([[row % 4 for row in range(100)]], [4], [0], 100)
     trees = boosting_platform.PlatformTrees(None, columns, charge)  # type: ignore[arg-type]
     work = SimpleNamespace(contract=contract_of(model="boosted_trees", **terms), rights=())
-    turn = SimpleNamespace(work=work, trees=trees)
+    turn = SimpleNamespace(work=work, trees=trees, firms=None)
     opening = wire.TreeOpening(tree=0, sampled=np.packbits(np.ones(100, dtype=bool)).tobytes(), features=[0])
     return boosting_platform._PlatformAnswers(turn, np.ones(100, dtype=bool), opening)  # type: ignore[arg-type]
 
@@ -99,7 +99,8 @@ def test_a_platform_admits_no_key_for_trees_whose_modulus_is_bad() -> None:
 def told_bits(*bits: int) -> list[Any]:
     """Return an auditor's findings on ledgers that count these cuts, of a contract that allows five."""
     leaves = [(place, {"peer": "bank-1", "bits": count}) for place, count in enumerate(bits)]
-    own = SimpleNamespace(of_kind=lambda kind, run: leaves, party="platform-a")
+    leaves = [(place, {"kind": "split-bits", **leaf}) for place, leaf in leaves]
+    own = SimpleNamespace(of_kind=lambda kind, run: leaves, crossings=lambda run: [], party="platform-a")
     run = SimpleNamespace(id="run-1", contract={"split_bits": 5})
     return list(auditor_envelopes._split_findings(run, own))  # type: ignore[arg-type]
 

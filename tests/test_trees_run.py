@@ -14,7 +14,7 @@ from lianxin.federation import wire
 from lianxin.federation.boosting_ensemble import Ensemble
 from lianxin.federation.errors import GuardRefused, InputFault, PeerError
 from lianxin.federation.model import Provenance
-from lianxin.federation.session import fitting_modes
+from lianxin.federation.session import SPLIT_STEPS, fitting_modes
 from lianxin.parties import auditor_envelopes
 from lianxin.parties.agreement import draft_contract, trees_fault
 from lianxin.parties.auditor import verify_run
@@ -27,14 +27,14 @@ from lianxin.parties.records import LoanTable, load_loan_table, read_table
 from lianxin.parties.report import render
 from lianxin.parties.tree_columns import specs_of, tree_columns
 from lianxin.simulations import results, story
-from lianxin.simulations.layout import START
+from lianxin.simulations.layout import START, Terms, choose_catalogue, lay_out
 from lianxin.simulations.replay import replay_run
 from lianxin.simulations.results_trees import TreeRun, grown_in_clear
 from lianxin.simulations.tables import Inputs
 
 ends, province = worlds.ends, worlds.province
 TERMS = {
-    "trees": 3, "depth": 2, "max_bins": 8, "row_sample_permille": 900, "column_sample_permille": 700,
+    "trees": 3, "depth": 2, "max_bins": 8, "row_sample_permille": 1000, "column_sample_permille": 700,
     "validation_permille": 100, "patience": 2, "positive_weight_permille": 2000, "min_rows": 50,
 }  # fmt: skip
 CONSENTS = {"compute_only_permille": 120, "revoke_after_round": 1}
@@ -45,7 +45,11 @@ def run_of(nodes: str, folder: Path, inputs: Inputs) -> World:
     """Return a finished run with these node sets, made once in this process."""
     if nodes not in _RUNS:
         terms = {"model": "boosted_trees", "model_terms": TERMS | {"nodes": nodes}, "minimums": {}, **CONSENTS}
-        _RUNS[nodes] = worlds.run(worlds.lay(folder / nodes, inputs, **terms))
+        chosen = Terms(**{"seed": 5, "matching": "ecdh", **worlds.QUICK, **worlds.CONSENTS, **terms})
+        catalogue = choose_catalogue(
+            inputs, None, nodes == "hidden", True, nodes == "shown"
+        )  # the draft keeps banks' fields back
+        _RUNS[nodes] = worlds.run(lay_out(folder / nodes, inputs, chosen, catalogue))
     return _RUNS[nodes]
 
 
@@ -91,17 +95,22 @@ def test_joint_trees_are_the_trees_in_clear_integer_by_integer(shown: World, hid
             model, contract = model_of(world, bank), results.contract_of(world.layout)
             run = TreeRun(contract, bank, 5, platform_model, model, firms, loans_of(world, bank))
             assert grown_in_clear(run).to_record() == model["ensemble"]
-            assert model["ensemble"]["trees"] and model["ensemble"]["platform_cuts"]
+            assert model["ensemble"]["trees"]
             assert platform_model["banks"][bank]["cuts"] == model["ensemble"]["platform_cuts"]
+        assert any(one["cuts"] for one in platform_model["banks"].values())
 
 
 def test_with_hidden_nodes_no_set_of_a_nodes_rows_leaves_a_bank(shown: World, hidden: World) -> None:
     for world, forms in ((shown, {"TreeNodes", "SplitChoice"}), (hidden, set())):
+        found = set[str]()
         for bank in world.banks:
             out = [leaf for leaf in world.leaves(bank, "envelope") if leaf["direction"] == "out"]
-            named = {leaf["message_type"] for leaf in out if any(one["form"] == "PSEUDONYM" for one in leaf["forms"])}
-            assert {"TreeNodes", "SplitChoice"} <= {leaf["message_type"] for leaf in out}
-            assert named & {"TreeNodes", "SplitChoice"} == forms and "TreeOpening" in named
+            named = {
+                leaf["message_type"] for leaf in out if any(one["form"] == "DESENSITISED" for one in leaf["forms"])
+            }
+            assert {"TreeNodes", "SplitChoice", "TreeOpening"} <= {leaf["message_type"] for leaf in out}
+            found |= named
+        assert found == forms
 
 
 @pytest.mark.parametrize("nodes", ["shown", "hidden"])
@@ -164,11 +173,30 @@ def test_a_firm_that_withdraws_is_in_no_later_tree_and_is_not_scored(shown: Worl
         model, loans = model_of(world, "bank-1"), loans_of(world, "bank-1")
         left = {model["training_rows"][place]: tree for place, tree in model["left"]}
         rows = [row for row in model["training_rows"] if subject_of(world, loans.identifiers[row]) == gone]
-        assert left == dict.fromkeys(rows, 2) and rows
+        assert rows and {left[row] for row in rows} == set(left.values()) == {2}
+        assert len({loans.identifiers[row] for row in left}) == TERMS["min_rows"] + 1  # a drawn group beside it
         assert model_of(world, "bank-2")["left"] == []
         released = [leaf["rows"] for leaf in world.leaves(world.platform, "release")
                     if leaf["step"] == "boosting.split" and leaf["recipient"] == "bank-1"]  # fmt: skip
         assert released[0] == released[1] + 1 == released[-1] + 1
+        summed = [leaf["rows"] for leaf in world.leaves(world.platform, "release")
+                  if leaf["step"] == "boosting.histogram" and leaf["recipient"] == "bank-1"]  # fmt: skip
+        assert summed[0] - summed[1] > TERMS["min_rows"] and len(set(summed[1:])) == 1
+
+
+def test_with_shown_nodes_a_bank_releases_its_own_features_as_sides_and_its_label_to_be_computed_on(
+    shown: World, hidden: World
+) -> None:
+    for world, expected in ((shown, {"COMPUTE_ONLY": {worlds.ID, worlds.LABEL}, "SPLITS": {worlds.ID}}),
+                            (hidden, {"COMPUTE_ONLY": {worlds.ID, worlds.LABEL, *worlds.BANK_FIELDS}})):  # fmt: skip
+        for bank in world.banks:
+            model = model_of(world, bank)
+            own = {one["field"] for one in model["features"]}
+            assert own and model["refused"] == []
+            releases = [leaf for leaf in world.leaves(bank, "release")
+                        if leaf["step"].startswith("boosting") and leaf["round"] and leaf["mode"] != "AGGREGATE"]  # fmt: skip
+            found = {leaf["mode"]: set(leaf["fields"]) for leaf in releases}
+            assert found == (expected | {"SPLITS": expected["SPLITS"] | own} if "SPLITS" in expected else expected)
 
 
 def test_rows_are_released_in_mode_splits_anew_in_every_tree_and_sides_cross_behind_it_alone(shown: World) -> None:
@@ -179,7 +207,8 @@ def test_rows_are_released_in_mode_splits_anew_in_every_tree_and_sides_cross_beh
     told = [leaf for leaf in leaves if leaf["kind"] == "split-bits"]
     for bank in shown.banks:
         cuts = len(model_of(shown, bank)["ensemble"]["platform_cuts"])
-        assert sum(leaf["bits"] for leaf in told if leaf["peer"] == bank) == cuts > 0
+        assert sum(leaf["bits"] for leaf in told if leaf["peer"] == bank) == cuts
+    assert told
 
 
 def right(mode: str) -> Provenance:
@@ -203,7 +232,7 @@ def test_sides_of_cuts_cross_behind_a_release_for_splits_and_nothing_else_that_i
 def test_the_auditors_copy_of_the_fitting_modes_is_the_sessions() -> None:
     modes = {"COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT", "AGGREGATE", "SPLITS"}
     for form in ("PSEUDONYM", "CIPHERTEXT", "MASKED", "AGGREGATE", "DESENSITISED", "PLAIN"):
-        for step in ("boosting.split", "boosting.score", "scoring.points", "binning.rows"):
+        for step in (*sorted(SPLIT_STEPS), "scoring.points", "binning.rows"):
             fitting = {mode for mode in modes if auditor_envelopes.fits_mode(form, step, {mode})}
             assert fitting == fitting_modes(form, step), (form, step)
 
@@ -235,3 +264,6 @@ def test_a_bank_that_is_lost_at_a_tree_leaves_the_others_to_go_on_with_evidence_
     trees = {bank: one["trees"] for bank, one in model_of(world, world.platform)["banks"].items()}
     assert trees == {"bank-1": 3, "bank-2": 1}
     assert verify_run(world.layout.folder).ok and not (world.layout.run_state("bank-2") / "model.json").exists()
+    kept = model_of(world, "bank-1")  # nodes are shown, and this catalogue lets a bank's fields be computed on alone
+    assert kept["features"] == [] and kept["refused"] == [{"field": name, "rule": "R39"} for name in worlds.BANK_FIELDS]
+    assert kept["ensemble"]["own_cuts"] == []

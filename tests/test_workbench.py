@@ -14,12 +14,13 @@ from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties import cli
 from lianxin.parties.bank import BankNode
 from lianxin.parties.bank_scorecard import BankScorecard
+from lianxin.parties.bin_notes import left_out_because, merge_notes, separates
 from lianxin.parties.coding_fields import BinLimits
 from lianxin.parties.coding_rules import NO_RULES, BinRules, FieldRule
 from lianxin.parties.config import load_node
 from lianxin.parties.node import open_node
 from lianxin.parties.records import LoanTable
-from lianxin.parties.workbench import auc_half_width, bank_workbench, size_advice
+from lianxin.parties.workbench import auc_half_width, bank_workbench, model_workbench, size_advice
 from lianxin.simulations.tables import Inputs
 
 province, finished = worlds.province, worlds.finished
@@ -181,3 +182,47 @@ def test_a_bank_with_too_few_bads_ends_the_run_with_the_counts_of_its_firms() ->
         run._check_classes(range(80))
     run.table = LoanTable([f"f{row}" for row in range(90)], run.table.labels, [], {})
     run._check_classes(range(80))
+
+
+def test_what_was_merged_and_what_goes_against_the_data_is_said() -> None:
+    falls = BinRules("bins.toml", {"risk": FieldRule(monotone="up")})
+    risk = [3 if (b and row % 3) or row % 7 == 0 else row % 3 for row, b in enumerate(BAD)]
+    found = look(loans(risk=risk), falls, "risk")["risk"]
+    assert any(said.startswith('monotone = "up" goes against the data') for said in found["advice"])
+    right = look(loans(risk=risk), BinRules("bins.toml", {"risk": FieldRule(monotone="down")}), "risk")["risk"]
+    assert not any("against the data" in said for said in right["advice"])
+    rare = [row % 3 if bad else row // 10 % 6 for row, bad in enumerate(BAD)]
+    merged = look(loans(rare=rare), NO_RULES, "rare")["rare"]
+    assert any("were merged for too few rows" in said for said in merged["advice"])
+    assert merge_notes([0, 0, 1, 0]) == (
+        "of 4 bins that were counted these were merged for too few rows, bads or goods, or against the direction wished: "
+        "1 and 2 and 4",
+    )
+    assert merge_notes([0, 1]) == ()
+
+
+def test_a_field_that_separates_is_named_so_although_its_bins_are_too_few() -> None:
+    few = [int(row < 30) for row in range(ROWS)]  # fewer bads than a bin must have rows
+    table = LoanTable(
+        [f"f{row}" for row in range(ROWS)], few, ["train"] * ROWS, {"told": [row / 7 for row in range(ROWS)]}
+    )
+    found = look(table)["told"]
+    assert "separates goods from bads" in found["dropped"]
+    level = LoanTable(table.identifiers, few, table.split, {"told": ["late" if bad else "paid" for bad in few]})
+    assert "separates goods from bads" in look(level)["told"]["dropped"]
+    assert not separates(list(range(ROWS)), BAD) and not separates([str(row) for row in range(ROWS)], BAD)
+    assert left_out_because("its IV is low", ["late" if bad else "paid" for bad in few], few) == "its IV is low"
+
+
+def test_the_label_is_called_the_label(finished: World, tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match=r"\[bad\] is the label"):
+        BinRules("bins.toml", {"bad": FieldRule(skip=True)}).check_columns(["age"], "bad")
+
+
+def test_notes_of_a_run_are_shown_with_its_bins(finished: World, tmp_path: Path) -> None:
+    record = json.loads((finished.layout.run_state(finished.banks[0]) / "model.json").read_text())
+    name = record["features"][0]["field"]
+    record["notes"] = [{"field": name, "note": "interval 1 joined interval 2"}]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    found = {table.field: table for table in model_workbench(tmp_path / "model.json").tables}
+    assert "interval 1 joined interval 2" in found[name].advice
