@@ -187,7 +187,7 @@ def test_a_consent_to_a_score_lets_no_desensitised_value_cross_outside_the_score
 
 def test_rows_for_the_sides_of_cuts_let_no_desensitised_value_cross_outside_the_steps_of_sides() -> None:
     sides = {step for step in STEPS if "SPLITS" in fitting_modes("DESENSITISED", step)}
-    assert sides == {"boosting.split", "boosting.score", "scoring.answer"}
+    assert sides == {"boosting.histogram", "boosting.split", "boosting.score", "scoring.answer"}
     assert all("SPLITS" not in fitting_modes(form, step) for form in ("PLAIN", "AGGREGATE") for step in STEPS)
 
 
