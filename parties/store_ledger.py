@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -50,14 +50,15 @@ class EnvelopeRow:
     message_hash: str
 
 
-class StandingRow(NamedTuple):
+@dataclass(frozen=True)
+class StandingRow:
     """The platform's part of one model's score that a bank is given of a firm, by its subject key, for a quarter."""
 
-    subject_key: str
+    subject_key: str = field(repr=False)
     bank: str
     quarter: str
     model: str
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 class LedgerTables(ABC):
@@ -280,7 +281,7 @@ def put_uses(connection: sa.Connection, uses: Sequence[tuple[str, str]]) -> None
 def put_standing(connection: sa.Connection, rows: Sequence[StandingRow]) -> None:
     """Keep what stands, in place of what was there: the same two statements a row, whether there was something or not."""
     if rows:
-        fresh = [row._asdict() for row in rows]
+        fresh = [dict(vars(row)) for row in rows]
         keys = [{f"key_{name}": value for name, value in row.items() if name != "data"} for row in fresh]
         connection.execute(_DROP_STANDING, keys)
         insert_rows(connection, schema.standing_scores, fresh)

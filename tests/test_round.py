@@ -147,8 +147,8 @@ def test_a_gate_that_ignores_withdrawals_keeps_the_firm_in_round_three_and_the_a
 ) -> None:
     decide = decision.decide_firm
 
-    def blind_to_withdrawals(key: str, needed: Any, request: Any, registry: Any, *rest: Any) -> Any:
-        return decide(key, needed, request, replace(registry, ended={}), *rest)
+    def blind_to_withdrawals(key: str, needed: Any, request: Any, registry: Any, *rest: Any, **named: Any) -> Any:
+        return decide(key, needed, request, replace(registry, ended={}), *rest, **named)
 
     monkeypatch.setattr(decision, "decide_firm", blind_to_withdrawals)
     careless = worlds.run(worlds.lay(tmp_path / "run", province))

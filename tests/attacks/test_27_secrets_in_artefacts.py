@@ -238,7 +238,7 @@ SECRET_WORDS = {
     "p", "q", "labels", "identifiers", "firms", "scores", "masks", "signing_key", "secret_key", "node_seed", "node_secret",
     "subject_key",
 }  # fmt: skip
-HARMLESS = (": int", ": bool", ": SlotLayout")  # counts, flags and widths
+HARMLESS = (": int", ": bool", ": float", ": SlotLayout")  # counts, flags, statistics and widths
 
 
 def shown_fields(path: str, text: str) -> Iterator[str]:
