@@ -18,11 +18,11 @@ from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.pool import RandomiserPool
 from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.signing import sign_record
-from lianxin.federation import apps, binning, matching, streams
+from lianxin.federation import apps, binning, evaluation, matching, streams
 from lianxin.federation.binning import BankKeys
 from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import LianxinError, PeerError, RunStopped
+from lianxin.federation.errors import GateRefused, LianxinError, PeerError, RunStopped
 from lianxin.federation.model import Provenance, Released
 from lianxin.federation.session import Role, converse
 from lianxin.federation.star import MaskAgreement
@@ -285,3 +285,21 @@ class BankRun(ABC):
             raise PeerError("a round leaves banks out, and the contract says that the run stops then", "L04")
         self._banks_left = banks
         return banks
+
+    def _metrics(self) -> apps.Numbers:
+        """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""
+        labels = self.result["labels"]
+        firms = [self.table.identifiers[row] for row in self.result["test_rows"]]
+        try:
+            right = self._aggregate("evaluation", firms, labels, self.contract.turns + 1)
+        except GateRefused:
+            self.rights = ()
+            return {}
+        self.rights = (right,)
+        figures: apps.Numbers = {"test_rows": len(labels)}
+        for model in ("bank_only", "joint"):
+            area, distance = evaluation.auc(labels, self.result[model]), evaluation.ks(labels, self.result[model])
+            if area is not None and distance is not None:
+                figures[f"auc_{model}"] = round(area * 10**6)
+                figures[f"ks_{model}"] = round(distance * 10**6)
+        return figures

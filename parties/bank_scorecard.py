@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lianxin.federation import apps, binning, evaluation, regression, rounds, scorecard
+from lianxin.federation import apps, binning, regression, rounds, scorecard
 from lianxin.federation.binning import BankKeys, Columns, Work
 from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
@@ -274,24 +274,6 @@ class BankScorecard(BankRun):
         """Return whether a field of the platform may be a feature at all: one that law or catalogue bars has no code here."""
         entry = self.node.catalogue.get(name)
         return entry is None or not (entry.class_ == "BAN" or entry.default_release == "NEVER")
-
-    def _metrics(self) -> apps.Numbers:
-        """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""
-        labels = self.result["labels"]
-        firms = [self.table.identifiers[row] for row in self.result["test_rows"]]
-        try:
-            right = self._aggregate("evaluation", firms, labels, self.contract.rounds + 1)
-        except GateRefused:
-            self.rights = ()
-            return {}
-        self.rights = (right,)
-        figures: apps.Numbers = {"test_rows": len(labels)}
-        for model in ("bank_only", "joint"):
-            area, distance = evaluation.auc(labels, self.result[model]), evaluation.ks(labels, self.result[model])
-            if area is not None and distance is not None:
-                figures[f"auc_{model}"] = round(area * 10**6)
-                figures[f"ks_{model}"] = round(distance * 10**6)
-        return figures
 
     def model_record(self) -> dict[str, Any]:
         """Return the bank's model of this run, for its own state folder."""

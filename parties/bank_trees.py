@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lianxin.federation import apps, boosting, boosting_delivery, evaluation, scorecard
+from lianxin.federation import apps, boosting, boosting_delivery, scorecard
 from lianxin.federation.binning import Work
 from lianxin.federation.boosting_ensemble import Ensemble, Flags, Importance, TreeColumns, probabilities
 from lianxin.federation.boosting_growth import Growth, TreeTerms, grow_alone
@@ -219,24 +219,6 @@ class BankTrees(BankRun):
         labels = [self.table.labels[self.training[place]] for place in places]
         own = TreeColumns.of(own.codes[:, places].tolist(), own.shapes.bins, own.shapes.kinds, len(places))
         return grow_alone(TreeTerms.of(self.contract), labels, own, self.drbg.child("growth-alone"))
-
-    def _metrics(self) -> apps.Numbers:
-        """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""
-        labels = self.result["labels"]
-        firms = [self.table.identifiers[row] for row in self.result["test_rows"]]
-        try:
-            right = self._aggregate("evaluation", firms, labels, self.contract.trees + 1)
-        except GateRefused:
-            self.rights = ()
-            return {}
-        self.rights = (right,)
-        figures: apps.Numbers = {"test_rows": len(labels)}
-        for model in ("bank_only", "joint"):
-            area, distance = evaluation.auc(labels, self.result[model]), evaluation.ks(labels, self.result[model])
-            if area is not None and distance is not None:
-                figures[f"auc_{model}"] = round(area * 10**6)
-                figures[f"ks_{model}"] = round(distance * 10**6)
-        return figures
 
     def model_record(self) -> dict[str, Any]:
         """See `BankRun.model_record`; docs/records.md, "tree models"."""

@@ -87,7 +87,9 @@ def model_choice(model: str = "scorecard", binning: Path | None = None, **asked:
         raise InputFault(f"--binning: {binning} is no file that can be read; check the path")
     load_rules(binning)
     if given.get("patience") and not given.get("validation"):
-        raise InputFault("--patience counts trees without gain on rows held back; say with --validation 0.2 how many those are")
+        raise InputFault(
+            "--patience counts trees without gain on rows held back; say with --validation 0.2 how many those are"
+        )
     bins = {"bins": BINS_OF_TREES} if model == "boosted_trees" else {}
     return ModelChoice(model, dict(_term(name, value) for name, value in {**bins, **given}.items()), binning)
 

@@ -43,7 +43,9 @@ def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
         ]
     if contract["model"] == "scoring":
         count = len(contract["models"])
-        models = f"the model of run {contract['models'][0]}" if count == 1 else f"models {', '.join(contract['models'])}"
+        models = (
+            f"the model of run {contract['models'][0]}" if count == 1 else f"models {', '.join(contract['models'])}"
+        )
         return [
             head,
             f"  a standing agreement for joint scores, purpose {contract['purpose']}, until {contract['expires_at']}",

@@ -35,7 +35,9 @@ def now_of(simulated: str | None) -> str:
 
 def kept_past(retain_until: str, now: str) -> str:
     """Return what is to be said of a model that is past its time, "" while it may be kept."""
-    return "" if now < retain_until else f"was to be kept until {retain_until} and its contract is over; train a new one"
+    return (
+        "" if now < retain_until else f"was to be kept until {retain_until} and its contract is over; train a new one"
+    )
 
 
 def quarter_of(time: str) -> str:

@@ -187,11 +187,7 @@ def agreement_for(standing: Mapping[str, BankQueries], purpose: str, run: str = 
 
 def chosen(standing: Sequence[Asker], purpose: str, run: str) -> Asker:
     """Return the one whose agreement is for `purpose`, "" for any, and is `run`, "" for any; raises as `agreement_for`."""
-    found = [
-        one
-        for one in standing
-        if purpose in ("", one.contract.purpose) and run in ("", one.contract.run)
-    ]
+    found = [one for one in standing if purpose in ("", one.contract.purpose) and run in ("", one.contract.run)]
     if not found:
         wanted = f" for purpose {purpose}" if purpose else ""
         raise GateRefused(f"no standing agreement{wanted} (rule R01); ask the platform to launch one for it", "R01")

@@ -52,7 +52,9 @@ def _headline(auc: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         if value is not None
     )
     sure = _how_sure(level, record)
-    return paragraph(_sentence(level, values) + (f" {sure}" if sure else ""), "lead") + f'<div class="cards">{cards}</div>'
+    return (
+        paragraph(_sentence(level, values) + (f" {sure}" if sure else ""), "lead") + f'<div class="cards">{cards}</div>'
+    )
 
 
 def _sentence(level: str, values: Mapping[str, Any]) -> str:
