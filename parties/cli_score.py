@@ -136,7 +136,8 @@ def _stability(line: Mapping[str, Any]) -> str:
     if "grade" not in line:
         return f"{line['rows']} {what}, nothing to compare"
     index, chance = line["index_micro"] / 1e6, line["chance_micro"] / 1e6
-    return f"index {index:.3f} ({line['grade']}; by chance about {chance:.3f}), {line['rows']} {what}"
+    grade = line["grade"] if index > chance else f"{line['grade']}, but no more than chance gives so few"
+    return f"index {index:.3f} ({grade}; by chance about {chance:.3f}), {line['rows']} {what}"
 
 
 def _rows(path: Path, column: str, label: str) -> list[dict[str, Any]]:

@@ -362,3 +362,10 @@ def test_models_and_drift_are_told_and_changed_by_command(own: Scene, commands: 
     assert code == 0 and "model of run run-1, last 30 days" in text and "index" in text
     told = json.loads(commands("monitor", "--json", "--days", "7")[1].splitlines()[-1])
     assert told["days"] == 7 and {one["run"] for one in told["models"]} == {RUN}
+
+
+@pytest.mark.parametrize(("index", "is_chance"), [(390_001, False), (390_000, True), (258_000, True)])
+def test_a_shift_that_chance_alone_would_show_is_said_to_be_no_more(index: int, is_chance: bool) -> None:
+    line = {"name": "joint", "index_micro": index, "chance_micro": 390_000, "grade": "shifted", "rows": 24}
+    said = cli_score._stability(line)
+    assert ("no more than chance" in said) == is_chance and "shifted" in said and "24 scores" in said

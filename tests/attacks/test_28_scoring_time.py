@@ -2,8 +2,9 @@
 
 The attacker is a bank that times each request from the message that it sends to the one that comes, over firms that have
 consented, firms that have not, and firms that the platform does not know, in mixed order. Welch's t between each two of the
-three stays under 4.5, the threshold of the TVLA tests (Goodwill et al. 2011). The same attack works on a desk that
-answers at once where there is nothing to release and that keeps no schedule.
+three stays under 4.5, the threshold of the TVLA tests (Goodwill et al. 2011), of the seconds and of their ranks, which a
+few slow answers of a busy machine do not blur. The same attack works on a desk that answers at once where there is nothing
+to release and that keeps no schedule; there the attacker asks on, up to a bound, until the clock has told.
 """
 
 import statistics
@@ -29,12 +30,20 @@ LIMIT = 4.5
 QUICK = 150  # requests of all three kinds together in `make test`
 WARM_UP = 12
 CONTROL = 90
+CONTROL_ROUNDS = 8  # the most times that the attacker of the control asks `CONTROL` requests more
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     with scoring_world.running(scoring_world.lay(tmp_path)) as running:
         yield running
+
+
+def told(one: list[float], other: list[float]) -> float:
+    """Return the larger of Welch's t of the seconds and of their ranks (Conover and Iman 1981)."""
+    order = {seconds: rank for rank, seconds in enumerate(sorted({*one, *other}))}
+    ranks = [[float(order[seconds]) for seconds in kind] for kind in (one, other)]
+    return max(welch(one, other), welch(*ranks))
 
 
 def welch(one: list[float], other: list[float]) -> float:
@@ -83,7 +92,7 @@ def _one(scene: Scene, firm: str) -> float:
 
 
 def worst(times: dict[str, list[float]]) -> float:
-    return max(welch(times[one], times[other]) for one, other in combinations(sorted(times), 2))
+    return max(told(times[one], times[other]) for one, other in combinations(sorted(times), 2))
 
 
 def test_the_time_of_an_answer_does_not_tell_who_has_consented_or_is_known(scene: Scene) -> None:
@@ -111,6 +120,14 @@ def test_with_an_early_exit_and_without_the_schedule_it_does(scene: Scene, monke
     monkeypatch.setattr(score_platform.Paced, "send", lambda self, data: self._channel.send(data))
     scene.asker._hang_up()
     assert scene.has(anybody)
-    times = timed(scene, CONTROL)
-    assert welch(times["score"], times["silent"]) > LIMIT
-    assert welch(times["score"], times["stranger"]) > LIMIT
+    assert _is_told(scene)
+
+
+def _is_told(scene: Scene) -> bool:
+    times: dict[str, list[float]] = {"score": [], "silent": [], "stranger": []}
+    for _ in range(CONTROL_ROUNDS):
+        for kind, seconds in timed(scene, CONTROL).items():
+            times[kind] += seconds
+        if min(told(times["score"], times[kind]) for kind in ("silent", "stranger")) > LIMIT:
+            return True
+    return False
