@@ -18,7 +18,9 @@ from lianxin.federation.errors import PeerError
 MINIMUM_KEY_BITS = 2048
 IDENTIFIER = re.compile(r"[a-z0-9-]{3,64}")
 MATCHING_PROTOCOLS = ("paillier", "ecdh")
-TRAINED_MODELS = ("scorecard", "boosted_trees")
+JOINT_MODELS = ("scorecard", "boosted_trees")  # trained on the platform's features and a bank's labels
+NETWORK_MODELS = ("logistic", "mlp", "tabular")  # trained across banks, each on its own features and labels
+TRAINED_MODELS = (*JOINT_MODELS, *NETWORK_MODELS)
 STANDING_MODELS = ("field_query", "scoring")  # agreements under which fields or scores of named firms are asked for
 MODELS = (*TRAINED_MODELS, *STANDING_MODELS)
 NODES = ("shown", "hidden")
@@ -26,11 +28,15 @@ SIGN_CHECKS = ("report", "drop")
 ON_LOSS = ("rerun", "stop")
 PROFILES = ("full_exponents", "short_exponents")
 LAWFUL_BASES = ("consent", "contract", "statutory_duty", "emergency", "public_interest", "made_public")
-VERSION = 4
-EARLIER = 3  # of agreements that were signed before and still stand
+STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmedian")
+AGGREGATIONS = ("secret", "clear")
+PERSONALISATIONS = ("none", "head", "fine_tune")
+PRIVACY_UNITS = ("record", "firm")
+VERSION = 5
+EARLIER = {3: ("field_query",), 4: STANDING_MODELS}  # agreements that were signed before and still stand
 _INTEGERS = {
     "key_bits": (MINIMUM_KEY_BITS, 8192),
-    "rounds": (1, 15),
+    "rounds": (1, 200),
     "spare_attempts": (0, 8),
     "min_rows": (50, 10**6),
     "min_bads": (1, 10**6),
@@ -59,11 +65,29 @@ _INTEGERS = {
     "max_correlation_permille": (100, 1000),
     "max_vif_hundredths": (0, 100_000),
     "step_deadline_s": (1, 86400),
+    "local_epochs": (1, 100),
+    "batch_rows": (8, 65_536),
+    "local_rate_millionths": (1, 10**7),
+    "server_rate_millionths": (1, 10**7),
+    "proximal_thousandths": (0, 10**6),
+    "embedding_width": (1, 64),
+    "quantiles": (4, 64),
+    "norm_bound_thousandths": (1, 10**7),
+    "update_bits": (8, 40),
+    "epsilon_thousandths": (0, 10**6),
+    "delta_exponent": (3, 12),
+    "clip_thousandths": (1, 10**6),
+    "groups": (1, 16),
+    "max_loss_rise_permille": (0, 10_000),
+    "max_rollbacks": (0, 200),
+    "rejoin_s": (0, 86400),
 }
 _TEXTS = ("run", "purpose", "platform", "proposer", "matching", "model", "alignment", "on_loss", "profile",
-          "lawful_basis", "impact_assessment", "agreement", "nodes", "sign_check")  # fmt: skip
+          "lawful_basis", "impact_assessment", "agreement", "nodes", "sign_check", "strategy", "aggregation",
+          "personalisation", "privacy_unit")  # fmt: skip
 _TIMES = ("created_at", "expires_at", "retain_until")
-_KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", "models", *_INTEGERS, *_TEXTS, *_TIMES}
+_KEYS = {"type", "version", "parties", "fields", "catalogues", "forms", "models", "hidden_units", *_INTEGERS, *_TEXTS,
+         *_TIMES}  # fmt: skip
 MODEL_TERMS: Mapping[str, Any] = {
     "models": [], "base_score": 600, "base_odds": 50, "min_iv_millionths": 0, "max_correlation_permille": 1000,
     "max_vif_hundredths": 0, "sign_check": "report", "nodes": "shown", "trees": 30, "depth": 4,
@@ -71,6 +95,15 @@ MODEL_TERMS: Mapping[str, Any] = {
     "validation_permille": 0, "patience": 0, "positive_weight_permille": 1000, "split_bits": 64,
 }  # fmt: skip
 """What version 4 added, with the value that a run has without saying."""
+NETWORK_TERMS: Mapping[str, Any] = {
+    "strategy": "fedavg", "aggregation": "secret", "personalisation": "fine_tune", "privacy_unit": "record",
+    "hidden_units": [32, 16], "local_epochs": 1, "batch_rows": 256, "local_rate_millionths": 50_000,
+    "server_rate_millionths": 10_000, "proximal_thousandths": 100, "embedding_width": 4, "quantiles": 16,
+    "norm_bound_thousandths": 10_000, "update_bits": 24, "epsilon_thousandths": 0, "delta_exponent": 6,
+    "clip_thousandths": 1000, "groups": 1, "max_loss_rise_permille": 100, "max_rollbacks": 3, "rejoin_s": 60,
+}  # fmt: skip
+"""What version 5 added: the terms of networks across banks."""
+_ADDED = {3: {*MODEL_TERMS, *NETWORK_TERMS}, 4: {*NETWORK_TERMS}}
 
 
 @dataclass(frozen=True)
@@ -120,6 +153,11 @@ class RunContract:
         return self.record["model"] in STANDING_MODELS
 
     @property
+    def is_network(self) -> bool:
+        """Whether a network is trained across the banks and the platform adds up alone."""
+        return self.record["model"] in NETWORK_MODELS
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The runs whose models a scoring agreement serves, the champion first; empty for everything else."""
         return tuple(self.record.get("models", ()))
@@ -136,8 +174,8 @@ class RunContract:
 
 def parse_contract(record: Mapping[str, Any]) -> RunContract:
     """Return the checked contract. Raises PeerError naming the key that is missing, unknown or out of range."""
-    is_earlier = record.get("version") == EARLIER and record.get("model") == "field_query"
-    keys, version = (_KEYS - MODEL_TERMS.keys(), EARLIER) if is_earlier else (_KEYS, VERSION)
+    version = _version_of(record)
+    is_earlier, keys = version == 3, _KEYS - _ADDED.get(version, set())
     if set(record) != keys or record["type"] != "run-contract" or record["version"] != version:
         odd = sorted(set(record) ^ keys)
         raise PeerError(f"the run contract has missing or unknown keys ({', '.join(odd)}); it is refused", "C01")
@@ -157,6 +195,8 @@ def parse_contract(record: Mapping[str, Any]) -> RunContract:
     _require(record["profile"] in PROFILES, "profile", f"must be one of {', '.join(PROFILES)}")
     if not is_earlier:
         _check_models(record)
+    if version == VERSION:
+        _check_networks(record)
     _require(record["created_at"] < record["expires_at"], "expires_at", "must be after created_at")
     _require(record["retain_until"] >= record["expires_at"], "retain_until", "must not be before expires_at")
     _require(record["lawful_basis"] in LAWFUL_BASES, "lawful_basis", f"must be one of {', '.join(LAWFUL_BASES)}")
@@ -164,6 +204,21 @@ def parse_contract(record: Mapping[str, Any]) -> RunContract:
         _require(IDENTIFIER.fullmatch(record[name]) is not None, name, "must match [a-z0-9-]{3,64}")
     _check_parties(record)
     return RunContract(record)
+
+
+def _version_of(record: Mapping[str, Any]) -> int:
+    """Return which version a record is read as: an earlier one for agreements that stand, else this one."""
+    said = record.get("version")
+    return said if type(said) is int and record.get("model") in EARLIER.get(said, ()) else VERSION
+
+
+def _check_networks(record: Mapping[str, Any]) -> None:
+    for name, words in (("strategy", STRATEGIES), ("aggregation", AGGREGATIONS), ("personalisation", PERSONALISATIONS),
+                        ("privacy_unit", PRIVACY_UNITS)):  # fmt: skip
+        _require(record[name] in words, name, f"must be one of {', '.join(words)}")
+    units = record["hidden_units"]
+    are_sizes = isinstance(units, list) and all(type(size) is int and 1 <= size <= 1024 for size in units)
+    _require(are_sizes and 1 <= len(units) <= 4, "hidden_units", "must list 1 to 4 sizes from 1 to 1024")
 
 
 def _check_models(record: Mapping[str, Any]) -> None:

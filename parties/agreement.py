@@ -13,8 +13,9 @@ from lianxin.crypto.errors import CryptoError, PackingOverflow
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by, verify_signed
 from lianxin.federation import field_query, scoring
 from lianxin.federation.boosting_cells import plan_cells
-from lianxin.federation.contract import MODEL_TERMS, VERSION, RunContract, parse_contract
+from lianxin.federation.contract import MODEL_TERMS, NETWORK_TERMS, VERSION, RunContract, parse_contract
 from lianxin.federation.errors import InputFault, PeerError
+from lianxin.federation.network_terms import network_fault
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
 from lianxin.parties.config import PolicySection, RunConfig
@@ -25,12 +26,19 @@ FORMS = {
     "restart": "CONTROL", "rose": "AGGREGATE", "masked_counts": "MASKED", "masked_gradient": "MASKED",
     "test_rows": "AGGREGATE", "auc_bank_only": "AGGREGATE", "auc_joint": "AGGREGATE", "ks_bank_only": "AGGREGATE",
     "ks_joint": "AGGREGATE", "stopped": "AGGREGATE",
+    "sum": "CONTROL", "sum_key": "PUBLIC", "sum_keys": "PUBLIC", "sum_shares": "CIPHERTEXT", "sum_received": "CONTROL",
+    "sum_set": "PUBLIC", "sum_sets": "PUBLIC", "sum_opening": "MASKED", "masked": "MASKED", "summand": "AGGREGATE",
+    "categories": "AGGREGATE", "preparation": "AGGREGATE", "weights": "AGGREGATE", "verdict": "AGGREGATE",
+    "phase": "CONTROL",
+    **{f"auc_{name}": "AGGREGATE" for name in ("local", "federated", "personalised")},
+    **{f"ks_{name}": "AGGREGATE" for name in ("local", "federated", "personalised")},
 }  # fmt: skip
+MOST_ROUNDS = 15  # of a scorecard: masks are prepared for each
 _FROM_RUN = (
     "run", "proposer", "purpose", "matching", "model", "on_loss", "profile", "key_bits", "rounds", "spare_attempts", "min_rows",
     "min_bads", "min_goods", "min_intersection", "min_banks", "max_queries", "max_firms", "max_rows", "max_bins",
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
-    "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS,
+    "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS, *NETWORK_TERMS,
 )  # fmt: skip
 _Limits = dict[str, tuple[bool, str]]  # {rule: (whether it holds, what is told where it does not)}
 _AGREEMENT_FAULTS = {field_query.MODEL: field_query.agreement_fault, scoring.MODEL: scoring.agreement_fault}
@@ -115,6 +123,8 @@ def _model_fault(contract: RunContract) -> str:
         return "each bank needs a label"
     if contract.model == "boosted_trees":
         return trees_fault(contract)
+    if contract.is_network:
+        return network_fault(contract)
     return (
         ""
         if _fits(contract)
@@ -133,6 +143,8 @@ def trees_fault(contract: RunContract) -> str:
 
 
 def _fits(contract: RunContract) -> bool:
+    if contract.rounds > MOST_ROUNDS:
+        return False
     try:
         return plan_layouts(contract).masks.slots >= contract.attempts
     except PackingOverflow:
@@ -150,6 +162,8 @@ def judge_by_policy(contract: RunContract, policy: PolicySection, party: str) ->
         limits |= _limits_of_training(contract, policy)
     if contract.model == "boosted_trees":
         limits |= _limits_of_trees(contract, policy)
+    if contract.is_network:
+        limits |= _limits_of_networks(contract, policy)
     return next(
         (Verdict(rule, reason) for rule, (holds, reason) in sorted(limits.items()) if not holds), Verdict("", "")
     )
@@ -166,11 +180,13 @@ def _limits_of_all(contract: RunContract, policy: PolicySection, party: str) -> 
 
 def _limits_of_training(contract: RunContract, policy: PolicySection) -> _Limits:
     has_few_rounds = contract.model != "scorecard" or contract.rounds <= policy.max_rounds
-    return {
+    rows: _Limits = {"P05": (contract.min_rows >= policy.min_rows, "a smaller minimum of rows than the policy allows")}
+    if contract.is_network:
+        return rows
+    return rows | {
         "P02": (contract.matching in policy.matching, "the matching protocol is not in the policy"),
         "P03": (has_few_rounds, "more rounds than the policy allows"),
         "P04": (contract.key_bits >= policy.min_key_bits, "a smaller key than the policy allows"),
-        "P05": (contract.min_rows >= policy.min_rows, "a smaller minimum of rows than the policy allows"),
         "P07": (contract.profile in policy.profiles, "an encryption profile that the policy does not list"),
     }
 
@@ -180,6 +196,15 @@ def _limits_of_trees(contract: RunContract, policy: PolicySection) -> _Limits:
         "P09": (contract.trees <= policy.max_trees, "more trees than the policy allows"),
         "P10": (contract.nodes in policy.nodes, "nodes shown or hidden as the policy does not allow"),
         "P11": (contract.split_bits <= policy.max_split_bits, "more cuts of the platform's than the policy allows"),
+    }
+
+
+def _limits_of_networks(contract: RunContract, policy: PolicySection) -> _Limits:
+    epsilon, most = contract.epsilon_thousandths, policy.max_epsilon_thousandths
+    return {
+        "P12": (contract.rounds <= policy.max_network_rounds, "more rounds of a network than the policy allows"),
+        "P13": (contract.aggregation in policy.aggregation, "an aggregation that the policy does not list"),
+        "P14": (not most or 0 < epsilon <= most, "no differential privacy, or a larger epsilon than the policy allows"),
     }
 
 

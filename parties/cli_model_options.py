@@ -73,11 +73,11 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def model_choice(model: str = "scorecard", binning: Path | None = None, **asked: Any) -> ModelChoice:
     """Return the choice behind these options, None for one that was not given. Raises InputFault naming the option."""
-    from lianxin.federation.contract import NODES, SIGN_CHECKS, TRAINED_MODELS
+    from lianxin.federation.contract import JOINT_MODELS, NODES, SIGN_CHECKS
     from lianxin.parties.coding_rules import load_rules
 
-    if model not in TRAINED_MODELS:
-        raise InputFault(f"--model is {' or '.join(TRAINED_MODELS)}; {model} is not trained in a simulation")
+    if model not in JOINT_MODELS:
+        raise InputFault(f"--model is {' or '.join(JOINT_MODELS)}; {model} is not trained in a simulation")
     given = {name: value for name, value in asked.items() if value is not None}
     _check_options(model, set(given))
     for name, words in (("node_sets", NODES), ("sign_check", SIGN_CHECKS)):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS
+from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS, NETWORK_TERMS
 from lianxin.federation.errors import InputFault
 
 
@@ -36,7 +36,7 @@ class DataSection(_Section):
 
 OPERATOR = r"[a-z0-9][a-z0-9.-]{1,62}[a-z0-9]"
 Operator = Annotated[str, Field(pattern=rf"^{OPERATOR}$")]
-Model = Literal["scorecard", "boosted_trees", "field_query", "scoring"]
+Model = Literal["scorecard", "boosted_trees", "logistic", "mlp", "tabular", "field_query", "scoring"]
 NodeSets = Literal["shown", "hidden"]
 
 
@@ -58,6 +58,9 @@ class PolicySection(_Section):
     max_trees: int = Field(default=200, ge=1, le=200)
     nodes: list[NodeSets] = list(get_args(NodeSets))
     max_split_bits: int = Field(default=64, ge=1, le=64)
+    max_network_rounds: int = Field(default=100, ge=1, le=200)
+    aggregation: list[Literal["secret", "clear"]] = ["secret"]
+    max_epsilon_thousandths: int = Field(default=0, ge=0, le=10**6)
 
 
 class QuotaSection(_Section):
@@ -197,6 +200,27 @@ class RunConfig(_Section):
     patience: int = MODEL_TERMS["patience"]
     positive_weight_permille: int = MODEL_TERMS["positive_weight_permille"]
     split_bits: int = MODEL_TERMS["split_bits"]
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian"] = "fedavg"
+    aggregation: Literal["secret", "clear"] = "secret"
+    personalisation: Literal["none", "head", "fine_tune"] = "fine_tune"
+    privacy_unit: Literal["record", "firm"] = "record"
+    hidden_units: list[int] = NETWORK_TERMS["hidden_units"]
+    local_epochs: int = NETWORK_TERMS["local_epochs"]
+    batch_rows: int = NETWORK_TERMS["batch_rows"]
+    local_rate_millionths: int = NETWORK_TERMS["local_rate_millionths"]
+    server_rate_millionths: int = NETWORK_TERMS["server_rate_millionths"]
+    proximal_thousandths: int = NETWORK_TERMS["proximal_thousandths"]
+    embedding_width: int = NETWORK_TERMS["embedding_width"]
+    quantiles: int = NETWORK_TERMS["quantiles"]
+    norm_bound_thousandths: int = NETWORK_TERMS["norm_bound_thousandths"]
+    update_bits: int = NETWORK_TERMS["update_bits"]
+    epsilon_thousandths: int = NETWORK_TERMS["epsilon_thousandths"]
+    delta_exponent: int = NETWORK_TERMS["delta_exponent"]
+    clip_thousandths: int = NETWORK_TERMS["clip_thousandths"]
+    groups: int = NETWORK_TERMS["groups"]
+    max_loss_rise_permille: int = NETWORK_TERMS["max_loss_rise_permille"]
+    max_rollbacks: int = NETWORK_TERMS["max_rollbacks"]
+    rejoin_s: int = NETWORK_TERMS["rejoin_s"]
     step_deadline_s: int = 600
     on_loss: Literal["rerun", "stop"] = "stop"
     days: int = Field(default=30, ge=1, le=3650)

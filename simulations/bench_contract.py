@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lianxin.federation.contract import MODEL_TERMS, VERSION, RunContract, parse_contract
+from lianxin.federation.contract import MODEL_TERMS, NETWORK_TERMS, VERSION, RunContract, parse_contract
 from lianxin.federation.model import Provenance
 from lianxin.parties.agreement import FORMS
 
@@ -36,7 +36,7 @@ def make_contract(node_keys: Mapping[str, str] | None = None, **terms: Any) -> R
         "chunk_bytes": 128 * 1024, "points_to_double_odds": 20, "step_deadline_s": DEADLINE_S,
         "created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-12-31T00:00:00Z",
         "retain_until": "2026-12-31T00:00:00Z", "lawful_basis": "consent", "impact_assessment": "bench-impact",
-        "agreement": "bench-agreement", **MODEL_TERMS,
+        "agreement": "bench-agreement", **MODEL_TERMS, **NETWORK_TERMS,
     }  # fmt: skip
     return parse_contract({**record, **terms})
 

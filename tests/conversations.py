@@ -6,7 +6,7 @@ from typing import Any
 from lianxin.crypto import paillier
 from lianxin.crypto.pool import CountedPlaces, RandomiserPool
 from lianxin.federation import binning
-from lianxin.federation.contract import MODEL_TERMS, RunContract, parse_contract
+from lianxin.federation.contract import MODEL_TERMS, NETWORK_TERMS, VERSION, RunContract, parse_contract
 from lianxin.federation.model import Provenance
 from lianxin.federation.session import Role, Send
 
@@ -52,7 +52,7 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
     """Return a valid contract between `platform-a` and that many banks, with `changes` to its terms."""
     names = [f"bank-{k + 1}" for k in range(banks)]
     record = {
-        "type": "run-contract", "version": 4, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
+        "type": "run-contract", "version": VERSION, "run": "test-run-1", "purpose": "P4", "platform": "platform-a",
         "proposer": "operator-1",
         "parties": [party(n, "platform" if n == "platform-a" else "bank") for n in ["platform-a", *names]],
         "fields": fields_of(names), "catalogues": {}, "forms": FORMS, "matching": "paillier", "model": "scorecard",
@@ -61,7 +61,7 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
         "min_rows": 50, "min_bads": 5, "min_goods": 5, "min_intersection": 50, "min_banks": 1, "max_queries": 1024,
         "max_firms": 100_000,
         "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000, "chunk_bytes": 128 * 1024,
-        "points_to_double_odds": 20, **MODEL_TERMS, "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
+        "points_to_double_odds": 20, **MODEL_TERMS, **NETWORK_TERMS, "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
         "expires_at": "2026-12-31T00:00:00Z", "retain_until": "2027-01-31T00:00:00Z", "lawful_basis": "consent",
         "impact_assessment": "impact-1", "agreement": "agreement-1",
     }  # fmt: skip
