@@ -13,6 +13,7 @@ The results are products, hence not re-randomised: whoever sends one back multip
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from itertools import chain, islice
 from math import prod
 
 import gmpy2
@@ -46,18 +47,41 @@ def encrypted_histogram(
     `block_rows`; joint codes save more in larger ones. An executor gets at most `in_flight` tasks at once (by default
     two for each processor of this machine). Raises ValueError for codes that do not fit the rows or the bins.
     """
-    rows = Residues(ciphertexts, int(public.n_squared))
-    _check_lengths(len(rows), codes, bins)
-    plan = [
-        (block, bundle)
-        for block in cut_evenly(len(rows), block_rows)
-        for bundle in _bundles(block.stop - block.start, bins, executor is not None)
-    ]
-    tasks = _tasks(rows, codes, bins, plan, executor is not None)
+    return encrypted_histograms(public, [(ciphertexts, codes)], bins, executor, block_rows, in_flight)[0]
+
+
+def encrypted_histograms(
+    public: PublicKey,
+    tables: Sequence[tuple[Sequence[int] | bytes, Sequence[Sequence[int]]]],
+    bins: Sequence[int],
+    executor: Executor | None = None,
+    block_rows: int = BLOCK_ROWS,
+    in_flight: int = HEAVY_IN_FLIGHT,
+) -> list[list[list[int]]]:
+    """Return the `encrypted_histogram` of each of several (ciphertexts, codes): workers go from one to the next unasked."""
+    shared = executor is not None
+    rows = [Residues(ciphertexts, int(public.n_squared)) for ciphertexts, _ in tables]
+    for table, (_, codes) in zip(rows, tables, strict=True):
+        _check_lengths(len(table), codes, bins)
+    plans = [_plan(len(table), bins, block_rows, shared) for table in rows]
+    tasks = chain.from_iterable(
+        _tasks(table, codes, bins, plan, shared) for table, (_, codes), plan in zip(rows, tables, plans, strict=True)
+    )
     parts = run_blocks(_bundle_block, (int(public.n),), tasks, executor, in_flight)
+    return [_joined(public, bins, plan, list(islice(parts, len(plan)))) for plan in plans]
+
+
+def _plan(rows: int, bins: Sequence[int], block_rows: int, shared: bool) -> list[tuple[slice, list[Group]]]:
+    blocks = cut_evenly(rows, block_rows)
+    return [(block, bundle) for block in blocks for bundle in _bundles(block.stop - block.start, bins, shared)]
+
+
+def _joined(
+    public: PublicKey, bins: Sequence[int], plan: Sequence[tuple[slice, list[Group]]], parts: Sequence[bytes]
+) -> list[list[int]]:
     totals = [[mpz(1)] * count for count in bins]
     for (_, bundle), part in zip(plan, parts, strict=True):
-        cells = iter(decode_residues(part, rows.width))
+        cells = iter(decode_residues(part, public.ciphertext_bytes))
         for feature in (feature for group in bundle for feature in group):
             totals[feature] = [total * next(cells) % public.n_squared for total in totals[feature]]
     return [[int(cell) for cell in total] for total in totals]

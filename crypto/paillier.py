@@ -22,6 +22,7 @@ from typing import Literal, NoReturn, Protocol
 import gmpy2
 from gmpy2 import mpz, powmod, powmod_sec
 
+from lianxin.crypto import fixed_base
 from lianxin.crypto.blocks import block_seeds, cut_blocks, run_blocks
 from lianxin.crypto.errors import CiphertextRejected, DecryptionFault, KeyRejected
 from lianxin.crypto.fixed_base import CACHED_KEYS, draw_textbook_residue, evaluator_residues, owner_residues
@@ -130,13 +131,14 @@ class OwnerEncryptor:
     """The key owner's encryption: the textbook distribution at a twentieth of its price. Needs safe primes.
 
     `exponents = "short"` is the opt-in profile `short_exponents`: twice as fast again, for one assumption more.
+    `expected_draws` decides how large its tables are, and nothing else.
     """
 
-    def __init__(self, secret_key: SecretKey, exponents: Exponents = "full") -> None:
+    def __init__(self, secret_key: SecretKey, exponents: Exponents = "full", expected_draws: int = 0) -> None:
         self.public = secret_key.public
         bits = short_exponent_bits(self.public.bits) if exponents == "short" else None
-        self._material = (*secret_key.reveal_primes(), bits)
-        self._residues = owner_residues(*self._material)
+        self._material = (*secret_key.reveal_primes(), bits, fixed_base.owner_window_bits(expected_draws))
+        fixed_base.check_safe(*secret_key.reveal_primes())  # tables wait until this process draws
 
     def __repr__(self) -> str:
         return "OwnerEncryptor(<secret>)"
@@ -146,7 +148,7 @@ class OwnerEncryptor:
 
     def encrypt(self, m: int, drbg: Drbg) -> int:
         """Return a fresh encryption of m mod n; m may be negative."""
-        return int(self._residues.encrypt(int(m) % self.public.n, self.public.n, drbg))
+        return int(owner_residues(*self._material).encrypt(int(m) % self.public.n, self.public.n, drbg))
 
     def encrypt_many(self, messages: Sequence[int], drbg: Drbg, executor: Executor | None = None) -> list[int]:
         """Return a fresh encryption of each message, in order."""
@@ -157,7 +159,7 @@ class OwnerEncryptor:
 
     def draw(self, drbg: Drbg) -> int:
         """Return one randomiser, an encryption of 0."""
-        return int(self._residues.draw(drbg))
+        return int(owner_residues(*self._material).draw(drbg))
 
     def draw_many(self, count: int, drbg: Drbg, executor: Executor | None = None) -> list[int]:
         """Return `count` independent ones."""
@@ -174,13 +176,13 @@ def encrypt_prepared(public: PublicKey, messages: Sequence[int], randomisers: Se
     return [int((1 + mpz(message) % n * n) * randomiser % modulus) for message, randomiser in pairs]
 
 
-def _encrypt_block(p: int, q: int, exponent_bits: int | None, messages: Sequence[int], seed: bytes) -> list[int]:
-    residues, n, drbg = owner_residues(p, q, exponent_bits), p * q, Drbg(seed)
+def _encrypt_block(p: int, q: int, bits: int | None, window: int, messages: Sequence[int], seed: bytes) -> list[int]:
+    residues, n, drbg = owner_residues(p, q, bits, window), p * q, Drbg(seed)
     return [int(residues.encrypt(message, n, drbg)) for message in messages]
 
 
-def _owner_block(p: int, q: int, exponent_bits: int | None, count: int, seed: bytes) -> list[int]:
-    residues, drbg = owner_residues(p, q, exponent_bits), Drbg(seed)
+def _owner_block(p: int, q: int, bits: int | None, window: int, count: int, seed: bytes) -> list[int]:
+    residues, drbg = owner_residues(p, q, bits, window), Drbg(seed)
     return [int(residues.draw(drbg)) for _ in range(count)]
 
 
@@ -289,14 +291,13 @@ class Randomiser:
 
     def __init__(self, public: PublicKey, seed: bytes) -> None:
         self.public, self._seed = public, seed
-        self._residues = evaluator_residues(int(public.n), seed)
 
     def __repr__(self) -> str:
         return "Randomiser(<secret>)"
 
     def draw(self, drbg: Drbg) -> int:
         """Return an n-th residue mod n², within 2^-64 of uniform."""
-        return int(self._residues.draw(drbg))
+        return int(evaluator_residues(int(self.public.n), self._seed).draw(drbg))
 
     def draw_many(self, count: int, drbg: Drbg, executor: Executor | None = None) -> list[int]:
         """Return `count` independent ones."""

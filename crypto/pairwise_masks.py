@@ -14,6 +14,7 @@ Nothing is clipped: a value outside [0, 2^W) is refused, and bounds that keep Σ
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -22,6 +23,7 @@ from lianxin.crypto.errors import CryptoError, GroupElementRejected
 from lianxin.crypto.randomness import SEED_BYTES, Drbg
 
 KEY_BYTES = 32
+WORD_BITS = 64
 _DOMAIN = b"lianxin/pairwise-masks/pair-seed/1"
 
 
@@ -70,7 +72,7 @@ def mask_vector(own: str, seeds: Mapping[str, bytes], round_label: str, length: 
     total = [0] * length
     for peer, seed in sorted(seeds.items()):
         sign = 1 if own < peer else -1
-        stream = _keystream(seed, round_label, length, width_bits)
+        stream = keystream(seed, round_label, length, width_bits)
         total = [value + sign * mask for value, mask in zip(total, stream, strict=True)]
     ring = (1 << width_bits) - 1
     return [value & ring for value in total]
@@ -102,9 +104,20 @@ def _check_in_ring(values: Sequence[int], width_bits: int) -> None:
         raise ValueOutsideRing(f"A value does not fit {width_bits} bits; widen the ring or tighten the bound.")
 
 
-def _keystream(seed: bytes, round_label: str, length: int, width_bits: int) -> list[int]:
+def keystream(seed: bytes, round_label: str, length: int, width_bits: int) -> list[int]:
+    """Return the mask that `seed` stands for under `round_label`: `length` integers in [0, 2^width_bits)."""
     if width_bits < 1:
         raise ValueError("masks need a ring of at least one bit")
     size, ring = (width_bits + 7) // 8, (1 << width_bits) - 1
-    stream = Drbg(seed).child("pairwise-mask", round_label, length, width_bits).bytes(size * length)
+    stream = _stream(seed, round_label, length, width_bits).bytes(size * length)
     return [int.from_bytes(stream[at : at + size], "little") & ring for at in range(0, size * length, size)]
+
+
+def keystream_words(seed: bytes, round_label: str, length: int) -> np.ndarray:
+    """Return `keystream` of a ring of 64 bits as uint64 words, shape (length,); read-only."""
+    stream = _stream(seed, round_label, length, WORD_BITS).bytes(WORD_BITS // 8 * length)
+    return np.frombuffer(stream, dtype="<u8")
+
+
+def _stream(seed: bytes, round_label: str, length: int, width_bits: int) -> Drbg:
+    return Drbg(seed).child("pairwise-mask", round_label, length, width_bits)

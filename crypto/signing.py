@@ -10,6 +10,7 @@ et al., Taming the Many EdDSAs, SSR 2020).
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidSignature
@@ -149,6 +150,7 @@ def _record_bytes(record: Mapping[str, Any]) -> bytes:
         raise SignatureRejected("only a canonical record with a type and a version is signed") from None
 
 
+@lru_cache(maxsize=256)  # a node verifies under the same few keys all the time
 def _public_key(public_hex: str) -> Ed25519PublicKey:
     if not isinstance(public_hex, str) or len(public_hex) != KEY_HEX or not _HEX.fullmatch(public_hex):
         raise SignatureRejected(f"a public key is {KEY_HEX} lower-case hex digits")

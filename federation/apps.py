@@ -5,15 +5,17 @@ ServerApp and strategy run on the platform, one ClientApp in each bank, from ins
 each bank, and inside it the bank talks to the platform's matching and vertical conversations. What the apps do is
 passed in: `PlatformSteps` and `BankSteps` are implemented where the data is.
 
-A bank that is lost drops the round unopened. If the contract says `rerun` and enough banks remain, the round is run
-again with the others under a fresh attempt, whose masks and pairwise masks are new; else the run stops.
+Counts and gradients of several banks are secret sums (`sum_mod`): the platform opens the total alone. A bank that is lost
+before it gave its value is left out of the sum, where the threshold of banks is there without it; one that is lost later
+counts. Below the threshold the round stays closed: if the contract says `rerun` and enough banks remain, it is run again
+with the others under a fresh attempt, whose masks are new; else the run stops. One bank has nobody to add to.
 
 Boosted trees are a tree a round. Each bank's ensemble is its own: nothing is summed, a lost bank leaves the others' tree
 as it is, and a bank that has stopped early is asked for no further tree.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,18 +29,29 @@ from flwr.serverapp.strategy import Result, Strategy  # isort: skip
 
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
+from lianxin.federation.secure_sum import SumBelowThreshold
+from lianxin.federation.secure_sum_leader import SumLeader, Summed
+from lianxin.federation.secure_sum_request import AGREE, KEYS, OPEN, SHARES, SUMMAND, vector_of
 
 Numbers = dict[str, int]
 Texts = dict[str, str]
 Arrays = dict[str, np.ndarray]
+Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
+COUNT, TRAIN = "query.count", "train"
 
 
 class PlatformSteps(Protocol):
-    """What the platform does with the banks' replies; attempts are a scorecard's alone, trees have none."""
+    """What the platform does with the banks' replies.
 
-    def matched(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> Texts: ...
+    Trees have `counted` and `trained` of the replies by bank, a scorecard of the sum over the banks (`Summed`), which has
+    them. Attempts, and `summand` (length and ring of what is summed), are a scorecard's alone.
+    """
 
-    def counted(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
+    def matched(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
+
+    def summand(self, kind: str) -> tuple[int, int]: ...
+
+    def counted(self, replies: Any) -> None: ...
 
     def selected(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
 
@@ -48,7 +61,7 @@ class PlatformSteps(Protocol):
 
     def drop_round(self, lost: Sequence[str]) -> None: ...
 
-    def trained(self, round_number: int, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> Numbers: ...
+    def trained(self, round_number: int, replies: Any) -> Numbers: ...
 
     def evaluated(self, replies: dict[str, tuple[Arrays, Numbers, Texts]]) -> None: ...
 
@@ -96,8 +109,10 @@ class StarStrategy(Strategy):
 
     def __init__(self, contract: RunContract, steps: PlatformSteps) -> None:
         self.contract, self.steps = contract, steps
+        self._sums = SumLeader(contract, is_secret=True)
         self._banks: dict[int, str] = {}
         self._numbers: Numbers = {"restart": 0}
+        self._told: set[str] = set()
 
     def summary(self) -> None:
         """Nothing to log: the contract says it all."""
@@ -105,8 +120,8 @@ class StarStrategy(Strategy):
     def start(self, grid: Grid, initial_arrays: ArrayRecord | None = None, **_options: Any) -> Result:  # type: ignore[override]
         """Run matching, counting, the contract's rounds and the evaluation. Raises RunStopped by the contract's rules."""
         self._banks = dict(grid.banks)  # type: ignore[attr-defined]
-        keys = self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
-        self.steps.counted(self._ask(grid, "query.count", 0, {}, keys, floor=len(self._banks)))
+        self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
+        self.steps.counted(self._count(grid))
         if self.contract.max_vif_hundredths:
             self.steps.selected(self._ask(grid, "query.select", 0, {}, {}, floor=len(self._banks)))
         for round_number in range(1, self.contract.rounds + 1):
@@ -117,18 +132,75 @@ class StarStrategy(Strategy):
         self.aggregate_evaluate(self.contract.rounds + 1, replies)
         return Result()
 
+    def _count(self, grid: Grid) -> Summed:
+        """Return the sum of all banks' counts; a bank that is not in it stops the run before training."""
+        try:
+            summed = self._sum(grid, COUNT, 0, 0, {})
+        except SumBelowThreshold as fault:
+            if not (lost := self._newly_lost(grid)):
+                raise
+            raise self._not_through(grid, COUNT, lost) from fault
+        if absent := sorted(set(self._banks.values()) - set(summed.contributors)):
+            raise self._not_through(grid, COUNT, absent)
+        return summed
+
     def _round(self, grid: Grid, round_number: int) -> None:
         self.steps.before_round(round_number)
         while True:
-            asked = self.configure_train(round_number, ArrayRecord(), ConfigRecord(), grid)
-            banks = [self._banks[message.metadata.dst_node_id] for message in asked]
-            replies = list(grid.send_and_receive(asked))
-            lost = [self._banks[reply.metadata.src_node_id] for reply in replies if reply.has_error()]
-            if not lost:
-                self.aggregate_train(round_number, replies)
-                return
+            attempt = self.steps.next_attempt()
+            try:
+                summed = self._sum(grid, TRAIN, round_number, attempt, {**self._numbers, "attempt": attempt})
+            except SumBelowThreshold as fault:
+                if not (lost := self._newly_lost(grid)):
+                    raise
+                self._let_go(grid, lost)
+                if fault.stage == "open":
+                    raise RunStopped(
+                        f"{', '.join(lost)} left while the sum of round {round_number} was being opened, and a bank opens "
+                        "one sum a round; launch the run again"
+                    ) from fault
+                continue
+            self._numbers = self.steps.trained(round_number, summed)
+            self._let_go(grid, self._newly_lost(grid))
+            return
+
+    def _sum(self, grid: Grid, kind: str, round_number: int, attempt: int, numbers: Numbers) -> Summed:
+        """Return the sum over the banks that are there. Raises SumBelowThreshold where too few stay."""
+        banks = [self._banks[node] for node in sorted(grid.get_node_ids())]
+        (length, width), ask = self.steps.summand(kind), partial(self._say, grid)
+        if len(self._banks) > 1:
+            return self._sums.run(ask, kind, round_number, attempt, [banks], numbers, {}, length, width)[0]
+        replies, lost = ask(kind, round_number, numbers, {bank: {} for bank in banks})
+        if lost or not replies:
+            raise self._not_through(grid, kind, list(self._banks.values()))
+        arrays = next(iter(replies.values()))[0]
+        if SUMMAND not in arrays:
+            raise PeerError(f"{banks[0]} answered {kind} without its '{SUMMAND}'", "L04")
+        return Summed(vector_of(arrays[SUMMAND], width), tuple(banks), replies)
+
+    def _say(
+        self, grid: Grid, kind: str, round_number: int, numbers: Numbers, texts: Mapping[str, Texts]
+    ) -> tuple[dict[str, tuple[Arrays, Numbers, Texts]], list[str]]:
+        """Ask the banks of `texts`; return (their replies, those that are lost)."""
+        here = [node for node in sorted(grid.get_node_ids()) if self._banks[node] in texts]
+        asked = [
+            grid.create_message(record_of({}, numbers, texts[self._banks[node]]), kind, node, str(round_number))
+            for node in here
+        ]
+        replies = self._parts(reply for reply in grid.send_and_receive(asked) if not reply.has_error())
+        return replies, sorted(set(texts) - set(replies))
+
+    def _newly_lost(self, grid: Grid) -> list[str]:
+        left = {self._banks[node] for node in grid.get_node_ids()}
+        lost = sorted(set(self._banks.values()) - left - self._told)
+        self._told |= set(lost)
+        return lost
+
+    def _let_go(self, grid: Grid, lost: Sequence[str]) -> None:
+        """Go on without these banks. Raises RunStopped where the contract says so."""
+        if lost:
             self.steps.drop_round(lost)
-            self._check_floor(len(banks) - len(lost), lost, grid)
+            self._check_floor(len(list(grid.get_node_ids())), lost, grid)
 
     def _check_floor(self, left: int, lost: Sequence[str], grid: Grid) -> None:
         floor = max(2, self.contract.min_banks)
@@ -136,20 +208,20 @@ class StarStrategy(Strategy):
             cause = getattr(grid, "lost", {}).get(lost[0])
             raise RunStopped(f"{', '.join(lost)} left the run: {cause}; by the contract the run stops here")
 
+    def _not_through(self, grid: Grid, kind: str, lost: Sequence[str]) -> RunStopped:
+        cause, when = getattr(grid, "lost", {}).get(lost[0]), "" if kind == TRAIN else " before training"
+        return RunStopped(f"{', '.join(lost)} did not come through {kind}: {cause}; the run stops{when}")
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return one `train` message a bank, with the attempt and the banks that take part in it."""
-        nodes = sorted(grid.get_node_ids())
-        numbers = {**self._numbers, "attempt": self.steps.next_attempt()}
-        texts = {"banks": json.dumps([self._banks[node] for node in nodes])}
-        return _messages(grid, nodes, "train", server_round, numbers, texts)
+        """Return nothing: a scorecard's rounds are led by `start`, in the stages of a secret sum."""
+        return []
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Open the sum of the banks' masked gradients; the platform steps and decides whether momentum restarts."""
-        self._numbers = self.steps.trained(server_round, self._parts(replies))
+        """Return nothing: sums are opened by `start`."""
         return None, None
 
     def configure_evaluate(
@@ -173,8 +245,7 @@ class StarStrategy(Strategy):
         replies = list(grid.send_and_receive(asked))
         lost = [self._banks[reply.metadata.src_node_id] for reply in replies if reply.has_error()]
         if len(replies) - len(lost) < floor:
-            cause = getattr(grid, "lost", {}).get(lost[0])
-            raise RunStopped(f"{', '.join(lost)} did not come through {kind}: {cause}; the run stops before training")
+            raise self._not_through(grid, kind, lost)
         return self._parts(replies)
 
     def _parts(self, replies: Iterable[Message]) -> dict[str, tuple[Arrays, Numbers, Texts]]:
@@ -191,8 +262,8 @@ class EnsembleStrategy(StarStrategy):
     def start(self, grid: Grid, initial_arrays: ArrayRecord | None = None, **_options: Any) -> Result:  # type: ignore[override]
         """Run matching, key exchange, the trees and the evaluation. Raises RunStopped by the contract's rules."""
         self._banks = dict(grid.banks)  # type: ignore[attr-defined]
-        keys = self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
-        self.steps.counted(self._ask(grid, "query.count", 0, {}, keys, floor=len(self._banks)))
+        self.steps.matched(self._ask(grid, "query.match", 0, {}, {}, floor=len(self._banks)))
+        self.steps.counted(self._ask(grid, COUNT, 0, {}, {}, floor=len(self._banks)))
         for tree in range(1, self.contract.trees + 1):
             if not self._growing(grid):
                 break
@@ -264,15 +335,17 @@ def run_server_app(app: ServerApp, grid: Grid) -> None:
     app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
 
 
-def make_client_app(steps: BankSteps) -> ClientApp:
-    """Return a bank's ClientApp over what the bank does at each instruction."""
+def make_client_app(steps: BankSteps, mods: Sequence[Mod] = ()) -> ClientApp:
+    """Return a bank's ClientApp over what the bank does at each instruction; `mods` stand around what is summed."""
     app = ClientApp()
+    for kind in (KEYS, SHARES, AGREE, OPEN) if mods else ():
+        app.query(kind.removeprefix("query."), mods=list(mods))(_out_of_place)
 
     @app.query("match")
     def match(message: Message, _context: Context) -> Message:
         return _reply(message, steps.match())
 
-    @app.query("count")
+    @app.query("count", mods=list(mods))
     def count(message: Message, _context: Context) -> Message:
         return _reply(message, steps.count(parts_of(message.content)[2]))
 
@@ -280,7 +353,7 @@ def make_client_app(steps: BankSteps) -> ClientApp:
     def select(message: Message, _context: Context) -> Message:
         return _reply(message, steps.select())
 
-    @app.train()
+    @app.train(mods=list(mods))
     def train(message: Message, _context: Context) -> Message:
         _, numbers, texts = parts_of(message.content)
         return _reply(message, steps.train(int(message.metadata.group_id), numbers, texts))
@@ -290,6 +363,10 @@ def make_client_app(steps: BankSteps) -> ClientApp:
         return _reply(message, steps.evaluate(parts_of(message.content)[1]))
 
     return app
+
+
+def _out_of_place(message: Message, _context: Context) -> Message:
+    raise PeerError(f"{message.metadata.message_type} was asked for outside a secret sum", "S05")
 
 
 def _reply(message: Message, parts: tuple[Arrays, Numbers, Texts]) -> Message:
@@ -308,5 +385,9 @@ StrategyFactory = Callable[[RunContract, PlatformSteps], Strategy]
 
 def strategy_of(contract: RunContract, steps: Any) -> Strategy:
     """Return the strategy that leads a run of this contract's model; `steps` is the platform's side of that model."""
+    if contract.is_network:
+        from lianxin.federation.federated import NetworkStrategy
+
+        return NetworkStrategy(contract, steps)
     kind = EnsembleStrategy if contract.model == "boosted_trees" else StarStrategy
     return kind(contract, steps)

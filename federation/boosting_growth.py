@@ -14,8 +14,10 @@ log-loss, in whole millionths, has not improved for `patience` trees. Once none 
 The bank's own rules: a child has at least `min_rows` sampled rows, and neighbouring bins of a node are merged until each
 has, before a cut is looked at, so that no cut is chosen on a smaller cell; sums of siblings are asked for only if both have
 as many firms. At most s = `split_bits` distinct platform cuts
-are used in the whole ensemble. With k of them known, a new one is taken only if its gain times 1 - k/s is above that of the
-best known or own cut; with all known it is not taken at all. Spending them late costs far less than running out early.
+are used in the whole ensemble. With k of them known and t trees to come, this one counted, m = t(2^depth - 1) nodes may want
+one: a new cut is taken only if its gain times (s - k) / min(s, m), at most 1, is above that of the best known or own cut, and
+with all known not at all. Spending them late costs far less than running out early; with enough for every node to come
+nothing is held back.
 
 Growth is a generator that asks: `Opening`, then a level's `Histograms` and `Sides`. What answers is a joined table
 in clear (`grow`, simulations/clear_trees) or the platform under encryption (`boosting`): the rest is the same code.
@@ -318,12 +320,14 @@ class _Growing:
         return chosen
 
     def _best(self, node: int, known: set[Cut]) -> _Choice | None:
-        """Return the node's best cut; a new platform cut gives way to what is known, the more so the fewer are left."""
-        best = self.candidates.best(self.sums[node], None)
+        """Return the node's best cut; a new platform cut gives way to what is known, the more so the fewer are left for the
+        nodes to come, and to an equal gain always."""
+        best, terms = self.candidates.best(self.sums[node], None), self.growth.terms
         if best is None or best[0] or best[1] in known or not known:
             return _Choice(*best) if best else None
-        other, cap = self.candidates.best(self.sums[node], known), self.growth.terms.split_bits
-        if len(known) >= cap or (other and cap * other[2] >= (cap - len(known)) * best[2]):
+        other, left = self.candidates.best(self.sums[node], known), terms.split_bits - len(known)
+        wanted = min(terms.split_bits, (terms.trees - len(self.growth.losses)) * (2**terms.depth - 1))
+        if left <= 0 or (other and wanted * other[2] >= min(left, wanted) * best[2]):
             best = other
         return _Choice(*best) if best else None
 

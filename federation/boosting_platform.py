@@ -16,9 +16,9 @@ from lianxin.federation import wire
 from lianxin.federation.binning import LABEL_PURPOSE, Work
 from lianxin.federation.boosting import exchange_live
 from lianxin.federation.boosting_cells import plan_cells, slots_of
-from lianxin.federation.boosting_ensemble import Cut, Flags, Ints, TreeColumns
+from lianxin.federation.boosting_ensemble import Codes, Cut, Flags, Ints, TreeColumns
 from lianxin.federation.boosting_rows import firms_behind, is_near, pack_flags, unpack_flags
-from lianxin.federation.boosting_sums import row_sums, send_histograms
+from lianxin.federation.boosting_sums import row_sums, send_histograms, tree_randomiser
 from lianxin.federation.errors import PeerError
 from lianxin.federation.key_exchange import received_key
 from lianxin.federation.session import Receive, Role, Send
@@ -155,10 +155,12 @@ class _PlatformAnswers:
         message = yield Receive("boosting.histogram", (wire.TreeNodes,))
         nodes = self._checked_nodes(level, message)
         self._inputs.update(message.SerializeToString(deterministic=True))
-        sums = [cell for rows in nodes for cell in self._sums(rows)]
+        public = self._trees.public
+        sums = row_sums(self._work, public, [self._table(rows) for rows in nodes], self._bins)
+        source = tree_randomiser(self._work, public, sum(self._trees.columns.shapes.bins))
         slots = slots_of(level) if self._hidden else 1
         inputs = self._inputs.digest()
-        yield from send_histograms(self._work, self._trees.public, self._layout, sums, slots, inputs)
+        yield from send_histograms(self._work, source, public, self._layout, sums, slots, inputs)
 
     def _checked_nodes(self, level: int, message: Any) -> list[Flags]:
         if message.level != level or len(message.rows) > (0 if self._hidden else slots_of(level)):
@@ -172,12 +174,12 @@ class _PlatformAnswers:
         self._asked += nodes
         return nodes
 
-    def _sums(self, rows: Flags) -> list[int]:
+    def _table(self, rows: Flags) -> tuple[bytes, Codes]:
+        """Return the ciphertexts of these rows and their codes."""
         width = self._trees.public.ciphertext_bytes
         chosen = rows[self._places]
         table = np.frombuffer(self._ciphertexts, dtype=np.uint8).reshape(-1, width)
-        data = table[chosen].tobytes()
-        return row_sums(self._work, self._trees.public, data, self._codes[:, self._places[chosen]], self._bins)
+        return table[chosen].tobytes(), self._codes[:, self._places[chosen]]
 
     def sides(self, level: int) -> Role[None]:
         """Charge the new cuts, then tell the sides: of each node's rows, or of every live row with hidden nodes."""

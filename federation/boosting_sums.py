@@ -12,12 +12,13 @@ import numpy as np
 from lianxin.crypto import paillier
 from lianxin.crypto.cell_packing import pack_cells, unpack_cells
 from lianxin.crypto.errors import PackingOverflow
-from lianxin.crypto.histogram import encrypted_histogram
+from lianxin.crypto.histogram import encrypted_histograms
 from lianxin.crypto.keyed_ciphertexts import decode_keyed, encode_keyed
 from lianxin.federation import wire
 from lianxin.federation.binning import BankKeys, Work
-from lianxin.federation.boosting_cells import CellLayout
+from lianxin.federation.boosting_cells import CellLayout, plan_cells, slots_of
 from lianxin.federation.boosting_ensemble import Codes, Ints
+from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError
 from lianxin.federation.session import Receive, Role, Send
 from lianxin.federation.streams import check_chunk
@@ -31,26 +32,39 @@ def ciphertexts_for(sums: int, layout: CellLayout, slots: int) -> int:
 # ---- the platform
 
 
-def tree_randomiser(work: Work, public: paillier.PublicKey) -> paillier.ResidueSource:
-    """Return the platform's one source of randomisers for a bank's key: for the sums of all trees of the run."""
-    draws = work.contract.trees * (2 << work.contract.depth)
+def answers_of(contract: RunContract, bins: int, level: int) -> int:
+    """Return how many ciphertexts answer a level at most, of features with so many bins in all."""
+    layout, slots = plan_cells(contract), slots_of(level)
+    return (
+        ciphertexts_for(bins, layout, slots) if contract.nodes == "hidden" else ciphertexts_for(slots * bins, layout, 1)
+    )
+
+
+def tree_randomiser(work: Work, public: paillier.PublicKey, bins: int) -> paillier.ResidueSource:
+    """Return the platform's one source of randomisers for a bank's key, whose columns have so many bins: for the sums of
+    all trees of the run."""
+    draws = work.contract.trees * sum(answers_of(work.contract, bins, level) for level in range(work.contract.depth))
     return paillier.randomiser_for(public, work.drbg.child_seed("tree-randomiser", int(public.n)), draws)
 
 
-def row_sums(work: Work, public: paillier.PublicKey, data: bytes, codes: Codes, bins: Sequence[int]) -> list[int]:
-    """Return the product of the rows of each feature and bin, feature by feature. `data` holds a ciphertext a row."""
-    sums = encrypted_histogram(public, data, list(codes.astype(np.int64)), bins, work.executor)
-    return [cell for feature in sums for cell in feature]
+def row_sums(
+    work: Work, public: paillier.PublicKey, tables: Sequence[tuple[bytes, Codes]], bins: Sequence[int]
+) -> list[int]:
+    """Return, table by table, the product of the rows of each feature and bin. A table is a ciphertext and a code a row."""
+    numbered = [(data, list(codes.astype(np.int64))) for data, codes in tables]
+    sums = encrypted_histograms(public, numbered, bins, work.executor)
+    return [cell for table in sums for feature in table for cell in feature]
 
 
 def send_histograms(
-    work: Work, public: paillier.PublicKey, layout: CellLayout, sums: Sequence[int], slots: int, inputs: bytes
-) -> Role[None]:
-    """Pack, cover and send the sums in chunks; `inputs` is a digest of all that they were made of."""
+    work: Work, source: paillier.ResidueSource, public: paillier.PublicKey, layout: CellLayout, sums: Sequence[int],
+    slots: int, inputs: bytes,
+) -> Role[None]:  # fmt: skip
+    """Pack, cover from `source` and send the sums in chunks; `inputs` is a digest of all that they were made of."""
     held = layout.cells // slots
     packed = pack_cells(public, sums, layout.width_bits * slots, held, work.executor)
     drbg = work.drbg.child("tree-sums", inputs)
-    covers = tree_randomiser(work, public).draw_many(len(packed), drbg, work.executor)
+    covers = source.draw_many(len(packed), drbg, work.executor)
     covered = [paillier.add(public, c, cover) for c, cover in zip(packed, covers, strict=True)]
     size = max(1, work.contract.chunk_bytes // public.ciphertext_bytes)
     starts = range(0, max(1, len(covered)), size)

@@ -97,10 +97,10 @@ MODEL_TERMS: Mapping[str, Any] = {
 """What version 4 added, with the value that a run has without saying."""
 NETWORK_TERMS: Mapping[str, Any] = {
     "strategy": "fedavg", "aggregation": "secret", "personalisation": "fine_tune", "privacy_unit": "record",
-    "hidden_units": [32, 16], "local_epochs": 1, "batch_rows": 256, "local_rate_millionths": 50_000,
+    "hidden_units": [32, 16], "local_epochs": 2, "batch_rows": 128, "local_rate_millionths": 30_000,
     "server_rate_millionths": 10_000, "proximal_thousandths": 100, "embedding_width": 4, "quantiles": 16,
     "norm_bound_thousandths": 10_000, "update_bits": 24, "epsilon_thousandths": 0, "delta_exponent": 6,
-    "clip_thousandths": 1000, "groups": 1, "max_loss_rise_permille": 100, "max_rollbacks": 3, "rejoin_s": 60,
+    "clip_thousandths": 3000, "groups": 1, "max_loss_rise_permille": 20, "max_rollbacks": 3, "rejoin_s": 60,
 }  # fmt: skip
 """What version 5 added: the terms of networks across banks."""
 _ADDED = {3: {*MODEL_TERMS, *NETWORK_TERMS}, 4: {*NETWORK_TERMS}}

@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from lianxin.federation import wire
-from lianxin.federation.errors import LianxinError, PeerError
+from lianxin.federation.errors import DeadlinePassed, LianxinError, PeerError, PeerGone
 from lianxin.federation.model import Provenance
 from lianxin.federation.session import Session, rule_id
 
@@ -95,13 +96,21 @@ class PartyGrid(Grid):
     """Flower's Grid over one learning conversation a bank. Node ids are 1..K in the order of party ids."""
 
     def __init__(
-        self, sessions: Mapping[str, Session], deadline_s: float, watch: Callable[[str], None] | None = None
+        self,
+        sessions: Mapping[str, Session],
+        deadline_s: float,
+        watch: Callable[[str], None] | None = None,
+        rights: Callable[[str], Sequence[Provenance]] | None = None,
+        returned: Callable[[Sequence[str]], Mapping[str, Session]] | None = None,
     ) -> None:
         self.banks = dict(enumerate(sorted(sessions), start=1))
         self._sessions = dict(sessions)
         self._deadline_s = deadline_s
         self._watch = watch or (lambda _event: None)
+        self._rights = rights or (lambda _bank: ())
+        self._returned = returned
         self._waiting: dict[str, Message] = {}
+        self._asked: Counter[str] = Counter()
         self.lost: dict[str, LianxinError] = {}
 
     def set_run(self, run: Any) -> None:
@@ -117,14 +126,39 @@ class PartyGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """Return an instruction whose id is a function of (kind, round, bank), so that a rerun gives the same bytes."""
+        """Return an instruction whose id is a function of (kind, round, bank), so that a rerun gives the same bytes.
+
+        What is asked a second time has a number after it: an answer to the first is none to the second (L03).
+        """
         message_id = f"{message_type}/{group_id}/{self.banks[dst_node_id]}"
+        again, self._asked[message_id] = self._asked[message_id], self._asked[message_id] + 1
+        message_id += f"/{again}" if again else ""
         metadata = Metadata(1, message_id, 0, dst_node_id, "", group_id, 0.0, ttl or _TTL_S, message_type)
         return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
 
     def get_node_ids(self) -> Sequence[int]:
         """Return the ids of the banks that are still there."""
         return [node for node, bank in self.banks.items() if bank not in self.lost]
+
+    def may_return(self, banks: Iterable[str]) -> list[str]:
+        """Return those of `banks` that are gone or silent and worth waiting for; one that broke a rule is not."""
+        if self._returned is None:
+            return []
+        return sorted(bank for bank in banks if isinstance(self.lost.get(bank), PeerGone | DeadlinePassed))
+
+    def await_return(self, banks: Iterable[str]) -> set[str]:
+        """Wait for the lost `banks` that may return; return which are back, each in a conversation of its own."""
+        away = self.may_return(banks)
+        if self._returned is None or not away:
+            return set()
+        for bank in away:
+            self._watch(f"waiting for {bank}")
+        back = self._returned(away)
+        for bank, session in back.items():
+            self._sessions[bank] = session
+            del self.lost[bank]
+            self._watch(f"{bank} is back")
+        return set(back)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send each message to its bank; return their ids."""
@@ -136,7 +170,7 @@ class PartyGrid(Grid):
         session.round = int(message.metadata.group_id or 0)
         self._waiting[message.metadata.message_id] = message
         try:
-            session.send(encode_message(message, session.contract.record["forms"]), STEP)
+            session.send(encode_message(message, session.contract.record["forms"]), STEP, self._rights(bank))
         except PeerError as error:
             self.lost[bank] = error
         return message.metadata.message_id

@@ -28,6 +28,8 @@ from lianxin.federation.plan_calibration import (
     reference_calibration,
 )
 from lianxin.federation.plan_costs import LINK_BYTES_PER_S, RECORD_BYTES, bank_traffic, bank_work, platform_work
+from lianxin.federation.plan_costs_networks import REFERENCE_COSTS, NetworkCosts
+from lianxin.federation.plan_networks import NETWORK_MODELS, describe_network_plan, network_plan
 from lianxin.federation.plan_operations import cpu_us
 from lianxin.federation.plan_queries import describe_query_plan, query_plan
 from lianxin.federation.plan_scoring import MODEL as SCORING
@@ -49,7 +51,9 @@ __all__ = [
 ]
 
 
-def make_plan(contract: RunContract, calibration: Calibration, platform_firms: int | None = None) -> dict[str, Any]:
+def make_plan(
+    contract: RunContract, calibration: Calibration | NetworkCosts, platform_firms: int | None = None
+) -> dict[str, Any]:
     """Return the plan of `contract` as a canonical record.
 
     `platform_firms` is how many firms the platform declares for matching, which no term of the contract bounds; by
@@ -58,6 +62,10 @@ def make_plan(contract: RunContract, calibration: Calibration, platform_firms: i
     """
     if contract.is_standing:
         return query_plan(contract) if contract.model == FIELD_QUERY else scoring_plan(contract)
+    if contract.is_network:
+        return network_plan(contract, calibration if isinstance(calibration, NetworkCosts) else REFERENCE_COSTS)
+    if isinstance(calibration, NetworkCosts):
+        raise ValueError("costs of a network cannot price another model")
     if calibration.key_bits != contract.key_bits:
         raise ValueError(f"a calibration for {calibration.key_bits} bits cannot price keys of {contract.key_bits}")
     firms = contract.max_rows if platform_firms is None else platform_firms
@@ -179,6 +187,8 @@ def describe_plan(plan: Mapping[str, Any]) -> list[str]:
         return describe_query_plan(plan)
     if plan.get("model") == SCORING:
         return describe_scoring_plan(plan)
+    if plan.get("model") in NETWORK_MODELS:
+        return describe_network_plan(plan)
     budgets, calibration = plan["budgets"], plan["calibration"]
     lines = [f"Plan of run {plan['run']} between {', '.join(plan['parties'])}; matching by {plan['matching']}."]
     lines += [_described(entry) for entry in plan["learns"]]

@@ -5,6 +5,7 @@ the sizes that the run turned out to have, priced by a calibration of the machin
 factor is actual over expected: a plan is good where it lies between 1/1.5 and 1.5.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.plan import totals_of
 from lianxin.federation.plan_calibration import Calibration
 from lianxin.federation.plan_costs import PHASES, bank_phases, bank_traffic, platform_phases
-from lianxin.federation.plan_operations import cpu_us, evaluator_tables
+from lianxin.federation.plan_operations import cpu_us, evaluator_tables, owner_tables
 from lianxin.federation.plan_sizes import Known, Sizes, Traffic
 
 GOOD_FACTOR = 1.5
@@ -49,13 +50,15 @@ def expect(
 ) -> Expected:  # fmt: skip
     """Return what a run with these banks' known sizes, `firms` of the platform and that calibration should come to.
 
-    Each worker of a pool starts, and makes the tables of randomisers of its own: booked on the platform.
+    Each worker of a pool starts, and makes tables of its own where one party alone would make them once: booked on the
+    platform.
     """
     sizes = [Sizes(contract, bank, firms, known[bank]) for bank in contract.banks if bank in known]
     turns = max((one.turns for one in known.values()), default=contract.turns)
     messages = [entry for one in sizes for entry in bank_traffic(one, known[one.bank].turns, plan_bytes)]
     totals = totals_of(sizes, calibration, messages, messages, turns)
-    totals[0]["cpu_us"] += workers * (WORKER_START_US + cpu_us(evaluator_tables(contract), calibration))
+    tables = evaluator_tables(contract) + Counter(multiply=owner_tables(contract))
+    totals[0]["cpu_us"] += workers * WORKER_START_US + max(0, workers - 1) * cpu_us(tables, calibration)
     phases: dict[tuple[str, str], float] = {}
     for one in sizes:
         made = known[one.bank].turns

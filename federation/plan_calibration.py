@@ -109,6 +109,7 @@ def _kernels(key_bits: int, drbg: Drbg) -> dict[str, Callable[[], Any]]:
     short = paillier.short_exponent_bits(key_bits)
     base = drbg.below(n)
     at_p, at_q = (fixed_base.FixedBase(base, prime * prime, half) for prime in (p, q))
+    short_p, short_q = (fixed_base.FixedBase(base, prime * prime, short) for prime in (p, q))
     wide = fixed_base.FixedBase(base, squared, quarter)
     few = fixed_base.SubsetProducts([base + i for i in range(fixed_base.BIT_BASES)], squared)
     proof = modulus_proof.prove_modulus(secret_key, b"", drbg)
@@ -120,7 +121,7 @@ def _kernels(key_bits: int, drbg: Drbg) -> dict[str, Callable[[], Any]]:
         return (1 + joined * n) * base % squared
 
     def short_encrypt() -> int:
-        joined = at_p.power(drbg.bits(short)) + at_q.power(drbg.bits(short)) * p
+        joined = short_p.power(drbg.bits(short)) + short_q.power(drbg.bits(short)) * p
         return (1 + joined * n) * base % squared
 
     def randomise() -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from lianxin.crypto import canonical, psi_paillier
 from lianxin.crypto.group import ELEMENT_BYTES
 from lianxin.crypto.query_commitment import COMMITMENT_BYTES
-from lianxin.federation import matching, plan_costs_scorecard, plan_costs_trees, wire
+from lianxin.federation import matching, plan_costs_scorecard, plan_costs_sums, plan_costs_trees, wire
 from lianxin.federation.plan_operations import Work, cpu_us, encryptions, owner_tables, randomisers
 from lianxin.federation.plan_sizes import Build, Known, Part, Sizes, Traffic, envelope_bytes, one, stream
 from lianxin.federation.steps import STEPS
@@ -27,8 +27,6 @@ __all__ = [
 LINK_BYTES_PER_S = 12_500_000
 RECORD_BYTES = 1024  # a signed checkpoint or approval, or one more signature over a contract
 LEARNING_BYTES = 1024  # names, numbers and ids of one Flower message, without its arrays and lists
-AGREEMENT_BYTES = 1024  # one bank's signed agreement key
-BANK_NAME_BYTES = 72  # one bank in a list of names
 PHASES = ("matching", "binning", "training", "scoring")
 _MODELS = {"scorecard": plan_costs_scorecard, "boosted_trees": plan_costs_trees}
 
@@ -109,12 +107,14 @@ def _rows(sizes: Sizes) -> Iterator[Part]:
 
 
 def _learning(sizes: Sizes, turns: int) -> Iterator[Part]:
-    """An instruction and a reply for matching, counting, each turn and the evaluation."""
-    counts, totals = _MODELS[sizes.contract.model].learning_bytes(sizes)
-    messages, banks = 3 + (sizes.contract.max_vif_hundredths > 0) + turns, len(sizes.contract.banks)
-    told = banks * AGREEMENT_BYTES + turns * banks * BANK_NAME_BYTES
-    yield "learning.exchange", False, messages, messages * LEARNING_BYTES + told
-    yield "learning.exchange", True, messages, messages * LEARNING_BYTES + AGREEMENT_BYTES + counts + turns * totals
+    """An instruction and a reply for matching, counting, each turn and the evaluation; five of each for a secret sum."""
+    is_summed = plan_costs_sums.is_summed(sizes)
+    messages = 2 + (sizes.contract.max_vif_hundredths > 0) + (0 if is_summed else 1 + turns)
+    counts, totals = (0, 0) if is_summed else _MODELS[sizes.contract.model].learning_bytes(sizes)
+    yield "learning.exchange", False, messages, messages * LEARNING_BYTES
+    yield "learning.exchange", True, messages, messages * LEARNING_BYTES + counts + turns * totals
+    if is_summed:
+        yield from plan_costs_sums.parts(sizes, turns)
 
 
 # ---- processor time

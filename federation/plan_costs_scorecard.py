@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from lianxin.crypto import modulus_proof
-from lianxin.federation import wire
+from lianxin.federation import plan_costs_sums, wire
 from lianxin.federation.plan_operations import Work, encryptions, histogram_multiplications, owner_tables, randomisers
 from lianxin.federation.plan_sizes import Build, Part, Sizes, one, stream, times
 from lianxin.federation.rounds import POINT_BYTES
@@ -29,8 +29,8 @@ def parts(sizes: Sizes, rounds: int) -> list[Part]:
 
 
 def learning_bytes(sizes: Sizes) -> tuple[int, int]:
-    """Return the bytes of arrays in a bank's replies to Flower: its masked counts, and its sums of one round."""
-    return 2 * 8 * sum(sizes.bins), sizes.features * 8 * -(-sizes.layouts.width_bits // 64)
+    """Return the bytes of arrays in the only bank's replies to Flower: its counts, and its sums of one round."""
+    return 2 * 8 * sum(sizes.bins), sizes.features * -(-sizes.layouts.width_bits // 8)
 
 
 def key_bytes(sizes: Sizes) -> dict[str, bytes]:
@@ -124,7 +124,14 @@ def bank_phases(sizes: Sizes, rounds: int) -> dict[str, Work]:
         packs = plan_selection(contract, sizes.bank).parts
         binning += encryptions(contract, rows * packs) + Counter(decrypt=packs * sizes.features)
     training: Work = Counter(decrypt=(sizes.packs(rows) + sizes.features) * rounds)
+    training += times_work(plan_costs_sums.bank_work(sizes), rounds)
+    binning += plan_costs_sums.bank_work(sizes)
     return {"binning": binning, "training": training + encryptions(contract, 2 * rows * rounds)}
+
+
+def times_work(work: Work, count: int) -> Work:
+    """Return the work of doing that `count` times."""
+    return Counter({unit: number * count for unit, number in work.items()})
 
 
 def platform_phases(sizes: Sizes, rounds: int) -> dict[str, Work]:
@@ -144,4 +151,6 @@ def platform_phases(sizes: Sizes, rounds: int) -> dict[str, Work]:
     training: Work = Counter(
         multiply=(histogram + 3 * rows) * rounds, power_bit=(POWER_BITS * rows + WEIGHT_BITS * sum(bins)) * rounds
     )
+    binning += plan_costs_sums.platform_work(sizes)
+    training += times_work(plan_costs_sums.platform_work(sizes), rounds)
     return {"binning": binning, "training": training + randomisers(contract, (packs + len(bins)) * rounds, expected)}

@@ -11,21 +11,25 @@ from collections.abc import Iterator
 
 from lianxin.federation import wire
 from lianxin.federation.boosting_cells import plan_cells, slots_of
-from lianxin.federation.boosting_sums import ciphertexts_for
+from lianxin.federation.boosting_sums import answers_of, ciphertexts_for
 from lianxin.federation.plan_costs_scorecard import key_bytes
-from lianxin.federation.plan_operations import Work, encryptions, histogram_multiplications, owner_tables, randomisers
+from lianxin.federation.plan_operations import (
+    Work,
+    encryptions,
+    gate,
+    histogram_multiplications,
+    owner_tables,
+    randomisers,
+)
 from lianxin.federation.plan_sizes import Part, Sizes, one, stream, times
 from lianxin.federation.streams import ROW_BYTES
 
 _LARGEST_BIN, _LARGEST_KIND = 31, 2
 
 
-def _answers(sizes: Sizes, level: int, nodes: int) -> int:
-    """Return how many ciphertexts answer a level that asks for `nodes` nodes: all features, as many sums to one as fit."""
-    layout = plan_cells(sizes.contract)
-    if sizes.contract.nodes == "hidden":
-        return ciphertexts_for(sum(sizes.bins), layout, slots_of(level))
-    return ciphertexts_for(nodes * sum(sizes.bins), layout, 1)
+def _answers(sizes: Sizes, level: int) -> int:
+    """Return how many ciphertexts answer a level: all features, as many sums to one as fit."""
+    return answers_of(sizes.contract, sum(sizes.bins), level)
 
 
 def parts(sizes: Sizes, trees: int) -> list[Part]:
@@ -71,7 +75,7 @@ def _level(sizes: Sizes, level: int, bitmap: bytes) -> Iterator[Part]:
     shown = [bitmap] * nodes if is_shown else []
     yield one("boosting.histogram", True, wire.TreeNodes(level=level + 1, rows=shown))
     yield stream(
-        "boosting.histogram", False, _answers(sizes, level, nodes), _chunk(sizes),
+        "boosting.histogram", False, _answers(sizes, level), _chunk(sizes),
         lambda chunk, n: wire.NodeHistograms(chunk=chunk, ciphertexts=sizes.ciphertexts(n), last=True),
     )  # fmt: skip
     cut = wire.Cut(feature=sizes.features, bin=_LARGEST_BIN, kind=_LARGEST_KIND, rows=bitmap if is_shown else b"")
@@ -102,24 +106,33 @@ def _score(sizes: Sizes) -> Iterator[Part]:
 # ---- processor time
 
 
+# handling of a ciphertext, as multiplications: blinded, written and hashed; read, checked, hashed and passed to a worker
+_SENT, _RECEIVED = 2, 3
+
+
 def _sampled(sizes: Sizes) -> int:
     return sizes.rows * sizes.contract.row_sample_permille // 1000
 
 
 def bank_phases(sizes: Sizes, trees: int) -> dict[str, Work]:
     """Return what a bank computes when its key is made and when `trees` trees are grown."""
-    contract = sizes.contract
+    contract, asked = sizes.contract, 2 if sizes.contract.nodes == "shown" else 1  # label and own features apart
+    sent = _sampled(sizes) * _passes(sizes) * trees
     binning: Work = Counter(generate_key=1, prove_key=1, multiply=owner_tables(contract))
-    training = encryptions(contract, _sampled(sizes) * _passes(sizes) * trees)
-    return {"binning": binning, "training": training + Counter(decrypt=_opened(sizes, trees))}
+    binning += gate(sizes.matched + (2 * asked - 1) * sizes.rows)
+    training = encryptions(contract, sent) + gate(asked * sizes.rows * trees)
+    return {"binning": binning, "training": training + Counter(decrypt=_opened(sizes, trees), multiply=_SENT * sent)}
 
 
 def _opened(sizes: Sizes, trees: int) -> int:
     """Return the ciphertexts of sums in `trees` trees: as many levels and nodes as can be, or as many as there were."""
-    most = [_answers(sizes, level, slots_of(level)) for level in range(sizes.contract.depth)]
     if sizes.known and sizes.known.nodes and sizes.contract.nodes == "shown":
-        return _answers(sizes, 0, sizes.known.nodes)
-    return trees * sum(most)
+        return ciphertexts_for(sizes.known.nodes * sum(sizes.bins), plan_cells(sizes.contract), 1)
+    return trees * _most_opened(sizes)
+
+
+def _most_opened(sizes: Sizes) -> int:
+    return sum(_answers(sizes, level) for level in range(sizes.contract.depth))
 
 
 def platform_phases(sizes: Sizes, trees: int) -> dict[str, Work]:
@@ -131,8 +144,10 @@ def platform_phases(sizes: Sizes, trees: int) -> dict[str, Work]:
         is_hidden, nodes = contract.nodes == "hidden", slots_of(level)
         slots, passes = (nodes, 1) if is_hidden else (1, nodes)
         rows = _sampled(sizes) if is_hidden or level == 0 else _sampled(sizes) // (2 * nodes)
-        cells, answers = passes * sum(taken), _answers(sizes, level, nodes)
+        cells, answers = passes * sum(taken), _answers(sizes, level)
         training["multiply"] += trees * (passes * histogram_multiplications(rows, taken) + cells)
         training["power_bit"] += trees * max(0, cells - answers) * layout.width_bits * slots
-    training += randomisers(contract, opened, contract.trees * (2 << contract.depth))
-    return {"binning": Counter(check_key=1), "training": training}
+    training += randomisers(contract, opened, contract.trees * _most_opened(sizes)) + gate(sizes.rows * trees)
+    training["multiply"] += _RECEIVED * _sampled(sizes) * _passes(sizes) * trees
+    binning: Work = Counter(check_key=1) + gate(sizes.firms + 2 * sizes.rows)
+    return {"binning": binning, "training": training, "scoring": gate(sizes.matched)}

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from lianxin.crypto import paillier
 from lianxin.federation.contract import RunContract
 from lianxin.federation.plan_leakage_trees import advice_trees, learns_trees, not_protected_trees
-from lianxin.federation.plan_terms import NOTHING, OPEN_BITS, REPLAY, Learns, Terms
+from lianxin.federation.plan_terms import NETWORK_VALUES, NOTHING, OPEN_BITS, REPLAY, Learns, Terms
 from lianxin.federation.scorecard import GRID, SIGNIFICANT_BITS
 from lianxin.federation.selection import rows_readable
 
@@ -69,18 +69,17 @@ def _collusion(terms: Terms) -> Iterator[str]:
     elif terms.banks == 2:
         yield f"With two banks, {terms.platform} together with one of them knows the other's counts and gradients."
     else:
-        others = f"{terms.banks - 1} of the {terms.banks} banks"
-        yield f"{terms.platform} together with {others} knows the last one's counts and gradients."
+        opens = terms.opening_banks
+        yield (
+            f"A sum of gradients is opened with at least {opens} of the {terms.banks} banks in it: {terms.platform} together "
+            f"with {opens - 1} of them, saying that the rest are lost, knows another one's gradients; with {terms.banks - 1}, "
+            "its counts too."
+        )
         if terms.contract.on_loss == "rerun" and terms.contract.min_banks <= 2:
             yield (
-                "After a bank is lost the run may go on with two: "
+                "After banks are lost the run may go on with two: "
                 f"{terms.platform} together with one of them then knows the other's gradients."
             )
-    if terms.banks > 2 and terms.contract.on_loss == "rerun":
-        yield (
-            f"The contract lets a round run again without a lost bank: a {terms.platform} that only claims the loss reads "
-            "that bank's gradient of the round as a difference of two sums; found by its own receipts. `stop` rules it out."
-        )
 
 
 def advice(contract: RunContract) -> list[str]:
@@ -198,12 +197,18 @@ def _learning_trees(terms: Terms) -> Iterator[Learns]:
 def _learning(terms: Terms) -> Iterator[Learns]:
     yield Learns(terms.platform, _sums_seen(terms), "learning.exchange", _labels_read(terms))
     if terms.banks > 1:
-        yield Learns("each bank", "which banks take part in each round", "learning.exchange", NOTHING)
+        yield Learns(
+            "each bank",
+            "which banks take part in each round, and which are in its sum",
+            "learning.exchange",
+            "nothing further: a bank that is left out of a sum has its masks revealed, never its values or its keys",
+        )
     yield from _figures(terms)
 
 
 def _figures(terms: Terms) -> Iterator[Learns]:
-    figures = sorted(name for name, form in terms.contract.record["forms"].items() if form in ROW_STATISTICS)
+    forms = terms.contract.record["forms"].items()
+    figures = sorted(name for name, form in forms if form in ROW_STATISTICS and name not in NETWORK_VALUES)
     if figures:
         what = f"{terms.that_bank}'s own figures: {', '.join(figures)}"
         yield Learns(terms.platform, what, "learning.exchange", NOTHING)
@@ -216,7 +221,9 @@ def _sums_seen(terms: Terms) -> str:
         return f"{terms.contract.banks[0]}'s own {seen}: with one bank nothing hides them"
     if terms.banks == 2:
         return f"{seen}, summed over the two banks; together with one bank, the other's own"
-    return f"{seen}, summed over {terms.banks} banks, one bank's only with all the other {terms.banks - 1}"
+    few = terms.opening_banks
+    banks = f"{few}" if few == terms.banks else f"{few} to {terms.banks}"
+    return f"{seen}, summed over {banks} banks, one bank's only with {few - 1} others that are in the sum"
 
 
 def _labels_read(terms: Terms) -> str:

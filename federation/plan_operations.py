@@ -27,15 +27,30 @@ def evaluator_tables(contract: RunContract) -> Work:
 
 def owner_tables(contract: RunContract) -> int:
     """Return the multiplications of an owner's two tables modulo p² and q², an entry about a third of one modulo n²."""
-    bits = contract.key_bits // 2
-    if contract.exponents == "short":
-        bits = paillier.short_exponent_bits(contract.key_bits)
-    return 2 * (bits // fixed_base.WINDOW_BITS << fixed_base.WINDOW_BITS) // 3
+    bits, window = _owner_exponent(contract)
+    return 2 * (-(-bits // window) << window) // 3
 
 
 def encryptions(contract: RunContract, count: int) -> Work:
     """Return the work of `count` encryptions by a key's owner in the contract's profile."""
-    return Counter({"short_encrypt" if contract.exponents == "short" else "encrypt": count})
+    bits, window = _owner_exponent(contract)
+    priced = -(-bits // fixed_base.WINDOW_BITS)  # what a calibration measures
+    unit = "short_encrypt" if contract.exponents == "short" else "encrypt"
+    return Counter({unit: count * -(-bits // window) // priced})
+
+
+def _owner_exponent(contract: RunContract) -> tuple[int, int]:
+    """Return the bits of a bank's exponents and the window of the tables of its training key, as `parties/bank_run` has
+    them where every row that the contract allows is there."""
+    bits = contract.key_bits // 2
+    if contract.exponents == "short":
+        bits = paillier.short_exponent_bits(contract.key_bits)
+    return bits, fixed_base.owner_window_bits(contract.max_rows * contract.turns)
+
+
+def gate(firms: int) -> Work:
+    """Return the work of a release of so many firms: look-ups and hashes, about those of a point hashed to the group."""
+    return Counter(group_hash=firms)
 
 
 def histogram_multiplications(rows: int, bins: Sequence[int]) -> int:

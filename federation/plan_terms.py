@@ -5,11 +5,17 @@ from functools import cached_property
 
 from lianxin.federation.boosting_cells import plan_cells
 from lianxin.federation.contract import RunContract
+from lianxin.federation.network_terms import threshold
 from lianxin.federation.selection import numbers_shown
 
 NOTHING = "nothing further"
 OPEN_BITS = 64
 REPLAY = "found only by replay"
+# named values of networks alone: the forms of every contract list them
+NETWORK_VALUES = frozenset(
+    {"categories", "preparation", "summand", "verdict", "weights"}
+    | {f"{figure}_{model}" for figure in ("auc", "ks") for model in ("federated", "local", "personalised")}
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ class Terms:
     def banks(self) -> int:
         """K."""
         return len(self.contract.banks)
+
+    @property
+    def opening_banks(self) -> int:
+        """How many banks must stay for a sum over all of them to be opened, by the policy and the contract."""
+        if self.contract.on_loss == "stop" or self.banks <= 2:
+            return self.banks
+        return min(self.banks, max(threshold(self.banks), self.contract.min_banks))
 
     @property
     def rounds(self) -> int:

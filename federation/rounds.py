@@ -27,7 +27,7 @@ from lianxin.crypto.multiexp import combine_bins
 from lianxin.federation import scorecard, wire
 from lianxin.federation.binning import BankKeys, Columns, Work, evaluator_randomiser, mask_of
 from lianxin.federation.errors import PeerError
-from lianxin.federation.scorecard import SHIFT, Floats, grid_steps, residual_polynomial
+from lianxin.federation.scorecard import SHIFT, Floats, grid_steps, residual_polynomial, row_bends
 from lianxin.federation.session import Receive, Role, Send
 from lianxin.federation.streams import (
     check_chunk,
@@ -58,11 +58,13 @@ class BankTurn:
 
 @dataclass(frozen=True)
 class BankOutcome:
-    """`totals[j]`: masked, rounded gradient sum of platform feature j mod 2^W; `gradient`: the bank's own."""
+    """`totals[j]`: masked, rounded gradient sum of platform feature j mod 2^W; `gradient`: the bank's own; `bends`: the
+    curvature of each active row, as this side can tell it."""
 
     totals: list[int] = field(repr=False)
     gradient: Floats = field(repr=False)
     active: list[bool] = field(repr=False)
+    bends: Floats = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ class PlatformTurn:
 
 @dataclass(frozen=True)
 class PlatformOutcome:
-    """`masks[j]`: Σ_k slot_k(M_j) mod 2^W, to be subtracted from the banks' sum."""
+    """`masks[j]`: Σ_k slot_k(M_j) mod 2^W, to be subtracted from the banks' sum; `bends` as a bank's."""
 
     masks: list[int] = field(repr=False)
     active: list[bool] = field(repr=False)
+    bends: Floats = field(repr=False)
 
 
 def bank_round_role(turn: BankTurn) -> Role[BankOutcome]:
@@ -92,7 +95,7 @@ def bank_round_role(turn: BankTurn) -> Role[BankOutcome]:
     yield Send(live, "round.rows", work.rights)
     answer = yield Receive("round.rows", (wire.LiveRows,))
     active = _both(work, turn.live, decode_bitmap(answer.bitmap, len(turn.live)))
-    polynomial = yield from _bank_range(turn, active)
+    polynomial, bends = yield from _bank_range(turn, active)
     constants, slopes = scorecard.residual_shares(polynomial, turn.scores, turn.labels)
     readings = [0] * len(turn.labels)
     yield from _bank_residuals(turn, active, constants, slopes, readings)
@@ -104,7 +107,7 @@ def bank_round_role(turn: BankTurn) -> Role[BankOutcome]:
         scorecard.gradient_value((_weighted(codes, woe, readings) - correction) % modulus, layouts)
         for codes, woe, correction in zip(turn.own.codes, turn.own.woe, turn.corrections, strict=True)
     ]
-    return BankOutcome([scorecard.rounded(total, layouts) for total in totals], np.array(gradient), active)
+    return BankOutcome([scorecard.rounded(total, layouts) for total in totals], np.array(gradient), active, bends)
 
 
 def _both(work: Work, own: Sequence[bool], other: Sequence[bool]) -> list[bool]:
@@ -114,7 +117,7 @@ def _both(work: Work, own: Sequence[bool], other: Sequence[bool]) -> list[bool]:
     return active
 
 
-def _bank_range(turn: BankTurn, active: Sequence[bool]) -> Role[tuple[float, float, float]]:
+def _bank_range(turn: BankTurn, active: Sequence[bool]) -> Role[tuple[tuple[float, float, float], Floats]]:
     theirs = yield Receive("round.range", (wire.ScoreRange,))
     own_mean, own_spread = _mean_and_spread(turn.scores, active)
     mean = own_mean + theirs.mean_steps * scorecard.GRID
@@ -122,7 +125,8 @@ def _bank_range(turn: BankTurn, active: Sequence[bool]) -> Role[tuple[float, flo
     mean_steps, spread_steps = grid_steps(mean, max(spread, scorecard.GRID))
     choice = wire.RangeChoice(mean_steps=mean_steps, spread_steps=spread_steps)
     yield Send(choice, "round.range", turn.work.rights)
-    return residual_polynomial(mean_steps, spread_steps)
+    polynomial = residual_polynomial(mean_steps, spread_steps)
+    return polynomial, row_bends(polynomial, turn.scores[np.array(active, dtype=bool)], theirs.mean_steps)
 
 
 def _mean_and_spread(scores: Floats, active: Sequence[bool]) -> tuple[float, float]:
@@ -203,7 +207,8 @@ def platform_round_role(turn: PlatformTurn) -> Role[PlatformOutcome]:
     data = encode_keyed(turn.public, masked)
     yield Send(wire.MaskedGradient(ciphertexts=data), "round.gradient", work.rights)
     yield Receive("round.gradient", (wire.RoundNoted,))
-    return PlatformOutcome(masks, active)
+    own = turn.scores[np.array(active, dtype=bool)]
+    return PlatformOutcome(masks, active, row_bends(polynomial, own, choice.mean_steps - mean_steps))
 
 
 def _platform_residuals(

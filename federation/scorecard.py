@@ -48,6 +48,8 @@ _MASK_WEIGHT_BITS = 15
 _DOUBLE_NOISE = 1 << 12  # of a bracket at 2^56: doubles below 32 are 2^-48 apart, and few operations round
 _FLOOR_WEIGHT = 0.01
 _POINTS = 161
+LEAST_BEND, MOST_BEND = 0.02, 0.25
+_SAFETY = 1.6
 
 Floats = NDArray[np.float64]
 
@@ -242,32 +244,70 @@ def gradient_value(total: int, layouts: Layouts) -> float:
     return centre(total, layouts.width_bits) / 2.0**GRADIENT_BITS
 
 
-class DescentState:
-    """One side's weights under a step of fixed curvature with Nesterov momentum (protocols.md, section 5, step 5).
+def row_bends(polynomial: tuple[float, float, float], scores: Floats, other_mean_steps: int) -> Floats:
+    """Return each row's p'(z), where of z a side knows its own part and the mean of the other's on the grid.
 
-    w ← v − (2·1.3·h̄·XᵀX + λI)^{-1}(g + λv), h̄ = max(ȳ(1−ȳ), 0.05); the factor 2 covers the other side's block. Weights
-    lie on a grid of 2^-24, so that a rerun elsewhere gives the same integers. `penalised[j]` is 0 for an intercept.
+    Within [0.02, 0.25]: σ' is nowhere more, and a row on which p has flattened still counts.
+    """
+    _, a1, a2 = polynomial
+    return np.clip(a1 + 2.0 * a2 * (scores + other_mean_steps * GRID), LEAST_BEND, MOST_BEND)
+
+
+class DescentState:
+    """One side's weights under quasi-Newton steps with Nesterov momentum (protocols.md, section 5, step 5).
+
+    w ← v − (1.6·XᵀDX + λI)^{-1}(g + λv), D = p'(z) of each row as this side knows it (`row_bends`). The other side steps at
+    once: the curvature of both is at most twice that of one, and momentum bears 4/3 of a safe step, hence 1.6 > 2·3/4.
+    Weights lie on a grid of 2^-24, so that a rerun elsewhere gives the same integers. `penalised[j]` is 0 for an intercept.
+    With `signed` no penalised weight is ever positive (a weight of evidence wants none): those that a step would turn so are
+    held at 0, the most positive first, and the others take the step that is best beside them. In the next they are free again.
     """
 
-    def __init__(self, size: int, ridge: float, penalised: Sequence[float] | None = None) -> None:
-        self.ridge = ridge * np.array(penalised if penalised is not None else [1.0] * size)
+    def __init__(self, size: int, ridge: float, penalised: Sequence[float] | None = None, signed: bool = False) -> None:
+        bound = np.array(penalised if penalised is not None else [1.0] * size)
+        self.ridge = ridge * bound
         self.weights: Floats = np.zeros(size)
         self.lookahead: Floats = np.zeros(size)
+        self._signed = (bound > 0) & signed
         self._momentum, self._scale = 1.0, 1.0
         self._decrement, self._rises = math.inf, 0
 
-    def advance(self, gradient: Floats, design: Floats, base_rate: float) -> bool:
-        """Take one step on the summed log-loss gradient at `lookahead`; return whether the decrement rose twice."""
-        curvature = max(base_rate * (1.0 - base_rate), 0.05)
-        hessian = 2.0 * 1.3 * curvature * (design.T @ design) + np.diag(self.ridge) + 1e-9 * np.eye(len(self.weights))
+    def begin(self, bads: int, rows: int) -> None:
+        """Start the last weight, an intercept, at the log-odds of its rows: from 0 six rounds do not get there where bads
+        are rare."""
+        bad = min(max(float(bads), 0.5), rows - 0.5)
+        self.weights[-1] = math.log(bad / (rows - bad))
+        self.weights = _on_grid(self.weights)
+        self.lookahead = self.weights.copy()
+
+    def advance(self, gradient: Floats, design: Floats, bends: Floats) -> bool:
+        """Take one step on the summed log-loss gradient at `lookahead`, by the rows' curvatures; return whether the decrement
+        rose twice."""
+        hessian = (
+            _SAFETY * (design.T @ (design * bends[:, None])) + np.diag(self.ridge) + 1e-9 * np.eye(len(self.weights))
+        )
         full = gradient + self.ridge * self.lookahead
-        direction = np.linalg.solve(hessian, full)
-        fresh = _on_grid(self.lookahead - self._scale * direction)
+        stepped = self._stepped(hessian, full)
+        decrement = float(full @ (self.lookahead - stepped)) / self._scale
+        fresh = _on_grid(stepped)
         following = (1.0 + math.sqrt(1.0 + 4.0 * self._momentum**2)) / 2.0
         push = (self._momentum - 1.0) / following
-        self.lookahead = _on_grid(fresh + push * (fresh - self.weights))
+        ahead = _on_grid(fresh + push * (fresh - self.weights))
+        self.lookahead = np.where(self._signed, np.minimum(ahead, 0.0), ahead)
         self.weights, self._momentum = fresh, following
-        return self._rose(float(full @ direction))
+        return self._rose(decrement)
+
+    def _stepped(self, hessian: Floats, full: Floats) -> Floats:
+        free = np.ones(len(full), dtype=bool)
+        while True:
+            at, held = self.lookahead[free], self.lookahead[~free]
+            right = self._scale * full[free] - hessian[np.ix_(free, ~free)] @ held
+            fresh = np.zeros(len(full))
+            fresh[free] = at - np.linalg.solve(hessian[np.ix_(free, free)], right)
+            wrong = np.where(self._signed, fresh, 0.0)
+            if not (wrong > 0.0).any():
+                return fresh
+            free[int(wrong.argmax())] = False
 
     def _rose(self, decrement: float) -> bool:
         self._rises = self._rises + 1 if decrement > 1.5 * self._decrement else 0

@@ -1,18 +1,16 @@
 """The star: one platform with K banks, common bins and platform weights, own bank weights (protocols.md, section 5).
 
 `PlatformStar` and `BankStar` hold what each side knows between messages: codes, weights of evidence, weights, the
-masks of the current attempt. Neither knows a firm or a channel. Sums over banks are in Z_{2^W} under pairwise masks
-(crypto.pairwise_masks): the platform opens totals of all the banks of a round, never one bank's.
+masks of the current attempt. Neither knows a firm or a channel. Sums over banks are in Z_{2^W} and secret
+(federation.secure_sum): the platform opens totals of all the banks of a round, never one bank's.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from lianxin.crypto import paillier, pairwise_masks
-from lianxin.crypto.errors import CryptoError
+from lianxin.crypto import paillier
 from lianxin.federation.binning import Columns, intercept
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
@@ -37,8 +35,8 @@ from lianxin.federation.screening import (
     woe_integers,
 )
 
-__all__ = ["COUNT_BITS", "BankStar", "BankTable", "FeatureTable", "MaskAgreement", "OwnScreen", "PlatformStar", "design_of",
-           "merge_small_bins", "round_label", "screen_own", "woe_integers"]  # fmt: skip
+__all__ = ["COUNT_BITS", "BankStar", "BankTable", "FeatureTable", "OwnScreen", "PlatformStar", "design_of",
+           "merge_small_bins", "screen_own", "woe_integers"]  # fmt: skip
 
 
 def design_of(columns: Columns) -> Floats:
@@ -67,20 +65,24 @@ class PlatformStar:
         self.kept: list[FeatureTable] = []
         self.dropped: list[tuple[str, str]] = []
         self.base_rate = 0.0
-        self.descent = DescentState(0, contract.ridge)
+        self.descent = self._descent()
         self.gradient_norms: list[float] = []
 
-    def open_counts(self, masked: Mapping[str, Sequence[int]], orders: Mapping[str, Order] | None = None) -> None:
-        """Sum the banks' masked counts, merge bins as the contract's minimums and the wished `orders` ask, and keep the
+    @property
+    def count_length(self) -> int:
+        """How many counts a bank adds: goods, then bads, in the bins of each feature."""
+        return 2 * sum(next(iter(self.tables.values())).columns.bins)
+
+    def open_counts(self, flat: Sequence[int], orders: Mapping[str, Order] | None = None) -> None:
+        """Take the banks' counts, summed, merge bins as the contract's minimums and the wished `orders` ask, and keep the
         features that still tell, by information value and by correlation with one another.
 
         Raises RunStopped if no feature is left, PeerError (B06) if the sum is no possible count.
         """
         bins = next(iter(self.tables.values())).columns.bins
-        flat = _summed(masked, COUNT_BITS)
         rows = sum(table.columns.rows for table in self.tables.values())
-        if len(flat) != 2 * sum(bins) or any(v > rows for v in flat):
-            raise PeerError("the banks' masked counts do not add up to counts; one of them left the protocol", "B06")
+        if len(flat) != self.count_length or any(v > rows for v in flat):
+            raise PeerError("the banks' counts do not add up to counts; one of them left the protocol", "B06")
         place = 0
         for name, count in zip(self.features, bins, strict=True):
             goods, bads = flat[place : place + count], flat[place + count : place + 2 * count]
@@ -92,8 +94,11 @@ class PlatformStar:
         if not self.kept:
             raise RunStopped("no platform feature tells good from bad once small bins are merged; the run ends here")
         self._recode()
-        self.descent = DescentState(len(self.kept), self.contract.ridge)
+        self.descent = self._descent()
         self._drop_correlated()
+
+    def _descent(self) -> DescentState:
+        return DescentState(len(self.kept), self.contract.ridge, signed=self.contract.sign_check == "drop")
 
     def _keep(self, found: FeatureTable | str, name: str) -> None:
         reason = found if isinstance(found, str) else weak(found, self.contract)
@@ -119,7 +124,7 @@ class PlatformStar:
         self.kept = [self.kept[place] for place in left]
         for table in self.tables.values():
             table.columns = chosen(table.columns, left)
-        self.descent = DescentState(len(self.kept), self.contract.ridge)
+        self.descent = self._descent()
 
     def _recode(self) -> None:
         for table in self.tables.values():
@@ -134,28 +139,28 @@ class PlatformStar:
         """Return z_A of the bank's training rows at the lookahead weights."""
         return scores(design_of(self.tables[bank].columns), self.descent.lookahead)
 
-    def close_round(self, masked: Mapping[str, Sequence[int]]) -> bool:
-        """Open the sum of the banks' masked gradients, take one step, return whether the decrement rose twice."""
+    def close_round(self, banks: Sequence[str], totals: Sequence[int]) -> bool:
+        """Take one step by the gradient sums of `banks`, of which each is under its outcome's masks; return whether the
+        decrement rose twice.
+
+        `totals` are integers modulo 2^W, one a kept feature. Raises PeerError (B06) for another number of them, (S05) for
+        a bank that had no round.
+        """
         modulus = 1 << self.layouts.width_bits
-        totals = _summed(masked, self.layouts.width_bits)
-        designs = []
-        for bank in sorted(masked):
+        if len(totals) != len(self.kept):
+            raise PeerError("the banks' gradients do not add up: another number of entries than of features", "B06")
+        designs, bends = [], []
+        for bank in sorted(banks):
             outcome, table = self.tables[bank].outcome, self.tables[bank]
             if outcome is None:
                 raise PeerError(f"{bank} answered a round without having it run", "S05")
-            totals = [(t - m) % modulus for t, m in zip(totals, outcome.masks, strict=True)]
+            totals = [(int(t) - m) % modulus for t, m in zip(totals, outcome.masks, strict=True)]
             designs.append(design_of(table.columns)[np.array(outcome.active, dtype=bool)])
+            bends.append(outcome.bends)
             table.outcome = None
         gradient = np.array([gradient_value(t, self.layouts) for t in totals])
         self.gradient_norms.append(float(np.linalg.norm(gradient + self.descent.ridge * self.descent.lookahead)))
-        return self.descent.advance(gradient, np.concatenate(designs), self.base_rate)
-
-
-def _summed(masked: Mapping[str, Sequence[int]], width_bits: int) -> list[int]:
-    try:
-        return pairwise_masks.sum_masked([masked[bank] for bank in sorted(masked)], width_bits)
-    except CryptoError as error:
-        raise PeerError(f"the banks' masked values do not add up: {error}", "B06") from error
+        return self.descent.advance(gradient, np.concatenate(designs), np.concatenate(bends))
 
 
 def weak(feature: FeatureTable, contract: RunContract) -> str:
@@ -227,12 +232,10 @@ class BankStar:
         ]
         codes, size, weight = intercept(len(self.labels))
         self.own = Columns((*columns.codes, codes), (*columns.bins, size), (*self.woe, weight))
-        self.base_rate = sum(self.labels) / len(self.labels)
-        self.descent = DescentState(len(self.own.bins), contract.ridge, [*([1.0] * len(columns.bins)), 0.0])
-        self.descent.weights[-1] = self.descent.lookahead[-1] = 0.0
+        self.descent = self._descent()
         self.corrections: list[list[int]] = []
         self._attempts: set[int] = set()
-        self.pending: tuple[Floats, list[bool]] | None = None
+        self.pending: tuple[Floats, list[bool], Floats] | None = None
         self.gradient_norms: list[float] = []
 
     def drop(self, places: Sequence[int]) -> None:
@@ -241,7 +244,13 @@ class BankStar:
         self.own = chosen(self.own, left)
         self.woe = list(self.own.woe[:-1])
         self.corrections = [self.corrections[place] for place in left] if self.corrections else []
-        self.descent = DescentState(len(left), self.contract.ridge, [*([1.0] * (len(left) - 1)), 0.0])
+        self.descent = self._descent()
+
+    def _descent(self) -> DescentState:
+        bound = [*([1.0] * (len(self.own.bins) - 1)), 0.0]
+        begun = DescentState(len(bound), self.contract.ridge, bound, signed=self.contract.sign_check == "drop")
+        begun.begin(sum(self.labels), len(self.labels))
+        return begun
 
     def scores(self) -> Floats:
         """Return z_B of the training rows at the lookahead weights."""
@@ -259,11 +268,11 @@ class BankStar:
         """Take the step of the round that closed, return whether the decrement rose twice."""
         if self.pending is None:
             return False
-        gradient, active = self.pending
+        gradient, active, bends = self.pending
         self.pending = None
         self.gradient_norms.append(float(np.linalg.norm(gradient + self.descent.ridge * self.descent.lookahead)))
         design = design_of(self.own)[np.array(active, dtype=bool)]
-        return self.descent.advance(gradient, design, self.base_rate)
+        return self.descent.advance(gradient, design, bends)
 
 
 def _counts(codes: Sequence[int], labels: Sequence[int], bins: int) -> tuple[list[int], list[int]]:
@@ -271,44 +280,3 @@ def _counts(codes: Sequence[int], labels: Sequence[int], bins: int) -> tuple[lis
     for code, label in zip(codes, labels, strict=True):
         (bads if label else goods)[code] += 1
     return goods, bads
-
-
-class MaskAgreement:
-    """The pairwise masks of one bank in one run: its key, and a seed with each other bank, from signed keys."""
-
-    def __init__(self, bank: str, run: str, seed: bytes) -> None:
-        self.bank, self.run = bank, run
-        self._secret, self.public = pairwise_masks.agreement_keypair(seed)
-        self._seeds: dict[str, bytes] = {}
-
-    def agree(self, keys: Mapping[str, bytes]) -> None:
-        """Derive a seed with each other bank of `keys` (party id to X25519 public key)."""
-        others = {bank: key for bank, key in keys.items() if bank != self.bank}
-        try:
-            self._seeds = {
-                bank: pairwise_masks.pair_seed(self._secret, key, self.run, "star", _pair(self.bank, bank))
-                for bank, key in others.items()
-            }
-        except CryptoError as error:
-            raise PeerError(f"another bank's agreement key is none: {error}", "A01") from error
-
-    @staticmethod
-    def check_key(key: bytes) -> None:
-        """Raise CryptoError unless `key` is an X25519 key with which a secret can be shared."""
-        secret, _ = pairwise_masks.agreement_keypair(b"\x01" * 32)
-        pairwise_masks.pair_seed(secret, key, "check", "star", ("a", "b"))
-
-    def masked(self, values: Sequence[int], label: str, banks: Sequence[str], width_bits: int) -> list[int]:
-        """Return `values` under the masks with the other banks of this round. `label` is used once in a run."""
-        seeds = {bank: self._seeds[bank] for bank in banks if bank != self.bank}
-        mask = pairwise_masks.mask_vector(self.bank, seeds, label, len(values), width_bits)
-        return pairwise_masks.apply_mask(values, mask, width_bits)
-
-
-def _pair(one: str, other: str) -> tuple[str, str]:
-    return (one, other) if one < other else (other, one)
-
-
-def round_label(round_number: int, attempt: int, banks: Sequence[str]) -> str:
-    """Return the label of a round's masks: another attempt or another set of banks never meets the same mask."""
-    return json.dumps([round_number, attempt, sorted(banks)])

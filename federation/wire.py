@@ -12,6 +12,8 @@ Messages are used through this module alone; the generated modules are imported 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as entry
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -23,6 +25,7 @@ from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.signing import SigningKey
 from lianxin.crypto.signing import verify as verify_signature
 from lianxin.federation.errors import GuardRefused
+from lianxin.federation.protobuf_parser import require_parser
 from lianxin.federation.steps import STEPS
 from lianxin.proto import (
     boosting_pb2,
@@ -185,12 +188,13 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Opened:
-    """A decoded envelope: `header` is its canonical record, `message_hash` the SHA-256 of that record's bytes."""
+    """A decoded envelope: `header` is its record, `encoded` that record's canonical bytes, `message_hash` their SHA-256."""
 
     header: Mapping[str, Any]
     message: Message
     signature: bytes
     message_hash: str
+    encoded: bytes = entry(repr=False)
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ class ReleasedValue:
     form: str
 
 
+@lru_cache(maxsize=1024)  # of the fields of all messages: their options are decoded anew at each look
 def form_of(field: FieldDescriptor) -> str | None:
     """Return the name of the form that `field` declares, None if it declares none."""
     value = field.GetOptions().Extensions[crossing_pb2.form]
@@ -289,8 +294,7 @@ def seal(header: dict[str, Any], message: Message, key: SigningKey) -> tuple[byt
         setattr(envelope, name, record[name])
     envelope.previous = bytes.fromhex(record["previous"])
     envelope.contract = bytes.fromhex(record["contract"])
-    hashed = canonical.record_hash(record)
-    return envelope.SerializeToString(deterministic=True), Opened(record, message, signature, hashed)
+    return envelope.SerializeToString(deterministic=True), Opened(record, message, signature, _sha256(data), data)
 
 
 def _payload_entries(kind: str, payload: bytes) -> dict[str, Any]:
@@ -318,12 +322,14 @@ def unseal(data: bytes) -> Opened:
     if record["step"] not in STEPS:
         raise GuardRefused("an envelope names a step that this version does not know", "G02")
     try:
-        return Opened(record, message, envelope.signature, canonical.record_hash(record))
+        encoded = canonical.encode(record)
     except CryptoError as error:
         raise GuardRefused("an envelope's header has no canonical form", "G06") from error
+    return Opened(record, message, envelope.signature, _sha256(encoded), encoded)
 
 
 def _parse(kind: type[Message], data: bytes) -> Any:
+    require_parser()
     if len(data) > MESSAGE_LIMIT_BYTES + 4096:
         raise GuardRefused(f"a {kind.DESCRIPTOR.name} is above the message limit", "G06")
     message = kind()
@@ -346,4 +352,4 @@ def _check_known(message: Message) -> None:
 
 def verify_envelope(opened: Opened, node_key: str) -> None:
     """Check the envelope's signature under the sender's pinned node key. Raises SignatureRejected."""
-    verify_signature(node_key, ENVELOPE_DOMAIN, canonical.encode(dict(opened.header)), opened.signature)
+    verify_signature(node_key, ENVELOPE_DOMAIN, opened.encoded, opened.signature)

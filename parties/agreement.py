@@ -22,14 +22,14 @@ from lianxin.parties.config import PolicySection, RunConfig
 from lianxin.parties.identity import Identity
 
 FORMS = {
-    "agreement_key": "PUBLIC", "agreement_keys": "PUBLIC", "attempt": "CONTROL", "banks": "CONTROL",
-    "restart": "CONTROL", "rose": "AGGREGATE", "masked_counts": "MASKED", "masked_gradient": "MASKED",
+    "attempt": "CONTROL", "restart": "CONTROL", "rose": "AGGREGATE",
     "test_rows": "AGGREGATE", "auc_bank_only": "AGGREGATE", "auc_joint": "AGGREGATE", "ks_bank_only": "AGGREGATE",
     "ks_joint": "AGGREGATE", "stopped": "AGGREGATE",
-    "sum": "CONTROL", "sum_key": "PUBLIC", "sum_keys": "PUBLIC", "sum_shares": "CIPHERTEXT", "sum_received": "CONTROL",
+    "sum": "CONTROL", "sum_key": "PUBLIC", "sum_keys": "PUBLIC", "sum_shares": "PUBLIC", "sum_boxes": "PUBLIC",
+    "sum_received": "CONTROL",
     "sum_set": "PUBLIC", "sum_sets": "PUBLIC", "sum_opening": "MASKED", "masked": "MASKED", "summand": "AGGREGATE",
     "categories": "AGGREGATE", "preparation": "AGGREGATE", "weights": "AGGREGATE", "verdict": "AGGREGATE",
-    "phase": "CONTROL",
+    "phase": "CONTROL", "stands": "CONTROL",
     **{f"auc_{name}": "AGGREGATE" for name in ("local", "federated", "personalised")},
     **{f"ks_{name}": "AGGREGATE" for name in ("local", "federated", "personalised")},
 }  # fmt: skip
@@ -40,6 +40,7 @@ _FROM_RUN = (
     "ridge_thousandths", "chunk_bytes", "points_to_double_odds", "step_deadline_s",
     "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS, *NETWORK_TERMS,
 )  # fmt: skip
+_SCREENS = ("min_iv_millionths", "max_correlation_permille", "max_vif_hundredths", "sign_check")
 _Limits = dict[str, tuple[bool, str]]  # {rule: (whether it holds, what is told where it does not)}
 _AGREEMENT_FAULTS = {field_query.MODEL: field_query.agreement_fault, scoring.MODEL: scoring.agreement_fault}
 
@@ -133,11 +134,13 @@ def _model_fault(contract: RunContract) -> str:
 
 
 def trees_fault(contract: RunContract) -> str:
-    """Return what keeps trees from being grown: a level that does not fit the key, stopping early on no rows."""
+    """Return what keeps trees from being grown: a level too wide for the key, terms of scorecards, stopping on no rows."""
     try:
         plan_cells(contract)
     except PackingOverflow as fault:
         return str(fault)
+    if alien := [name for name in _SCREENS if contract.record[name] != MODEL_TERMS[name]]:
+        return f"trees choose their features by gain and know no {alien[0]}; leave it out"
     is_blind = bool(contract.patience) and not contract.validation_permille
     return "patience asks for rows held back; set validation_permille, or patience to 0" if is_blind else ""
 

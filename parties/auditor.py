@@ -23,6 +23,7 @@ from lianxin.parties import (
     auditor_registry,
     auditor_releases,
     auditor_scores,
+    auditor_sums,
     auditor_times,
 )
 from lianxin.parties.auditor_evidence import CONTRACT, Evidence, Finding, Record, Run, fits, read_evidence
@@ -46,6 +47,9 @@ PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
     "rights": auditor_envelopes.right_findings,
     "minimum-rows": auditor_envelopes.minimum_findings,
     "scores": auditor_scores.score_findings,
+    "sums": auditor_sums.sum_findings,
+    "privacy": auditor_sums.privacy_findings,
+    "rounds": auditor_sums.round_findings,
     "end": auditor_envelopes.end_findings,
 }
 

@@ -49,6 +49,14 @@ KINDS: Mapping[str, Record] = {
     "split-bits": {"peer": str, "bits": int},
     "score": {"peer": str, "score": str, "firms": int, "conversation": str},
     "scored": {"peer": str, "score": str, "release": str, "scores": int},
+    "secure-sum": {
+        "contract_hash": str, "label": str, "asked": [str], "threshold": int, "senders": [str], "included": [str],
+        "keys": [{"party": str, "key": str, "signature": str}], "sets": [{"party": str, "signature": str}],
+    },
+    "privacy": {
+        "contract_hash": str, "unit": str, "epsilon_thousandths": int, "delta_exponent": int, "left_thousandths": int,
+    },
+    "network-round": {"round": int, "accepted": bool, "reason": str, "rows": int, "weights_sha256": str},
 }  # fmt: skip
 HEADER = {
     "run": str, "conversation": str, "step": str, "round": int, "seq": int, "sender": str, "recipient": str,

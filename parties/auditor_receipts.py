@@ -1,7 +1,8 @@
 """What an auditor checks between two ends: a message that one party sent is in the other's ledger, and the other way round.
 
-The last messages of a conversation may be missing at the other end in two cases alone, and the verdict says how many:
-when the run failed or was refused; and when the asking bank's ledger says that the query was cut off (Q05). A bank asks
+The last messages of a conversation may be missing at the other end in three cases alone, and the verdict says how many:
+when the run failed or was refused; when a bank began a later learning conversation of the run, as it does after its
+node or the platform was killed; and when the asking bank's ledger says that the query was cut off (Q05). A bank asks
 one thing at a time, so that leaf comes after its last message of the conversation and before its next question. That a
 bank noted a cut and yet read what was on the road cannot be seen; that it does so often can.
 """
@@ -47,8 +48,12 @@ def excused_detail(run: Run) -> str:
     and values that are not in its ledger; "" when there is nothing."""
     excused = [one for one in _unreceived(run) if one.is_excused]
     queries = Counter(name.split("/")[1] for name in _cut_queries(run))
-    failed = [one for one in excused if not one.leaf["conversation"].startswith(_ASKED)]
+    left = _left_conversations(run)
+    others = [one for one in excused if not one.leaf["conversation"].startswith(_ASKED)]
+    resumed = [one for one in others if one.leaf["conversation"] in left]
+    failed = [one for one in others if one.leaf["conversation"] not in left]
     parts = [f"the run failed and left {len(failed)} messages unreceived"] if failed else []
+    parts += [f"the run was resumed and left {len(resumed)} messages unreceived"] if resumed else []
     for bank, count in sorted(queries.items()):
         own = tuple(f"{service}{bank}/" for service in _ASKED)
         lost = [one for one in excused if one.leaf["conversation"].startswith(own)]
@@ -63,7 +68,7 @@ def _unreceived(run: Run) -> Iterator[_Sent]:
     for party, one in run.evidence.items():
         for _, leaf in one.of_kind("refusal", run.id):
             received.add((leaf["peer"], party, leaf.get("message_hash", "")))
-    cut, last = set(_cut_queries(run)), defaultdict[tuple[str, str, str], int](lambda: -1)
+    cut, left, last = set(_cut_queries(run)), _left_conversations(run), defaultdict[tuple[str, str, str], int](lambda: -1)
     missing = []
     for party, index, leaf in _directed(run, "out"):
         if leaf["peer"] not in run.evidence:
@@ -74,8 +79,25 @@ def _unreceived(run: Run) -> Iterator[_Sent]:
         else:
             missing.append((place, index, leaf))
     for place, index, leaf in missing:
-        is_cut = leaf["conversation"] in cut if leaf["conversation"].startswith(_ASKED) else run.has_failed
+        name = leaf["conversation"]
+        is_cut = name in cut if name.startswith(_ASKED) else run.has_failed or name in left
         yield _Sent(place[0], index, leaf, is_cut and leaf["seq"] > last[place])
+
+
+def _left_conversations(run: Run) -> set[str]:
+    """Return the conversations of banks that began a later learning conversation: `learning/<bank>`, then `.../1`, ...
+
+    What such a bank was told of the agreement before may have been cut off with it, too.
+    """
+    newest: dict[str, int] = {}
+    names = {leaf["conversation"] for one in run.evidence.values() for _, leaf in one.crossings(run.id)}
+    for name in names:
+        service, _, rest = name.partition("/")
+        bank, _, number = rest.partition("/")
+        if service == "learning" and (number.isdigit() or not number):
+            newest[bank] = max(newest.get(bank, 0), int(number or 0))
+    older = {f"learning/{bank}/{n}" for bank, most in newest.items() for n in range(1, most)}
+    return older | {f"{first}/{bank}" for bank, most in newest.items() if most for first in ("learning", "contracts")}
 
 
 def _cut_queries(run: Run) -> Iterator[str]:

@@ -5,18 +5,16 @@ where there is none, the proposal waits for `lianxin bank approve` or `refuse`. 
 signature the bank takes up the run with the ClientApp of its installed package.
 """
 
-import json
 import logging
 import re
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from lianxin.crypto import canonical
-from lianxin.federation import apps, wire
+from lianxin.federation import wire
 from lianxin.federation.channel import Channel, Link
 from lianxin.federation.contract import RunContract, decode_contract
 from lianxin.federation.errors import (
@@ -28,21 +26,22 @@ from lianxin.federation.errors import (
     PeerGone,
     RunStopped,
 )
-from lianxin.federation.grid import answer_instructions
 from lianxin.federation.scoring import MODEL as SCORING
 from lianxin.federation.session import Session, rule_id
+from lianxin.parties import checkpoint
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
-from lianxin.parties.bank_evaluation import check_columns, write_evaluation
-from lianxin.parties.bank_run import BankRun
+from lianxin.parties.bank_evaluation import check_columns
+from lianxin.parties.bank_worker import Worker, write_result
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.identifiers import identifiers_are_uscc
-from lianxin.parties.lineage import BY_ROW, CHANCES
-from lianxin.parties.node import WORKERS_LOST, Node
+from lianxin.parties.network_agreement import judge_network
+from lianxin.parties.node import Node
 from lianxin.parties.query_bank import BankQueries
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.records import load_loan_table, read_table
 from lianxin.parties.retention import sweep_daily
 from lianxin.parties.run_kinds import bank_run
+from lianxin.parties.runs_left import check_goes_on, end_left, expired, is_numbered, is_unused
 from lianxin.parties.score_bank import BankScores
 from lianxin.parties.score_rows import Scorer
 
@@ -69,24 +68,29 @@ class BankNode:
     def __init__(self, node: Node, link: Link) -> None:
         self.node, self.link = node, link
         data = node.config.data
-        assert data.label is not None
+        assert data.label is not None and data.table is not None
         self.label = data.label
         self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
-        node.rules.check_columns(self.table.columns, node.config.data.label or "")
+        node.rules.check_columns(self.table.columns, data.label)
         check_columns(node.config.evaluation, self.table)
         self.pending: dict[str, Pending] = {}
         self.ended: dict[str, dict[str, Any]] = {}
         self.standing: dict[str, BankQueries] = {}
         self.scorer = Scorer(node, self.table)
+        self.members: dict[str, Worker] = {}
         self._stop = threading.Event()
         for row in node.store.runs():
             if row.state == STANDING:
                 self._stand(open_contract(row.contract))
+            elif row.state == "running":
+                self._go_on(open_contract(row.contract))
 
     # ---- the lobby
 
     def serve(self) -> None:
         """Hold the lobby and answer proposals until `close`; a platform that goes away is dialled again."""
+        for member in self.members.values():
+            member.start()
         while not self._stop.is_set():
             try:
                 channel = self.link.open(f"contracts/{self.node.party}", "lobby")
@@ -130,6 +134,9 @@ class BankNode:
             if isinstance(proposal, wire.RunStatus) and opened.header["run"] in self.standing:
                 self._end_standing(channel, data, opened.header["run"])
                 return
+            if isinstance(proposal, wire.RunStatus) and self._was_in(opened.header["run"]):
+                self._end_member(channel, data, opened.header)
+                return
             if not isinstance(proposal, wire.Proposal):
                 raise PeerError(f"{channel.peer} sent something else than a proposal into the lobby", "S05")
             contract = decode_contract(proposal.contract)
@@ -164,6 +171,7 @@ class BankNode:
         columns = set(self.table.columns)
         verdict = check_proposal(contract, self.node.identity, columns, self.label, self.node.clock.now())
         operator = self.node.config.operator
+        verdict = verdict if verdict.rule else judge_network(contract, self.node.identity, self.node.config.profile)
         if verdict.rule:
             return verdict, operator
         policy = self.node.config.policy
@@ -235,12 +243,60 @@ class BankNode:
             self._stand(contract)
             return
         self.node.renew_workers()
-        run = bank_run(self.node, contract, self.table, self.link)
-        worker = _Worker(self.node, contract, run, self.link)
+        worker = Worker(self.node, contract, bank_run(self.node, contract, self.table, self.link), self.link)
+        self.members[contract.run] = worker
         worker.start()
-        status = self._await(session, "contract.close", (wire.RunStatus,))
-        worker.join(JOIN_DEADLINE_S)
-        self._close(session, contract, status, worker)
+        try:
+            status = self._await(session, "contract.close", (wire.RunStatus,))
+        except PeerGone:
+            if not contract.is_network:
+                del self.members[contract.run]
+                end_left(self.node, contract, f"{session.peer} went away while run {contract.run} was under way", self.ended)
+            raise
+        self._close(session, contract, status, self.members.pop(contract.run))
+
+    # ---- a run that goes on after this node, its platform or the road was down
+
+    def _go_on(self, contract: RunContract) -> None:
+        """Take up a run that was under way when this node ended, or fail it where it cannot go on."""
+        try:
+            check_goes_on(self.node, contract)
+            run = bank_run(self.node, contract, self.table, self.link)
+            kept = checkpoint.read(self.node.run_folder(contract.run), contract.run)
+            if kept is not None:
+                run.restore(kept)
+        except LianxinError as fault:
+            end_left(self.node, contract, str(fault), self.ended)
+            return
+        self.members[contract.run] = Worker(self.node, contract, run, self.link, again=True)
+        self.node.say(f"run {contract.run} is resumed")
+
+    @property
+    def resumed(self) -> list[str]:
+        """The runs under way that this node takes part in again since it was started."""
+        return sorted(run for run, member in self.members.items() if member.again)
+
+    def _was_in(self, run: str) -> bool:
+        row = self.node.store.run(run)
+        return row is not None and row.state in ("running", "finished", "failed") and open_contract(row.contract).is_network
+
+    def _end_member(self, channel: Channel, data: bytes, header: Mapping[str, Any]) -> None:
+        """Take the end of a run that was resumed, told in a conversation of its own that was never used before.
+
+        A bank that knows the end already answers once more: the platform did not hear it.
+        """
+        run, conversation, party = header["run"], header["conversation"], self.node.party
+        if not is_numbered(conversation, "contracts", party) or not is_unused(self.node, run, conversation):
+            raise PeerError(f"{channel.peer} tells the end of run {run} in a conversation that is none", "S01")
+        row = self.node.store.run(run)
+        assert row is not None  # see _was_in
+        contract = open_contract(row.contract)
+        session = self.node.session(contract, channel, conversation)
+        status = session.accept(data, "contract.close", (wire.RunStatus,))
+        if row.state == "running" and run in self.members:
+            self._close(session, contract, status, self.members.pop(run))
+        else:
+            self._confirm(session, contract, status)
 
     # ---- standing agreements
 
@@ -266,6 +322,10 @@ class BankNode:
                 self.standing.pop(run).close()
                 end_expired(self.node, asker.contract)
                 self.ended[run] = {"run": run, "state": "finished", "rule": "", "error": ""}
+        for run, member in list(self.members.items()):
+            if member.contract.expires_at <= self.node.clock.now():
+                self.members.pop(run).over.set()
+                end_left(self.node, member.contract, str(expired(member.contract)), self.ended)
 
     def _check_signed(self, session: Session, contract: RunContract, data: bytes) -> None:
         if open_contract(data).hash != contract.hash:
@@ -282,7 +342,10 @@ class BankNode:
             return session.accept(data, actual, types)
         raise RunStopped("this node was stopped while a run was under way")
 
-    def _close(self, session: Session, contract: RunContract, status: Any, worker: "_Worker | None") -> None:
+    def _close(self, session: Session, contract: RunContract, status: Any, worker: "Worker | None") -> None:
+        if worker is not None:
+            worker.over.set()
+            worker.join(JOIN_DEADLINE_S)
         state = status.state if status.state in ("finished", "failed", "refused") else "failed"
         failure, rule = worker.failure if worker else None, rule_id(status.rule) if status.rule else ""
         record = {
@@ -296,65 +359,25 @@ class BankNode:
         self.node.contract_event(contract.run, contract.hash, state, rule)
         if worker is not None and worker.work.result:
             write_result(self.node, worker.work)
-        answer = self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])
-        session.send(wire.RunClosed(checkpoint=self.node.head(session.peer), cosignature=answer), "contract.close")
+        self._confirm(session, contract, status)
         was_standing = contract.is_standing and self.node.store.run(contract.run) is not None
         if worker is not None or was_standing:
             self.node.export(contract.run)
+        checkpoint.remove(self.node.run_folder(contract.run))
         self.ended[contract.run] = record | {"bytes_sent": self.node.bytes_sent}
         self.node.say(f"run {contract.run} {state}")
+
+    def _confirm(self, session: Session, contract: RunContract, status: Any) -> None:
+        answer = self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])
+        session.send(wire.RunClosed(checkpoint=self.node.head(session.peer), cosignature=answer), "contract.close")
 
     def close(self) -> None:
         """Stop serving; a run under way fails at its next wait."""
         self._stop.set()
+        for member in list(self.members.values()):
+            member.over.set()
         self.scorer.monitor.flush()
         self.link.close()
 
 
-class _Worker(threading.Thread):
-    """Runs a bank's ClientApp until the run is over."""
-
-    def __init__(self, node: Node, contract: RunContract, run: BankRun, link: Link) -> None:
-        super().__init__(daemon=True)
-        self.node, self.contract, self.work, self.link = node, contract, run, link
-        self.failure: LianxinError | None = None
-
-    def run(self) -> None:
-        name = f"learning/{self.node.party}"
-        try:
-            channel = self.work.filler.watch(self.link.open(name, self.contract.run))
-            session = self.node.session(self.contract, channel, name)
-            session.follows = True
-            patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
-            try:
-                answer_instructions(
-                    apps.make_client_app(self.work),
-                    session,
-                    lambda: self.work.rights,
-                    patience,
-                    lambda: self.work.finished,
-                )
-                channel.finish()
-            finally:
-                self.work.filler.stop()
-                channel.close()
-        except LianxinError as failure:
-            self.failure = failure
-            self.node.say(f"stopped: {failure}")
-        except (BrokenExecutor, TimeoutError):
-            self.failure = RunStopped(WORKERS_LOST)
-            self.node.say(f"stopped: {WORKERS_LOST}")
-        except Exception as fault:
-            logging.getLogger("lianxin").exception("a fault in %s", name)
-            sentence = f"a fault of this program ({type(fault).__name__}) ended the run here; report it with the log"
-            self.failure = RunStopped(sentence)
-            self.node.say(f"stopped: {sentence}")
-
-
-def write_result(node: Node, run: BankRun) -> None:
-    """Keep a run's model and held-out scores in the bank's own state folder."""
-    folder = node.run_folder(run.contract.run)
-    (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
-    scores = {name: run.result[name] for name in BY_ROW} | {k: run.result[k] for k in CHANCES if k in run.result}
-    (folder / "scores.json").write_text(json.dumps(scores))
-    write_evaluation(run, folder)
+__all__ = ["BankNode", "Pending", "write_result"]

@@ -35,7 +35,7 @@ from lianxin.federation.evaluation_stability import Stability, stability_of_code
 from lianxin.parties.retention import write_beside
 
 if TYPE_CHECKING:
-    from lianxin.parties.bank_run import BankRun
+    from lianxin.parties.bank_side import BankSide
     from lianxin.parties.config import EvaluationSection
     from lianxin.parties.records import LoanTable
 
@@ -122,7 +122,7 @@ def check_columns(section: "EvaluationSection", table: "LoanTable") -> None:
         ) from None
 
 
-def write_evaluation(run: "BankRun", folder: Path) -> None:
+def write_evaluation(run: "BankSide", folder: Path) -> None:
     """Write a finished run's evaluation into its folder; a fault in it is told and costs neither the model nor the run."""
     try:
         write_beside(folder / EVALUATION, canonical.encode(evaluate_run(run)))
@@ -133,7 +133,7 @@ def write_evaluation(run: "BankRun", folder: Path) -> None:
         )
 
 
-def evaluate_run(run: "BankRun") -> dict[str, Any]:
+def evaluate_run(run: "BankSide") -> dict[str, Any]:
     """Return the record of a finished run's evaluation at this bank."""
     section, table, evidence = run.node.config.evaluation, run.table, run.result.get(EVIDENCE)
     rows = list(run.result["test_rows"])
@@ -154,11 +154,11 @@ def evaluate_run(run: "BankRun") -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _held_out(run: "BankRun") -> dict[str, Floats]:
+def _held_out(run: "BankSide") -> dict[str, Floats]:
     return {name: np.asarray(run.result[name], dtype=np.float64) for name in BANK_MODELS if name in run.result}
 
 
-def _held_out_chances(run: "BankRun") -> dict[str, Floats]:
+def _held_out_chances(run: "BankSide") -> dict[str, Floats]:
     """Return the card's chances of default of the held-out rows, by model; none of a model without a card."""
     named = {name: f"{name}_pd" for name in BANK_MODELS}
     return {name: np.asarray(run.result[key], dtype=np.float64) for name, key in named.items() if key in run.result}
@@ -168,19 +168,19 @@ def _taken(scores: Mapping[str, Floats], places: NDArray) -> dict[str, Floats]:
     return {name: vector[places] for name, vector in scores.items()}
 
 
-def _part_level(run: "BankRun", rows: Sequence[int], places: NDArray, level: str) -> Evaluation:
+def _part_level(run: "BankSide", rows: Sequence[int], places: NDArray, level: str) -> Evaluation:
     taken = [_taken(vectors, places) for vectors in (_held_out(run), _held_out_chances(run))]
     return _level(run, [rows[k] for k in places], taken[0], level, taken[1])
 
 
 def _level(
-    run: "BankRun", rows: Sequence[int], scores: Mapping[str, Any], level: str, chances: Mapping[str, Any]
+    run: "BankSide", rows: Sequence[int], scores: Mapping[str, Any], level: str, chances: Mapping[str, Any]
 ) -> Evaluation:
     labels, firms = [run.table.labels[row] for row in rows], [run.table.identifiers[row] for row in rows]
     return evaluate_models(labels, scores, firms, run.drbg.child("evaluation"), level, level == TRAIN, chances)
 
 
-def _late(run: "BankRun", rows: Sequence[int]) -> tuple[NDArray, str]:
+def _late(run: "BankSide", rows: Sequence[int]) -> tuple[NDArray, str]:
     """Return the places in `rows` of the latest ones, and what is to be said about them."""
     dates = run.table.columns[run.node.config.evaluation.time]
     late = latest([dates[row] for row in rows], run.node.config.evaluation.latest_permille)
@@ -192,7 +192,7 @@ def _late(run: "BankRun", rows: Sequence[int]) -> tuple[NDArray, str]:
     return late, AS_LATE if is_mixed else ""
 
 
-def _segments(run: "BankRun", rows: Sequence[int]) -> tuple[list[Evaluation], int]:
+def _segments(run: "BankSide", rows: Sequence[int]) -> tuple[list[Evaluation], int]:
     labels, firms = [run.table.labels[row] for row in rows], [run.table.identifiers[row] for row in rows]
     found, too_small = [], 0
     for name in run.node.config.evaluation.segments:
@@ -202,7 +202,7 @@ def _segments(run: "BankRun", rows: Sequence[int]) -> tuple[list[Evaluation], in
     return found, too_small
 
 
-def _stability(run: "BankRun", evidence: Evidence | None) -> dict[str, Stability]:
+def _stability(run: "BankSide", evidence: Evidence | None) -> dict[str, Stability]:
     """Return how alike training and held-out rows are, in each own feature's bins and in the scores."""
     found = {}
     parts = (run.training, run.result["test_rows"])
@@ -215,7 +215,7 @@ def _stability(run: "BankRun", evidence: Evidence | None) -> dict[str, Stability
     return {name: index for name, index in found.items() if index is not None}
 
 
-def _importance(run: "BankRun", evidence: Evidence | None) -> tuple[Importance, ...]:
+def _importance(run: "BankSide", evidence: Evidence | None) -> tuple[Importance, ...]:
     if evidence is None or not run.result["test_rows"]:
         return ()
     blocks = {f"all of {party}": tuple(columns) for party, columns in evidence.columns.items() if columns}

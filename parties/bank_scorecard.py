@@ -17,8 +17,9 @@ from lianxin.federation.errors import GateRefused, PeerError
 from lianxin.federation.model import Released
 from lianxin.federation.monotone import Order
 from lianxin.federation.screening import minima_of
+from lianxin.federation.secure_sum_request import KEYS, SUM, SUMMAND, SumRequest, array_of, text_of
 from lianxin.federation.selection import PRODUCTS, bank_selection_role, columns_a_row
-from lianxin.federation.star import COUNT_BITS, BankStar, FeatureTable, OwnScreen, chosen, round_label, screen_own
+from lianxin.federation.star import COUNT_BITS, BankStar, FeatureTable, OwnScreen, chosen, screen_own
 from lianxin.parties.bank_evaluation import EVIDENCE, Evidence, linear_evidence
 from lianxin.parties.bank_run import BankRun
 from lianxin.parties.bin_notes import against_data, left_out_because, merge_notes
@@ -27,6 +28,7 @@ from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply
 from lianxin.parties.scorecard_card import Card
 from lianxin.parties.scorecard_refit import Fitted, Refit, Rows, chances_of
+from lianxin.parties.sums_kept import bank_mod
 
 
 class BankScorecard(BankRun):
@@ -38,6 +40,19 @@ class BankScorecard(BankRun):
         self.tables: dict[str, FeatureTable] = {}
         self._round = 0
         self._active: list[bool] = []
+        self._banks_left = list(contract.banks)
+
+    def client_app(self) -> Any:
+        """See `BankSide.client_app`: counts and gradients of several banks leave under the masks of a secret sum."""
+        if len(self.contract.banks) == 1:
+            return super().client_app()
+        return apps.make_client_app(self, [self._begin_sum, bank_mod(self.node, self.contract, self.drbg)])
+
+    def _begin_sum(self, message: Any, context: Any, call_next: Any) -> Any:
+        """Let no release of the round before stand behind what a new sum begins with: keys and shares need none."""
+        if message.metadata.message_type == KEYS:
+            self.rights = ()
+        return call_next(message, context)
 
     def _work(self) -> Work:
         layouts = scorecard.plan_layouts(self.contract)
@@ -48,9 +63,10 @@ class BankScorecard(BankRun):
     # ---- query.count
 
     def count(self, texts: apps.Texts) -> Reply:
-        """Count labels in the platform's bins, prepare the masks of all attempts, return masked counts."""
+        """Count labels in the platform's bins, prepare the masks of all attempts, return the counts to be added."""
         self._once("count")
-        self.agreement.agree(self._agreement_keys(texts))
+        if len(self._banks(texts, COUNT_BITS)) < len(self.contract.banks):
+            raise PeerError("counts are added over all of the contract's banks, and some were left out", "L04")
         released = self._release(self.training, "binning.count")
         if len(released.firms) != len(self.training):
             raise GateRefused("consents ended between matching and counting; launch the run again", "R04")
@@ -62,11 +78,10 @@ class BankScorecard(BankRun):
         counts, star.corrections = self._count_and_masks(work, keys, labels, star)
         self.star = star
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]
-        masked = self.agreement.masked(flat, "counts", self.contract.banks, COUNT_BITS)
         right = self._aggregate("binning.count", released.firms, labels, 0)
         self.rights = (released.provenance, right)
         self.node.say("counted")
-        return {"masked_counts": np.array(masked, dtype=np.uint64)}, {}, {}
+        return {SUMMAND: array_of(flat, COUNT_BITS)}, {}, {}
 
     def _count_and_masks(
         self, work: Work, keys: BankKeys, labels: Sequence[int], star: BankStar
@@ -140,12 +155,12 @@ class BankScorecard(BankRun):
     # ---- train
 
     def train(self, round_number: int, numbers: apps.Numbers, texts: apps.Texts) -> Reply:
-        """Run one round with the platform; return the gradient's masked sums under the masks of this round's banks."""
+        """Run one round with the platform; return the gradient's sums, masked by the platform, to be added over the banks."""
         star, keys = self._ready()
         is_rerun, before = round_number == self._round, len(self._banks_left)
         rose = self._settle(round_number, numbers)
         self.node.take_revocations(round_number)
-        attempt, banks = apps.number(numbers, "attempt"), self._banks(texts)
+        attempt, banks = apps.number(numbers, "attempt"), self._banks(texts, star.layouts.width_bits)
         self._check_rerun(is_rerun, len(banks), before)
         released = self._release(self.training, "round.residuals", round_number)
         live = self._usable(released)
@@ -160,12 +175,29 @@ class BankScorecard(BankRun):
         )
         conversation = f"vertical/{self.node.party}/round/{round_number}/{attempt}"
         outcome = self._talk(rounds.bank_round_role(turn), conversation, round_number)
-        star.pending, self._active = (outcome.gradient, outcome.active), outcome.active
-        label = round_label(round_number, attempt, banks)
-        masked = self.agreement.masked(outcome.totals, label, banks, star.layouts.width_bits)
-        data = binning.encode_totals(masked, star.layouts)
+        star.pending, self._active = (outcome.gradient, outcome.active, outcome.bends), outcome.active
         self.node.say(f"round {round_number} {sum(outcome.active)}")
-        return {"masked_gradient": np.frombuffer(data, dtype=np.uint8)}, {"rose": int(rose)}, {}
+        return {SUMMAND: array_of(outcome.totals, star.layouts.width_bits)}, {"rose": int(rose)}, {}
+
+    def _banks(self, texts: apps.Texts, width: int) -> list[str]:
+        """Return the banks over which a value is added.
+
+        Raises PeerError (L04) where several banks' values are asked for without a sum, or of a set of banks that the
+        contract does not go on with, (SS01) for another ring: one that totals do not wrap in tells more than the sum.
+        """
+        if len(self.contract.banks) == 1:
+            return list(self.contract.banks)
+        request = SumRequest.from_text(text_of(texts, SUM))
+        banks = list(request.banks)
+        if request.width != width:
+            raise PeerError("a sum was asked for in another ring than the contract's", "SS01")
+        known = self.node.party in banks and set(banks) <= set(self._banks_left) and banks == sorted(set(banks))
+        if not known or len(banks) < max(2, self.contract.min_banks):
+            raise PeerError("a round names no proper set of this contract's banks", "L04")
+        if len(banks) < len(self._banks_left) and self.contract.on_loss != "rerun":
+            raise PeerError("a round leaves banks out, and the contract says that the run stops then", "L04")
+        self._banks_left = banks
+        return banks
 
     @staticmethod
     def _check_rerun(is_rerun: bool, banks: int, before: int) -> None:

@@ -19,6 +19,7 @@ a subject key or a value.
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any, NoReturn
@@ -125,6 +126,7 @@ class Boundary:
         self._uses, self._outputs = UseCount(store), OutputGate(store, limits or QuotaSection(), subject_secret)
         self._summaries: list[ReleaseSummary] = []
         self._is_alarmed = False
+        self._hashed: tuple[dict[str, Any], str] = {}, ""
         self._lock = threading.RLock()
 
     def release(
@@ -345,7 +347,7 @@ class Boundary:
             "run": contract["run"],
             "step": request.step,
             "round": case.round,
-            "contract_hash": canonical.record_hash(dict(contract)),
+            "contract_hash": self._contract_hash(contract),
             "catalogue_hash": self._catalogue.digest,
             "fields": list(fields.allowed),
             "refused": [{"field": name, "rule": rule} for name, rule in fields.refused],
@@ -372,6 +374,15 @@ class Boundary:
                 )
             )
         return Provenance(release_id=release_id, fields=fields.allowed, round=case.round, **scope)
+
+    def _contract_hash(self, contract: Mapping[str, Any]) -> str:
+        """Return a contract's hash, made anew unless the contract is, entry by entry, the one of the release before."""
+        known, made = self._hashed
+        if known != contract:
+            known = deepcopy(dict(contract))
+            made = canonical.record_hash(known)
+            self._hashed = known, made
+        return made
 
     def _refuse(self, case: _Case, rule: str) -> NoReturn:
         step, peer = case.request.step, case.request.recipient

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation.errors import LianxinError
+from lianxin.federation.protobuf_parser import require_parser
 from lianxin.parties import (
     cli_audit,
     cli_bench,
@@ -31,6 +32,7 @@ from lianxin.parties import (
     cli_document,
     cli_ledger,
     cli_nodes,
+    cli_privacy,
     cli_query,
     cli_score,
     cli_simulate,
@@ -43,7 +45,7 @@ app = typer.Typer(
 app.add_typer(cli_nodes.network, name="network")
 app.add_typer(cli_query.platform, name="platform")  # the groups of cli_nodes, with the commands of field queries
 app.add_typer(cli_query.bank, name="bank")
-FURTHER = (cli_bins, cli_card, cli_document, cli_score)  # modules whose commands are in the groups above
+FURTHER = (cli_bins, cli_card, cli_document, cli_privacy, cli_score)  # modules whose commands are in the groups above
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
 app.add_typer(cli_boundary.boundary, name="boundary")
@@ -85,6 +87,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; faults are told on standard error."""
     debug = "--debug" in arguments
     try:
+        require_parser()
         outcome = typer.main.get_command(app).main(args=arguments, prog_name="lianxin", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
         if code == STOPPED:

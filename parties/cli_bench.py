@@ -113,6 +113,44 @@ def ledger(
     _tell(record, as_json)
 
 
+@bench.command("sums")
+def sums(
+    banks: Annotated[int, typer.Option(min=3, max=64, help="Banks of the sum.")] = 40,
+    parameters: Annotated[int, typer.Option(min=1, max=10_000_000, help="64-bit values that each bank adds.")] = 100_000,
+    lost: Annotated[int, typer.Option(min=-1, help="Banks that leave after their shares; -1: as many as may.")] = -1,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """A secure sum of banks' vectors: CPU seconds of a bank and of the platform, bytes of a bank, on one core.
+
+    Example: lianxin bench sums --banks 40 --parameters 100000 --json
+    """
+    from lianxin.simulations.bench_sums import Asked, bench_sums
+
+    with Console(stderr=True).status("measuring") as status:
+        record = bench_sums(Asked(banks, parameters, lost), status.update)
+    _tell(record, as_json)
+
+
+@bench.command("grids")
+def grids(
+    parameters: Annotated[int, typer.Option(min=1_000, max=125_000, help="Weights of the network, about.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=2, max=100, help="Rounds that are timed; figures are medians.")] = 10,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where the nodes' stores are made; its disk counts.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """A round of a network across three banks: in one process, and over gRPC with mutual TLS; in clear, and in secret.
+
+    Example: lianxin bench grids --folder build --json
+    """
+    from lianxin.simulations.bench_grids import Asked, bench_grids
+
+    if folder is not None:
+        _check_out(folder)
+    with Console(stderr=True).status("measuring") as status:
+        record = bench_grids(Asked(parameters=parameters, rounds=rounds), status.update, folder)
+    _tell(record, as_json)
+
+
 def _tell(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record))
@@ -125,7 +163,7 @@ def _tell(record: Mapping[str, Any], as_json: bool) -> None:
 @bench.command("training")
 def training(
     data: Annotated[str, typer.Option("--data", help="taiwan, taiwan_fate, polish, sba, gmsc, or all.")] = "",
-    shape: Annotated[str, typer.Option("--shape", help="qinghai: a made-up table of a province's size, not --data.")] = "",
+    shape: Annotated[str, typer.Option("--shape", help="qinghai or province: a made-up table, not --data.")] = "",
     folder: Annotated[Path | None, typer.Option("--folder", help="The folder of the public data sets.")] = None,
     model: Annotated[str, typer.Option("--model", help="scorecard or boosted_trees.")] = "scorecard",
     nodes: Annotated[str, typer.Option("--nodes", help="Of trees: shown or hidden.")] = "shown",
@@ -139,6 +177,9 @@ def training(
     workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes, all nodes in one process.")] = 2,
     processes: Annotated[bool, typer.Option("--processes", help="Each node a process of its own, without workers.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Every draw comes from it.")] = 1,
+    warm_pool: Annotated[
+        float, typer.Option("--warm-pool", min=0, metavar="SECONDS", help="Wait before the first round, for randomisers ahead.")
+    ] = 0.0,
     out: Annotated[Path, typer.Option("--out", help="A folder, for report.html and figures.json of each run.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -152,7 +193,7 @@ def training(
         raise InputFault("give --data or --shape, one of the two")
     choices = {"model": model, "nodes": nodes, "rows": rows, "key_bits": bits, "rounds": rounds, "trees": trees,
                "depth": depth, "matching": matching, "profile": profile, "workers": workers,
-               "processes": processes or bool(shape), "seed": seed}  # fmt: skip
+               "processes": processes or bool(shape), "seed": seed, "warm_pool_s": warm_pool}  # fmt: skip
     asked = bench_training.asked_for(data or shape, **choices)
     records = []
     with Console(stderr=True).status("training") as status:
@@ -162,6 +203,27 @@ def training(
                 typer.echo("\n".join(bench_training.lines_of(records[-1])))
     if as_json:
         typer.echo(json.dumps(records if len(records) > 1 else records[0]))
+
+
+@bench.command("privacy")
+def privacy(
+    folder: Annotated[Path, typer.Option("--folder", help="The folder of the public data sets.")],
+    epsilon: Annotated[list[float] | None, typer.Option("--epsilon", help="Repeat it for more; 1, 2, 4, 8 without it.")] = None,
+    banks: Annotated[int, typer.Option(min=1, max=100, help="Among how many banks the table is dealt.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=200, help="Rounds of one epoch each.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Figures are means over so many seeds.")] = 1,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """AUC by epsilon, beside training without privacy and beside privacy of whole banks.
+
+    Example: lianxin bench privacy --folder data --epsilon 2 --epsilon 8 --json
+    """
+    from lianxin.simulations.bench_privacy import Asked, bench_privacy, lines_of
+
+    asked = Asked(tuple(epsilon or (1.0, 2.0, 4.0, 8.0)), banks, rounds, seeds=seeds)
+    with Console(stderr=True).status("training") as status:
+        record = bench_privacy(asked, folder, status.update)
+    typer.echo(json.dumps(record) if as_json else "\n".join(lines_of(record)))
 
 
 def _check_out(out: Path | None) -> None:

@@ -41,6 +41,7 @@ def bank_bins(
         _show(model_workbench(_model(node.state, run), fields or ()), as_json)
         return
     data = node.data
+    assert data.table is not None
     table = load_loan_table(read_table(data.table), data.id, data.label or "", data.split, data.loan_id)
     rules = load_rules(node.binning.file)
     rules.check_columns(table.columns, data.label or "")

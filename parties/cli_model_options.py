@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from lianxin.federation.errors import InputFault
+from lianxin.parties import cli_network_options
 
 BINS_OF_TREES = 32
 _OPTIONS: Mapping[str, Any] = {
-    "model": (Annotated[str, typer.Option(help="scorecard or boosted_trees.")], "scorecard"),
+    "model": (Annotated[str, typer.Option(help="scorecard, boosted_trees; across banks logistic, mlp, tabular.")], "scorecard"),
     "bins": (Annotated[int | None, typer.Option(min=2, max=32, help="Most bins a feature; 6, of trees 32.")], None),
     "binning": (Annotated[Path | None, typer.Option(help="A binning file for all nodes; each takes its own fields.")], None),
     "min_iv": (Annotated[float | None, typer.Option(help="A scorecard drops features of less information value.")], None),
@@ -30,6 +31,7 @@ _OPTIONS: Mapping[str, Any] = {
     "positive_weight": (Annotated[float | None, typer.Option(help="The weight of a bad row in training.")], None),
     "split_bits": (Annotated[int | None, typer.Option(min=1, max=64, help="Distinct platform cuts of a model.")], None),
     "node_sets": (Annotated[str | None, typer.Option(help="shown, or hidden: no node's rows for the platform.")], None),
+    **cli_network_options.OPTIONS,
 }  # fmt: skip
 _NUMBERS = {
     "learning_rate": ("learning_rate_thousandths", 0.001, 1.0, 1000),
@@ -40,6 +42,7 @@ _NUMBERS = {
     "min_iv": ("min_iv_millionths", 0.0, 1.0, 1_000_000),
     "max_correlation": ("max_correlation_permille", 0.1, 1.0, 1000),
     "max_vif": ("max_vif_hundredths", 1.0, 1000.0, 100),
+    **cli_network_options.NUMBERS,
 }
 _OF_BOTH = frozenset({"bins", "binning"})
 _OF_SCORECARDS = frozenset({"min_iv", "max_correlation", "max_vif", "sign_check"})
@@ -52,6 +55,13 @@ class ModelChoice:
     model: str
     terms: Mapping[str, Any] = field(default_factory=dict)
     binning: Path | None = None
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is trained across banks, under a platform without a table."""
+        from lianxin.federation.contract import NETWORK_MODELS
+
+        return self.model in NETWORK_MODELS
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,11 +83,12 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def model_choice(model: str = "scorecard", binning: Path | None = None, **asked: Any) -> ModelChoice:
     """Return the choice behind these options, None for one that was not given. Raises InputFault naming the option."""
-    from lianxin.federation.contract import JOINT_MODELS, NODES, SIGN_CHECKS
+    from lianxin.federation.contract import NETWORK_MODELS, NODES, SIGN_CHECKS, TRAINED_MODELS
     from lianxin.parties.coding_rules import load_rules
 
-    if model not in JOINT_MODELS:
-        raise InputFault(f"--model is {' or '.join(JOINT_MODELS)}; {model} is not trained in a simulation")
+    if model not in TRAINED_MODELS:
+        named = f"{', '.join(TRAINED_MODELS[:-1])} or {TRAINED_MODELS[-1]}"
+        raise InputFault(f"--model is {named}; {model} is not trained in a simulation")
     given = {name: value for name, value in asked.items() if value is not None}
     _check_options(model, set(given))
     for name, words in (("node_sets", NODES), ("sign_check", SIGN_CHECKS)):
@@ -86,6 +97,8 @@ def model_choice(model: str = "scorecard", binning: Path | None = None, **asked:
     if binning is not None and not binning.is_file():
         raise InputFault(f"--binning: {binning} is no file that can be read; check the path")
     load_rules(binning)
+    if model in NETWORK_MODELS:
+        return ModelChoice(model, _network_terms(given))
     if given.get("patience") and not given.get("validation"):
         raise InputFault(
             "--patience counts trees without gain on rows held back; say with --validation 0.2 how many those are"
@@ -94,7 +107,24 @@ def model_choice(model: str = "scorecard", binning: Path | None = None, **asked:
     return ModelChoice(model, dict(_term(name, value) for name, value in {**bins, **given}.items()), binning)
 
 
+def _network_terms(given: Mapping[str, Any]) -> dict[str, Any]:
+    cli_network_options.check_words(given)
+    wanted = {"validation": cli_network_options.VALIDATION, **given}
+    hidden = wanted.pop("hidden", None)
+    terms = dict(_term(name, value) for name, value in wanted.items())
+    return terms if hidden is None else {**terms, "hidden_units": cli_network_options.hidden_units(hidden)}
+
+
 def _check_options(model: str, given: set[str]) -> None:
+    from lianxin.federation.contract import NETWORK_MODELS
+
+    of_networks = cli_network_options.OF_NETWORKS
+    if model in NETWORK_MODELS:
+        if alien := sorted(given - of_networks):
+            raise InputFault(f"{_option(alien[0])} is an option of scorecards and trees; a network has no use for it")
+        return
+    if alien := sorted(given & (of_networks - {"validation", "positive_weight"})):
+        raise InputFault(f"{_option(alien[0])} is an option of networks; add --model logistic, mlp or tabular")
     if model == "scorecard" and (alien := sorted(given - _OF_BOTH - _OF_SCORECARDS)):
         raise InputFault(f"{_option(alien[0])} is an option of trees; add --model boosted_trees or leave it out")
     if model == "boosted_trees" and (alien := sorted(given & _OF_SCORECARDS)):

@@ -12,7 +12,7 @@ import tomli_w
 import typer
 
 from lianxin.crypto.randomness import Drbg, system_seed
-from lianxin.federation.errors import InputFault, LianxinError
+from lianxin.federation.errors import InputFault, LianxinError, RunStopped
 from lianxin.parties.cli_boundary import act
 from lianxin.parties.cli_status import report_end, show_status
 from lianxin.parties.control import ControlServer, ask
@@ -148,10 +148,13 @@ def _until_stopped(stopped: threading.Event, closers: list[Callable[[], None]]) 
 
 def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
     from lianxin.federation import plan
+    from lianxin.federation.plan_costs_networks import measure_network_costs
 
     def make(contract: "RunContract") -> dict[str, Any]:
         if config.simulation is not None or contract.is_standing:
             return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
+        if contract.is_network:
+            return plan.make_plan(contract, measure_network_costs(time.process_time_ns))
         calibration = plan.measure_calibration(contract.key_bits, Drbg(system_seed()), time.process_time_ns)
         return plan.make_plan(contract, calibration)
 
@@ -186,6 +189,7 @@ def platform_serve(
         resume_window_s=settings.resume_window_s,
     )  # fmt: skip
     control = ControlServer(settings.state, lambda request: _platform_answer(served, request))
+    served.take_up()
     typer.echo(f"{node.party} listens on {address}")
     _until_stopped(threading.Event(), [control.close, served.close, lambda: server.stop(0.0), node.close])
 
@@ -196,7 +200,7 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
     if request["do"] == "boundary":
         return act(served.node, request)
     if request["do"] == "status":
-        return _status(served.node, int(request["from"]), served.ended)
+        return _status(served.node, int(request["from"]), served.ended) | {"resumed": served.resumed}
     if request["do"] == "launch":
         from lianxin.parties.config import load_run
 
@@ -275,7 +279,7 @@ def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, An
             run: {"contract": dict(pending.contract.record), "plan": dict(pending.plan)}
             for run, pending in served.pending.items()
         }
-        return _status(served.node, int(request["from"]), served.ended) | {"waiting": waiting}
+        return _status(served.node, int(request["from"]), served.ended) | {"waiting": waiting, "resumed": served.resumed}
     if request["do"] == "decide":
         served.decide(request["run"], bool(request["yes"]), request["operator"])
         return {"run": request["run"]}
@@ -307,7 +311,7 @@ def platform_launch(
     begun = ask(state, {"do": "launch", "config": str(run.resolve()), "operator": operator})
     name, seen = begun["run"], begun["from"]
     while wait:
-        answer = ask(state, {"do": "status", "from": seen})
+        answer = _followed(state, name, str(config), seen)
         for _, note in answer["events"]:
             typer.echo(note, err=True)
         seen += len(answer["events"])
@@ -316,6 +320,17 @@ def platform_launch(
             return
         time.sleep(LAUNCH_POLL_S)
     typer.echo(json.dumps({"run": name}) if as_json else f"run {name} is proposed")
+
+
+def _followed(state: Path, run: str, config: str, seen: int) -> dict[str, Any]:
+    """Return what is new. Raises RunStopped where the node is gone: a run across banks goes on when it is started again."""
+    try:
+        return ask(state, {"do": "status", "from": seen})
+    except LianxinError:
+        raise RunStopped(
+            f"the platform's node was stopped while run {run} was under way; start it again with `lianxin platform serve "
+            f"{config}` (a network's run goes on by itself) and follow it with `lianxin platform status {config}`"
+        ) from None
 
 
 @platform.command("status")

@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lianxin.federation.errors import InputFault
+from lianxin.parties import cli_network_options
 from lianxin.parties.cli_model_options import ModelChoice, model_options
 
 simulate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Whole runs on made-up or real data.")
 Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the run; a temporary one without it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Every draw of the run comes from it.")]
-Rounds = Annotated[int | None, typer.Option(min=1, max=15, help="Rounds of the scorecard; 6 without it.")]
+Rounds = Annotated[int | None, typer.Option(min=1, max=200, help="Of a scorecard, to 15; of a network, 20 without it.")]
 _ROUNDS = 6
 KeyBits = Annotated[int, typer.Option("--key-bits", help="Bits of every Paillier modulus; 2048 is the floor.")]
 Workers = Annotated[int, typer.Option(min=0, max=64, help="Processes for the heavy kernels; the result is the same.")]
@@ -34,6 +35,7 @@ def _terms(
     seed: int, matching: str, key_bits: int, rounds: int | None, workers: int, profile: str, choice: ModelChoice, **more: Any
 ) -> Any:  # fmt: skip
     from lianxin.federation.contract import MATCHING_PROTOCOLS, MINIMUM_KEY_BITS, PROFILES
+    from lianxin.parties.agreement import MOST_ROUNDS
     from lianxin.simulations.layout import Terms
 
     if matching not in MATCHING_PROTOCOLS:
@@ -44,7 +46,10 @@ def _terms(
         raise InputFault(f"--profile is {' or '.join(PROFILES)}")
     if rounds is not None and choice.model == "boosted_trees":
         raise InputFault("--rounds is an option of scorecards; say with --trees how many trees are grown")
-    rounds = _ROUNDS if rounds is None else rounds
+    if rounds is not None and rounds > MOST_ROUNDS and not choice.is_network:
+        raise InputFault(f"--rounds of a scorecard is at most {MOST_ROUNDS}")
+    if rounds is None:
+        rounds = cli_network_options.ROUNDS if choice.is_network else _ROUNDS
     more |= {"model": choice.model, "model_terms": dict(choice.terms), "binning": choice.binning}
     return Terms(seed, matching, profile=profile, key_bits=key_bits, rounds=rounds, workers=workers, **more)
 
@@ -89,6 +94,10 @@ def province(
     )  # fmt: skip
     folder = _folder(out)
     world = make_province(seed, folder / "tables", firms, banks, loans)
+    if terms.is_network:
+        inputs, notes = _across(list(world.banks), "uscc", "label_bad", "split", None)
+        _run(folder, inputs, terms, choose_catalogue(inputs, None, True), nodes, as_json, {}, notes)
+        return
     inputs = check_inputs(world.platform, list(world.banks), "uscc", "label_bad", "split")
     _run(folder, inputs, terms, choose_catalogue(inputs, None, True), nodes, as_json, {})
 
@@ -113,6 +122,12 @@ def sba(
     terms = _terms(seed, matching, key_bits, rounds, workers, profile, model, consent_permille=share)
     folder = _folder(out)
     inputs = map_sba(data, folder / "tables", banks)
+    if terms.is_network:
+        paths = [bank.path for bank in inputs.banks if bank.path is not None]
+        across, left = _across(paths, "firm_id", "Default", "split", "loan_id")
+        own = choose_catalogue(across, catalogue, False)
+        _run(folder, across, terms, own, nodes, as_json, dict(inputs.refused_columns), left)
+        return
     notes = [
         "The platform's row of a firm is the one of its first approval, so that no later loan reaches an earlier one.",
         *(f"Column {name} was left out: {reason}." for name, reason in inputs.left_out_columns.items()),
@@ -124,10 +139,10 @@ def sba(
 @simulate.command("files")
 @model_options
 def files(
-    platform: Annotated[Path, typer.Option("--platform", help="The platform's table: one row a firm.")],
     bank: Annotated[list[Path], typer.Option("--bank", help="A bank's table; repeat it for more banks.")],
     id_column: Annotated[str, typer.Option("--id", help="The column that names the firm, in every table.")],
     label: Annotated[str, typer.Option("--label", help="The banks' column with 1 for bad and 0 for good.")],
+    platform: Annotated[Path | None, typer.Option("--platform", help="The platform's table; a network has none.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="The banks' column with train or test.")] = None,
     loan_id: Annotated[str | None, typer.Option("--loan-id", help="The column that tells a firm's loans apart.")] = None,
     out: Out = None, nodes: Nodes = "memory", matching: Matching = "paillier", key_bits: KeyBits = 2048,
@@ -135,7 +150,7 @@ def files(
     catalogue: CatalogueFile = None, profile: Profile = "full_exponents", as_json: AsJson = False, *,
     model: ModelChoice,
 ) -> None:  # fmt: skip
-    """Your own two or more tables.
+    """Your own two or more tables: a platform's and banks', or for a network three banks' or more.
 
     Example: lianxin simulate files --platform p.csv.gz --bank b.csv.gz --id uscc --label bad --split split --json
     """
@@ -144,9 +159,29 @@ def files(
 
     share = round_share(consent_rate)
     terms = _terms(seed, matching, key_bits, rounds, workers, profile, model, consent_permille=share)
+    if terms.is_network:
+        if platform is not None:
+            raise InputFault("a network is trained across banks alone; leave --platform out, or choose a joint --model")
+        inputs, notes = _across(bank, id_column, label, split, loan_id)
+        own = choose_catalogue(inputs, catalogue, False)
+        _run(_folder(out), inputs, terms, own, nodes, as_json, {}, notes)
+        return
+    if platform is None:
+        raise InputFault(f"a {model.model} joins a platform's table with banks'; name it with --platform")
     inputs = check_inputs(platform, bank, id_column, label, split, loan_id)
     chosen = choose_catalogue(inputs, catalogue, False, terms.is_trees, terms.is_shown)
     _run(_folder(out), inputs, terms, chosen, nodes, as_json, {})
+
+
+def _across(
+    banks: Sequence[Path], id_column: str, label: str, split: str | None, loan_id: str | None
+) -> tuple[Any, list[str]]:
+    """Return the inputs of a run across banks, and what is to be told of columns that not every bank has."""
+    from lianxin.federation.network_terms import LEAST_SECRET
+    from lianxin.simulations.tables import check_network_inputs
+
+    inputs, left = check_network_inputs(banks, id_column, label, split, loan_id, LEAST_SECRET)
+    return inputs, [f"Column {name} was left out: not every bank has it." for name in left]
 
 
 def _run(
@@ -214,6 +249,13 @@ def _tell_notes(console: Console, layout: Any, outcome: Any, most: int = 12) -> 
         console.print(f"{said}; mark some rows test", highlight=False, soft_wrap=True)
 
 
+def _told_of(layout: Any, figures: dict[str, Any]) -> str:
+    if not layout.terms.is_network:
+        return f"{figures['matched']['overall']} firms matched"
+    used = ", ".join(f"{bank}: {model}" for bank, model in figures["recommended"].items())
+    return f"recommended by held-back rows: {used}; model {figures['model_sha256'][:16]}"
+
+
 def _conclude(
     layout: Any, ran: Any, refused: dict[str, str], notes: Sequence[str], as_json: bool, console: Console
 ) -> None:
@@ -223,7 +265,8 @@ def _conclude(
 
     outcome = results.gather(layout, ran, results.verify_apart)
     outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
-    summary = story.summary_of(layout, ran, outcome, calibration=planned.calibrate(layout.terms.key_bits))
+    costs = None if layout.terms.is_network else planned.calibrate(layout.terms.key_bits)
+    summary = story.summary_of(layout, ran, outcome, calibration=costs)
     summary["limits"] = [*notes, *summary["limits"]]
     summary["refusals"] += [
         {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason}
@@ -237,7 +280,8 @@ def _conclude(
             console.print(table)
     _tell_notes(console, layout, outcome)
     sentence = "evidence verified" if outcome.verdict.ok else "EVIDENCE NOT VERIFIED; run `lianxin audit verify`"
-    console.print(f"{outcome.figures['matched']['overall']} firms matched; {sentence}", highlight=False)
+    what = _told_of(layout, outcome.figures)
+    console.print(f"{what}; {sentence}", highlight=False)
     for party, pid in ran.pids.items():
         typer.echo(f"{party} ran as process {pid}")
     typer.echo(f"report: {report}")

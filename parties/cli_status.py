@@ -73,6 +73,8 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
     for run, outcome in answer["ended"].items():
         error = outcome.get("error", "")
         typer.echo(f"{run}: {outcome['state']}: {error}" if error else f"{run}: {outcome['state']}")
+    for run in answer["resumed"]:
+        typer.echo(f"{run}: under way again since this node was started")
     for run, shown in answer.get("waiting", {}).items():
         for sentence in _terms_of(answer["party"], shown["contract"]):
             typer.echo(sentence)

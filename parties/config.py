@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS, NETWORK_TERMS
+from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS, NETWORK_MODELS, NETWORK_TERMS
 from lianxin.federation.errors import InputFault
 
 
@@ -19,10 +19,10 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """The node's table. Paths are relative to the configuration file."""
+    """The node's table; a platform without one leads networks across banks alone. Paths are relative to the configuration."""
 
-    table: Path
-    id: str
+    table: Path | None = None
+    id: str = ""
     label: str | None = None
     split: str | None = None
     loan_id: str | None = None
@@ -113,6 +113,15 @@ class KeysSection(_Section):
     passphrase_file: Path | None = None
 
 
+class PrivacySection(_Section):
+    """What the runs of a bank's table may spend together, by simple composition: thousandths of epsilon, and a delta of
+    10^-`delta_exponent`; in a rolling window of `days`, 0 for ever."""
+
+    epsilon_thousandths: int = Field(default=8000, ge=0, le=10**6)
+    delta_exponent: int = Field(default=5, ge=3, le=12)
+    days: int = Field(default=0, ge=0, le=3650)
+
+
 class SimulationSection(_Section):
     """Only for trials: a seed for every draw, a clock that stands still, signed revocations that come in after a round."""
 
@@ -134,13 +143,14 @@ class NodeConfig(_Section):
     workers: int = Field(default=0, ge=0, le=64)
     resume_window_s: int = Field(default=20, ge=0, le=600)
     randomisers_ahead: int = Field(default=65_536, ge=0, le=4_194_304)
-    data: DataSection
+    data: DataSection = DataSection()
     policy: PolicySection | None = None
     quota: QuotaSection = QuotaSection()
     witness: WitnessSection = WitnessSection()
     keys: KeysSection | None = None
     binning: BinningSection = BinningSection()
     evaluation: EvaluationSection = EvaluationSection()
+    privacy: PrivacySection = PrivacySection()
     simulation: SimulationSection | None = None
 
 
@@ -228,7 +238,9 @@ class RunConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _standing(cls, values: Any) -> Any:
-        """A standing agreement matches and trains nothing: the sizes of both need no saying."""
+        """A standing agreement matches and trains nothing, a network matches nothing: sizes of that need no saying."""
+        if isinstance(values, dict) and values.get("model") in NETWORK_MODELS:
+            return {"max_queries": 64, "features": [], "identifiers": [], "validation_permille": 150, **values}
         if not isinstance(values, dict) or values.get("model") not in ("field_query", "scoring"):
             return values
         named: dict[str, Any] = {"features": []} if values["model"] == "scoring" else {}  # those of its models
@@ -247,6 +259,7 @@ def load_node(path: Path) -> NodeConfig:
         raise InputFault(f"{path}: listen is missing; give the platform an address such as 0.0.0.0:7443")
     if config.role == "bank" and not (config.platform_address and config.data.label):
         raise InputFault(f"{path}: a bank needs platform_address and data.label")
+    _check_table(path, config)
     if (config.data.consents is None) != (config.data.firm_keys is None):
         raise InputFault(f"{path}: data.consents and data.firm_keys go together; give both or neither")
     if config.keys is not None and (config.keys.key_file is None) == (config.keys.passphrase_file is None):
@@ -265,6 +278,15 @@ def load_node(path: Path) -> NodeConfig:
         due = [(after, base / path) for after, path in config.simulation.revocations]
         places["simulation"] = config.simulation.model_copy(update={"revocations": due})
     return config.model_copy(update=places)
+
+
+def _check_table(path: Path, config: NodeConfig) -> None:
+    """Raise InputFault for a bank without a table, or a table and an identifier of which one is missing."""
+    data, has_table = config.data, config.data.table is not None
+    if has_table and not data.id:
+        raise InputFault(f"{path}: data.id is missing; name the column that identifies the firm")
+    if not has_table and (config.role == "bank" or data.id or data.desensitisation is not None):
+        raise InputFault(f"{path}: data.table is missing; only a platform that leads networks across banks does without")
 
 
 def load_run(path: Path) -> RunConfig:

@@ -9,6 +9,7 @@ R09, R37). This is the door to what the other modules do: `consent_schema` says 
 
 import hashlib
 import hmac
+from functools import lru_cache
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.consent_admission import Admission
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@lru_cache(maxsize=262_144)  # the gate asks for the same firms in every round
 def subject_key(subject_secret: bytes, identifier: str) -> str:
     """Return the hex HMAC-SHA-256 of a normalised identifier under the provider's subject secret.
 

@@ -66,8 +66,8 @@ class ConsentRegister:
 
     @property
     def epoch(self) -> int:
-        """The number of records in the registry."""
-        return self.registry().epoch
+        """The number of records in the registry, as the last decision or import left it: every record comes in here."""
+        return self._registry.epoch
 
     def register_firm_keys(
         self, keys: Mapping[str, str], kinds: Mapping[str, str] | None = None, operator: str | None = None

@@ -69,6 +69,7 @@ SCORE_STEPS = frozenset({"scoring.points", "boosting.score", "scoring.answer"}) 
 SPLITS = "SPLITS"  # a row's sides of a model's cuts, by consents to mode DESENSITISED and by no grade
 _PERSONAL = ("PI", "SPI")
 _UNNAMED_TERMS = (1, 2)  # contract versions without agreement, impact assessment and lawful basis
+_NETWORKS = ("logistic", "mlp", "tabular")  # models that are trained across banks; the platform adds up alone
 _FREE_SCORES = (1, 2, 3)  # contract versions in which a score of open fields alone asked for no consent
 GATE_ORDER = (
     "R13", "R20", "R01", "R11", "R09", "R18", "R08", "R15", "R38", "R02", "R03", "R12", "R39", "R22",
@@ -172,7 +173,10 @@ def _is_open(entry: Field, request: ReleaseRequest) -> bool:
 
 def _field_rule(entry: Field, request: ReleaseRequest, contract: Record, now: str | None) -> str:
     wanted = (request.provider, entry.id)
-    uses = {listed["use"] for listed in contract["fields"] if (listed["provider"], listed["field"]) == wanted}
+    uses = {
+        listed["use"] for listed in contract["fields"]
+        if (listed["provider"], listed["field"]) == wanted or _is_handed_on(listed, request, contract, entry.id)
+    }  # fmt: skip
     roles = {party["party"]: party.get("role") for party in contract["parties"]}
     purpose = PURPOSES.get(request.purpose)
     is_for = purpose is not None and purpose.admits(entry.class_, entry.category)
@@ -189,6 +193,13 @@ def _field_rule(entry: Field, request: ReleaseRequest, contract: Record, now: st
         "R12" if entry.class_ == "SPI" else "R39": entry.default_release == "COMPUTE" and is_shown(request.mode),
     }
     return next((rule for rule, holds in refusals.items() if holds), "")
+
+
+def _is_handed_on(listed: Record, request: ReleaseRequest, contract: Record, field_id: str) -> bool:
+    """Return whether a platform hands an aggregate over the banks' fields on to a bank: a network's weights."""
+    is_network = contract.get("model") in _NETWORKS and request.mode == AGGREGATE
+    is_from_platform = request.provider == contract.get("platform") != request.recipient
+    return bool(is_network and is_from_platform and listed["field"] == field_id and listed["use"] != "identifier")
 
 
 def is_shown(mode: str) -> bool:

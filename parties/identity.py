@@ -16,6 +16,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -117,18 +118,23 @@ def make_network(
     clock: Clock,
     days: int,
     addresses: Mapping[str, str] | None = None,
+    organisations: Mapping[str, str] | None = None,
 ) -> None:
     """Write `{folder}/{party}/…` for the platform and each bank, valid for `days` from `clock`'s now.
 
     `seeds` gives 32-byte node-key seeds by party; who has none gets one from the operating system. `addresses` gives
-    `host:port` where it is known. Raises InputFault, and writes nothing, for bad names, seeds or days or when a
-    party's folder is there already.
+    `host:port` where it is known, `organisations` the legal entity that a certificate names. Raises InputFault, and writes
+    nothing, for bad names, seeds or days or when a party's folder is there already.
     """
     _check_request(folder, [platform, *banks], seeds or {}, days)
     start = datetime.fromisoformat(clock.now())
     authority = make_authority(start, start + timedelta(days=days))
     roles = {platform: PLATFORM, **dict.fromkeys(banks, BANK)}
-    nodes = [_make_node(p, r, authority, (seeds or {}).get(p), (addresses or {}).get(p)) for p, r in roles.items()]
+    named = organisations or {}
+    nodes = [
+        _make_node(p, r, authority, (seeds or {}).get(p), (addresses or {}).get(p), named.get(p, ""))
+        for p, r in roles.items()
+    ]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for node in nodes:
         _write_node(folder / node.party, node, authority, nodes)
@@ -144,11 +150,12 @@ def make_authority(start: datetime, end: datetime) -> Authority:
 
 
 def issue(
-    authority: Authority, key: ec.EllipticCurvePrivateKey, party: str, names: Sequence[x509.GeneralName]
-) -> x509.Certificate:
+    authority: Authority, key: ec.EllipticCurvePrivateKey, party: str, names: Sequence[x509.GeneralName],
+    organisation: str = "",
+) -> x509.Certificate:  # fmt: skip
     """Return a certificate for `key` with the alternative `names`, valid as long as its authority."""
     start, end = authority.certificate.not_valid_before_utc + _SKEW, authority.certificate.not_valid_after_utc
-    builder = _builder(_name(party), authority.certificate.subject, key, start, end)
+    builder = _builder(_name(party, organisation), authority.certificate.subject, key, start, end)
     builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -172,6 +179,18 @@ def load_identity(folder: Path) -> Identity:
     return Identity(me.party, me.role, me.uri, signing_key, *tls, everyone)
 
 
+def legal_entities(identity: Identity) -> dict[str, str]:
+    """Return the legal entity of each party by its certificate's organisation (O); a party without one is its own."""
+    files = {peer: identity.pinned / f"{peer}.crt" for peer in identity.peers} | {identity.party: identity.tls_certificate}
+    return {party: _organisation(_read_certificate(path)) or party for party, path in files.items()}
+
+
+def _organisation(certificate: x509.Certificate) -> str:
+    found = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    text = " ".join(str(one.value) for one in found)
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def _check_request(folder: Path, parties: list[str], seeds: Mapping[str, bytes], days: int) -> None:
     if len(set(parties)) != len(parties) or len(parties) < 2:
         raise InputFault("A network has one platform and at least one bank, each under a name of its own.")
@@ -186,12 +205,14 @@ def _check_request(folder: Path, parties: list[str], seeds: Mapping[str, bytes],
         raise InputFault(f"{folder / taken[0]} is there already: choose another folder, keys are never overwritten.")
 
 
-def _make_node(party: str, role: str, authority: Authority, seed: bytes | None, address: str | None) -> _Node:
+def _make_node(
+    party: str, role: str, authority: Authority, seed: bytes | None, address: str | None, organisation: str = ""
+) -> _Node:
     key = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(party_uri(party))]
     if role == PLATFORM:
         names += [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    return _Node(party, role, key, issue(authority, key, party, names), seed or system_seed(), address)
+    return _Node(party, role, key, issue(authority, key, party, names, organisation), seed or system_seed(), address)
 
 
 def _builder(
@@ -202,8 +223,9 @@ def _builder(
     return builder.not_valid_before(start - _SKEW).not_valid_after(end)
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _name(common_name: str, organisation: str = "") -> x509.Name:
+    named = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation)] if organisation else []
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name), *named])
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

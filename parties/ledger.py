@@ -110,6 +110,10 @@ class Ledger:
         row = envelope_row(leaf_fields["direction"], header, signature)
         return self._submit(lambda: Entry([self._leaf(leaf_fields, None)], row, dict(beside or {})))[0]
 
+    def append_prefaced(self, before: Preface) -> list[tuple[int, str]]:
+        """Append what would go in front of a release by itself, in one transaction; return what `append` would for each."""
+        return self._submit(lambda: Entry([self._leaf(fields, who) for fields, who in before.leaves], before.envelope))
+
     def append_release(
         self,
         leaf_fields: Mapping[str, Any],
@@ -297,15 +301,10 @@ class Ledger:
         if _OURS & set(fields) or not set(fields) >= _NEEDED:
             raise ValueError(f"a leaf's fields hold {sorted(_NEEDED)} and none of {sorted(_OURS)}")
         leaf = {
-            **fields,
-            "type": "leaf",
-            "version": 1,
-            "time": self._clock.now(),
-            "party": self._party,
-            "operator": self._operator if operator is None else operator,
-            "code_version": self._code_version,
-        }
-        return canonical.encode(salted(leaf, self._salt_key))
+            **fields, "type": "leaf", "version": 1, "time": self._clock.now(), "party": self._party,
+            "operator": self._operator if operator is None else operator, "code_version": self._code_version,
+        }  # fmt: skip
+        return salted(leaf, self._salt_key)
 
     def _submit(self, make: Callable[[], Entry]) -> list[tuple[int, str]]:
         return _answers(self._commits.submit(make))

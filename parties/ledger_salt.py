@@ -6,17 +6,29 @@ Nearly all that a leaf says can be guessed: time, contract, operator, a rule out
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from typing import Any
 
 from lianxin.crypto import canonical
 
 
-def salted(leaf: dict[str, Any], key: bytes) -> dict[str, Any]:
-    """Return the leaf with its `salt`, 64 hex digits; without a key as it is.
+def salted(leaf: Mapping[str, Any], key: bytes) -> bytes:
+    """Return the canonical bytes of a leaf with its `salt`, 64 hex digits; without a key as it is.
 
     The salt is HMAC-SHA-256 over the rest of the leaf under a key of this node alone: as secret as a drawn one, and the
-    same in a replay, whatever the order in which threads write.
+    same in a replay, whatever the order in which threads write. What comes before the salt and what comes after it are encoded
+    once each.
     """
     if not key:
-        return leaf
-    return {**leaf, "salt": hmac.digest(key, canonical.encode(leaf), hashlib.sha256).hex()}
+        return canonical.encode(dict(leaf))
+    before, after = (
+        canonical.encode({name: leaf[name] for name in names})
+        for names in ([name for name in leaf if name < "salt"], [name for name in leaf if name > "salt"])
+    )
+    salt = hmac.digest(key, _joined(before, after), hashlib.sha256).hex()
+    return _joined(before, canonical.encode({"salt": salt}), after)
+
+
+def _joined(*objects: bytes) -> bytes:
+    """Return the bytes of one object with the entries of several, whose keys follow each other."""
+    return b"{%b}" % b",".join(entries for one in objects if (entries := one[1:-1]))

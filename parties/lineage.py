@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CHOICES = ("retrain", "drop", "keep")
 SIDECAR, MODEL, SCORES = "touched.json", "model.json", "scores.json"
 BY_ROW = ("labels", "joint", "bank_only", "subjects", "test_rows")  # of scores.json, an entry for each held-out loan
-CHANCES = ("joint_pd", "bank_only_pd")  # also by row, of a model whose card gives chances of its own
+CHANCES = ("joint_pd", "bank_only_pd", "local", "federated", "personalised")  # also by row: of cards, of networks
 _MARKING = threading.Lock()  # a run that ends and an operator's command may come together
 
 

@@ -300,9 +300,11 @@ def _desensitiser(node: Node, secret: bytes) -> Desensitiser | None:
 
     policy, own = load_policy(path), derive_seed(secret, "desensitisation")
     check_roles(policy, node.catalogue)
-    digest = hashlib.sha256(node.config.data.table.read_bytes()).hexdigest()
+    own_table = node.config.data.table
+    assert own_table is not None  # config.load_node asks for it beside a policy
+    digest = hashlib.sha256(own_table.read_bytes()).hexdigest()
     if not grade_of(node.store, policy.hash, digest):
-        table = read_table(node.config.data.table)
+        table = read_table(own_table)
         columns = {name: table.column(name) for name in table.columns}
         record = measure(policy, columns, derive_seed(own, "measure"), node.party, node.clock.now())
         node.ledger.append(grade_leaf(keep_grade(node.store, record, digest), record))

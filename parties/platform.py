@@ -5,58 +5,47 @@ signatures, then let Flower's ServerApp drive the rounds while banks open the ma
 ends `finished` or `failed` with one sentence, and every bank that is still there is told which.
 """
 
-import hashlib
 import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from lianxin.crypto import canonical, paillier
 from lianxin.crypto.blocks import share_processors
-from lianxin.crypto.errors import CryptoError
-from lianxin.crypto.transcript import TranscriptDigest
 from lianxin.federation import apps, wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, PeerError, RunStopped
+from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, RunStopped
 from lianxin.federation.grid import PartyGrid
 from lianxin.federation.scoring import MODEL as SCORING
 from lianxin.federation.session import PeerRefused, Session
+from lianxin.parties import checkpoint
+from lianxin.parties.active_run import ActiveRun, cause_of
 from lianxin.parties.agreement import draft_contract, join_signatures, open_contract
 from lianxin.parties.config import RunConfig
+from lianxin.parties.network_agreement import judge_network
 from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.plan_kept import Meter
-from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.quota import SplitQuota
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
 from lianxin.parties.retention import sweep_daily
 from lianxin.parties.run_kinds import platform_run
+from lianxin.parties.runs_left import is_numbered, is_unused
+from lianxin.parties.runs_resumed import closing_sessions, has_ended, may_miss, taken_up, tell_end, tell_ends, untold
 from lianxin.parties.score_platform import ScoreDesk, check_fields, completed
-from lianxin.parties.store import Store
+from lianxin.parties.transcript_digest import transcript_digest
 
 CONNECT_DEADLINE_S = 60.0
 APPROVAL_DEADLINE_S = 86400.0
-CLOSE_DEADLINE_S = 30.0
 HOLD_S = 0.5
 Planner = Callable[[RunContract], dict[str, Any]]
-StrategyFactory = Callable[[RunContract, PlatformRun], Any]
-
-
-@dataclass
-class ActiveRun:
-    """A run under way: its work, the learning channels as banks open them, and what failed in their conversations."""
-
-    work: PlatformRun
-    learning: dict[str, Channel] = field(default_factory=dict)
-    failures: list[LianxinError] = field(default_factory=list)
-    arrived: threading.Condition = field(default_factory=threading.Condition)
-    done: threading.Event = field(default_factory=threading.Event)
+StrategyFactory = Callable[[RunContract, Any], Any]
 
 
 class PlatformNode:
@@ -71,7 +60,7 @@ class PlatformNode:
     ) -> None:
         self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
         data = node.config.data
-        self.table: FirmTable = load_firm_table(read_table(data.table), data.id)
+        self.table = FirmTable([], {}) if data.table is None else load_firm_table(read_table(data.table), data.id)
         node.rules.check_columns(self.table.columns)
         self.lobby: dict[str, Channel] = {}
         self.runs: dict[str, ActiveRun] = {}
@@ -80,10 +69,19 @@ class PlatformNode:
         self._arrival = threading.Condition()
         self._leading = threading.Lock()
         self._closing = threading.Event()
+        self._meter: Meter | None = None  # a run that was resumed has none: what it took before is not known
         self._row_of = {firm: row for row, firm in enumerate(self.table.identifiers)}
         for row in node.store.runs():
             if row.state == STANDING:
                 self._stand(open_contract(row.contract))
+        self._left = taken_up(node, self.runs, self.ended)
+        self.resumed: list[str] = []
+
+    def take_up(self) -> None:
+        """Go on with the run that was under way when this node ended, if any, in a thread of its own."""
+        self.resumed = [contract.run for contract in self._left]
+        for contract in self._left:
+            threading.Thread(target=self._lead_again, args=(contract,), daemon=True, name="resumed run").start()
 
     # ---- conversations
 
@@ -91,6 +89,7 @@ class PlatformNode:
         """Serve one conversation until it ends; the lobby and learning streams are held open for a run to use."""
         kind = channel.conversation.split("/")[0]
         if kind == "contracts":
+            tell_ends(self.node, channel)
             with self._arrival:
                 self.lobby[channel.peer] = channel
                 self._arrival.notify_all()
@@ -101,14 +100,18 @@ class PlatformNode:
             desk.serve(channel)
             return
         active = self.runs.get(channel.run)
+        if active is None and kind == "learning" and has_ended(self.node, channel.run):
+            return
         if active is None or kind in ("query", "scoring"):
             self.node.trace.refused(channel.run, channel.peer, "S01", kind, None)
             return
         if kind == "learning":
-            with active.arrived:
-                active.learning[channel.peer] = channel
-                active.arrived.notify_all()
-            active.done.wait()
+            if not is_numbered(channel.conversation, kind, channel.peer) or not is_unused(
+                self.node, channel.run, channel.conversation
+            ):
+                self.node.trace.refused(channel.run, channel.peer, "S03", kind, None)
+                return
+            active.hold(channel)
             return
         try:
             share_processors()
@@ -156,10 +159,14 @@ class PlatformNode:
         """Return the contract of these terms, a scoring agreement's with what its models ask for."""
         terms = completed(self.node, config)
         contract = draft_contract(terms, self.node.identity, self.node.catalogue.digest, self.node.clock.now())
+        if (refusal := judge_network(contract, self.node.identity, self.node.config.profile)).rule:
+            raise InputFault(f"run {contract.run} cannot be proposed: {refusal.reason} (rule {refusal.rule})")
         if contract.model == SCORING:
             check_fields(self.node, contract)
         if contract.model == "boosted_trees":
-            SplitQuota(self.node.store, self.node.clock, self.node.config.quota).check(contract.banks, contract.split_bits)
+            SplitQuota(self.node.store, self.node.clock, self.node.config.quota).check(
+                contract.banks, contract.split_bits
+            )
         return contract
 
     def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
@@ -192,25 +199,55 @@ class PlatformNode:
                 session.send(wire.SignedContract(contract=signed), "contract.agree")
             self.node.store.put_run(run, "running", signed)
             self.node.contract_event(run, contract.hash, "signed", operator=operator)
-            try:
-                self._drive(contract, active)
-            finally:
-                active.done.set()  # lets go of the learning streams, on which a bank would still wait
-            self._end(contract, sessions, "finished", "")
+            self._carry(contract, sessions, active)
         except Exception as fault:
-            failure = self._sentence(run, fault)
-            cause = self._cause(active, failure)
-            self._end(contract, sessions, "failed", getattr(cause, "rule", "RUN"))
-            self.ended[run] = {"run": run, "state": "failed", "error": str(cause), "exit_code": cause.exit_code}
-            raise cause from fault
+            raise self._fail(contract, sessions, active, fault) from fault
         finally:
-            if active is not None:
-                active.done.set()
-            self.runs.pop(run, None)
-        summary = self._summary(contract, active)
-        self.ended[run] = summary
-        self.node.say(f"run {run} finished")
+            self._let_go(run, active)
+        return self._succeed(contract, active)
+
+    def _lead_again(self, contract: RunContract) -> None:
+        """Lead a run that was left on from its checkpoint; how it ends is in `ended`."""
+        active = self.runs[contract.run]
+        with self._leading:
+            try:
+                self._carry(contract, {}, active)
+            except Exception as fault:
+                failure = self._fail(contract, {}, active, fault)
+                self.node.say(f"failed {contract.run}: {failure}")
+            else:
+                self._succeed(contract, active)
+            finally:
+                self._let_go(contract.run, active)
+
+    def _carry(self, contract: RunContract, sessions: Mapping[str, Session], active: ActiveRun) -> None:
+        """Drive a signed run to its end and tell the banks."""
+        try:
+            self._drive(contract, active)
+        finally:
+            active.finish()  # lets go of the learning streams, on which a bank would still wait
+        self._end(contract, sessions, "finished", "")
+
+    def _succeed(self, contract: RunContract, active: ActiveRun) -> dict[str, Any]:
+        summary = self.ended[contract.run] = self._summary(contract, active)
+        self.node.say(f"run {contract.run} finished")
         return summary
+
+    def _fail(
+        self, contract: RunContract, sessions: Mapping[str, Session], active: ActiveRun | None, fault: Exception
+    ) -> LianxinError:
+        """End a run as failed and return what a person should read."""
+        run = contract.run
+        cause = cause_of(run, active, fault)
+        self._end(contract, sessions, "failed", getattr(cause, "rule", "RUN"))
+        self.ended[run] = {"run": run, "state": "failed", "error": str(cause), "exit_code": cause.exit_code}
+        return cause
+
+    def _let_go(self, run: str, active: ActiveRun | None) -> None:
+        if active is not None:
+            active.finish()
+        self.runs.pop(run, None)
+        self.resumed = [one for one in self.resumed if one != run]
 
     # ---- standing agreements
 
@@ -272,17 +309,6 @@ class PlatformNode:
             desk.close()
             end_expired(self.node, desk.contract)
 
-    def _sentence(self, run: str, fault: Exception) -> LianxinError:
-        if isinstance(fault, LianxinError):
-            return fault
-        logging.getLogger("lianxin").error("a fault in run %s", run, exc_info=fault)
-        return RunStopped(f"a fault of this program ({type(fault).__name__}) ended run {run}; report it with the log")
-
-    def _cause(self, active: ActiveRun | None, failure: LianxinError) -> LianxinError:
-        """Return what a person should read: the first failure inside a conversation says more than its echo."""
-        own = [f for f in (active.failures if active else []) if type(f) is not PeerError or f.rule != "S05"]
-        return own[0] if own and isinstance(failure, RunStopped) else failure
-
     def _lobby_sessions(self, contract: RunContract) -> dict[str, Session]:
         with self._arrival:
             self._arrival.wait_for(lambda: set(contract.banks) <= set(self.lobby), CONNECT_DEADLINE_S)
@@ -323,15 +349,14 @@ class PlatformNode:
     def _drive(self, contract: RunContract, active: ActiveRun) -> None:
         maker = threading.Thread(target=active.work.prepare_key, daemon=True)
         maker.start()
-        with active.arrived:
-            active.arrived.wait_for(lambda: set(contract.banks) <= set(active.learning), contract.step_deadline_s)
-            absent = sorted(set(contract.banks) - set(active.learning))
-        if absent:
+        absent = active.absent(contract.banks, float(contract.step_deadline_s) + contract.rejoin_s * active.again)
+        if absent and not (active.again and may_miss(contract, absent)):
             raise RunStopped(f"{', '.join(absent)} signed and then did not take up the run; see that bank's log")
-        learning = {
-            bank: self.node.session(contract, active.learning[bank], f"learning/{bank}") for bank in contract.banks
-        }
-        grid = self._grid(learning, float(contract.step_deadline_s), self.node.say)
+        active.work.drop_round(absent)
+        learning = active.sessions(self.node, contract, set(contract.banks) - set(absent))
+        rights = getattr(active.work, "rights_to", None)
+        returned = partial(active.returned, self.node, contract) if contract.is_network else None
+        grid = self._grid(learning, float(contract.step_deadline_s), self.node.say, rights, returned)
         self.node.say("phase matching")
         apps.run_server_app(apps.make_server_app(self._strategy(contract, active.work)), grid)
         paillier.forget_evaluators()
@@ -344,23 +369,13 @@ class PlatformNode:
             path.write_text(json.dumps(record, ensure_ascii=False))
 
     def _end(self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
+        untold(self.node, contract)
         self.node.contract_event(contract.run, contract.hash, state, rule)
         self.node.store.set_run_state(contract.run, state, rule)
-        heads = {session.peer: self.node.head(session.peer) for session in sessions.values()}  # one head for all
-        for session in sessions.values():
-            try:
-                status = wire.RunStatus(state=state, rule=rule, checkpoint=heads[session.peer])
-                session.send(status, "contract.close")
-            except LianxinError:
-                self.node.say(f"{session.peer} could not be told the end of {contract.run}")
-        for bank, session in sessions.items():
-            try:
-                closed: Any = session.receive("contract.close", (wire.RunClosed,), CLOSE_DEADLINE_S)
-                self.node.keep_head(closed.checkpoint, bank, contract.node_keys[bank])
-                self.node.take_answer(closed.cosignature, bank, contract.node_keys[bank])
-            except (LianxinError, CryptoError):
-                self.node.say(f"{bank} did not confirm the end of {contract.run}")
+        sessions = closing_sessions(self.node, contract, sessions, self.lobby)
+        tell_end(self.node, contract, sessions, state, rule)
         self.node.ledger.checkpoint()
+        checkpoint.remove(self.node.run_folder(contract.run))
         if self._is_signed(contract.run):
             self.node.export(contract.run)
 
@@ -375,26 +390,11 @@ class PlatformNode:
             "matched": {bank: len(shared.firms) for bank, shared in work.shared.items()},
             "scored": dict(work.scored), "metrics": {bank: dict(numbers) for bank, numbers in work.metrics.items()},
             "transcript_sha256": transcript_digest(self.node.store, contract.run), "bytes_sent": self.node.bytes_sent,
-            **({"planned": kept} if (kept := self._meter.read()) else {}),
+            **({"planned": kept} if self._meter and (kept := self._meter.read()) else {}),
         }  # fmt: skip
 
     def close(self) -> None:
         """Let go of every conversation that is held open."""
         self._closing.set()
         for active in list(self.runs.values()):
-            active.done.set()
-
-
-def transcript_digest(store: Store, run: str) -> str:
-    """Return the transcript's SHA-256 over the envelopes of a run sorted by (conversation, sender, seq).
-
-    An envelope counts by the SHA-256 of its canonical header, which holds its payload's hash, and its signature. The
-    closing receipts are outside: they hold ledger heads, and leaves come in the order of threads. Raises
-    TranscriptConflict when one place holds two.
-    """
-    digest = TranscriptDigest()
-    for row in store.envelopes(run):
-        if canonical.decode(row.header)["step"] == "contract.close":
-            continue
-        digest.add(row.conversation, row.sender, row.seq, hashlib.sha256(row.header + row.signature).digest())
-    return digest.hexdigest()
+            active.finish()

@@ -6,7 +6,6 @@ withdrawal counts from the next step on. What is computed over them is the model
 or a bank's features.
 """
 
-import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from lianxin.parties.field_selection import usable_features
 from lianxin.parties.node import Node
 from lianxin.parties.quota import QueryQuota
 from lianxin.parties.records import FirmTable
-from lianxin.parties.replies import Reply, read_agreement
+from lianxin.parties.replies import Reply
 from lianxin.parties.retention import date_columns
 from lianxin.parties.withheld import NO_CELLS, Cells, firms_of, kept_back
 
@@ -220,17 +219,12 @@ class PlatformRun(ABC):
 
     # ---- what Flower's strategy asks for
 
-    def matched(self, replies: Mapping[str, Reply]) -> apps.Texts:
-        """Check the banks' signed agreement keys, fit the common bins, return the keys for all banks."""
+    def matched(self, replies: Mapping[str, Reply]) -> None:
+        """Fit the common bins, now that every bank's training rows are known."""
         self._wait_for(replies)
         paillier.forget_evaluators()  # the matching keys have served
         self.node.say("phase binning")
-        signed = []
-        for bank, (_, _, texts) in sorted(replies.items()):
-            record = read_agreement(texts.get("agreement_key", ""), bank, self.contract)
-            signed.append(record)
         self._fit_bins()
-        return {"agreement_keys": json.dumps(signed, sort_keys=True, separators=(",", ":"))}
 
     def _fit_bins(self) -> None:
         banks = sorted(self.shared)

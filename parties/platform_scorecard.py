@@ -17,13 +17,14 @@ from lianxin.federation.model import Provenance, Released
 from lianxin.federation.monotone import Order
 from lianxin.federation.points import HUNDREDTHS, FeaturePoints, PointsTable, bin_points, factor, rounding
 from lianxin.federation.reasons import reason_table
+from lianxin.federation.secure_sum_leader import Summed
 from lianxin.federation.selection import PRODUCTS, Verdict, platform_selection_role
 from lianxin.federation.session import Session, converse
-from lianxin.federation.star import BankTable, PlatformStar, design_of
+from lianxin.federation.star import COUNT_BITS, BankTable, PlatformStar, design_of
 from lianxin.parties.node import Node
 from lianxin.parties.platform_run import Handler, PlatformRun
 from lianxin.parties.records import FirmTable
-from lianxin.parties.replies import Reply, arrays_named, counts_of
+from lianxin.parties.replies import Reply
 
 
 class PlatformScorecard(PlatformRun):
@@ -149,11 +150,17 @@ class PlatformScorecard(PlatformRun):
         for bank, coded in columns.items():
             self.star.tables[bank] = BankTable(self.shared[bank].rows, coded)
 
-    def counted(self, replies: Mapping[str, Reply]) -> None:
-        """Open the sum of the banks' counts, derive the common weights of evidence."""
-        self._wait_for(replies)
+    def summand(self, kind: str) -> tuple[int, int]:
+        """Return how many numbers each bank adds to the sum of this kind, and the bits of their ring."""
+        if kind == apps.COUNT:
+            return self.star.count_length, COUNT_BITS
+        return len(self.star.kept), self.star.layouts.width_bits
+
+    def counted(self, summed: Summed) -> None:
+        """Take the sum of the banks' counts, derive the common weights of evidence."""
+        self._wait_for(summed.contributors)
         orders = {name: Order(self.node.rules.of(name).monotone, spec.ordered) for name, spec in self.specs.items()}
-        self.star.open_counts({bank: counts_of(arrays) for bank, (arrays, _, _) in replies.items()}, orders)
+        self.star.open_counts([int(value) for value in summed.total], orders)
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
         self.node.say("phase training")
 
@@ -201,16 +208,11 @@ class PlatformScorecard(PlatformRun):
         for table in self.star.tables.values():
             table.outcome = None
 
-    def trained(self, round_number: int, replies: Mapping[str, Reply]) -> apps.Numbers:
-        """Open the sum of the masked gradients, step, and say whether momentum restarts."""
-        self._wait_for(replies)
-        size = len(self.star.kept)
-        totals = {}
-        for bank, (arrays, _, _) in replies.items():
-            data = arrays_named(arrays, "masked_gradient").tobytes()
-            totals[bank] = binning.decode_totals(data, self.star.layouts, size)
-        rose = self.star.close_round(totals)
-        restart = rose or any(numbers.get("rose") for _, numbers, _ in replies.values())
+    def trained(self, round_number: int, summed: Summed) -> apps.Numbers:
+        """Step by the sum of the gradients of the banks that are in it, and say whether momentum restarts."""
+        self._wait_for(summed.contributors)
+        rose = self.star.close_round(summed.contributors, [int(total) for total in summed.total])
+        restart = rose or any(numbers.get("rose") for _, numbers, _ in summed.replies.values())
         self.opened_rounds += 1
         if restart:
             self.star.descent.restart()
@@ -240,10 +242,15 @@ class PlatformScorecard(PlatformRun):
             "weights": [round(w * 2**24) for w in self.star.descent.weights],
             "dropped": [{"field": name, "reason": reason} for name, reason in [*self.dropped, *self.star.dropped]],
             "notes": [{"field": name, "note": note} for name, note in self.notes],
-            "wrong_sign": [f.name for f, w in zip(self.star.kept, self.star.descent.weights, strict=True) if w > 0],
+            "wrong_sign": self._wrong_sign(),
             "refused": [{"field": name, "rule": rule} for name, rule in self.refused],
             "gradient_norms_milli": [round(v * 1000) for v in self.star.gradient_norms],
         }  # fmt: skip
+
+    def _wrong_sign(self) -> list[str]:
+        """Return the features whose weight came out positive, or with `sign_check` "drop" was held at 0."""
+        drops, weights = self.contract.sign_check == "drop", self.star.descent.weights
+        return [f.name for f, w in zip(self.star.kept, weights, strict=True) if w > 0 or (drops and w == 0)]
 
 
 def _rows_of(goods: Sequence[int], bads: Sequence[int]) -> tuple[int, ...]:

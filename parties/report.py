@@ -4,8 +4,9 @@
 given as text, or named in `summary["missing"]` as {part: reason}, is shown as that reason. The keys are: `title`,
 `notice`, `run`, `purpose`, `parties`, `started`, `code_version`, `matched` {level: n}, `auc`, `ks` and `gini` {level:
 {model: value}}, `evaluation` (the record of all levels), `bank_evaluations` {bank: record}, `leaks` {party: [leak]}, `curves`
-{level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `importance`, `left`, `refusals`, `excluded`, `revoked`, `consents`,
-`plan` {"learns", "bytes", "seconds"}, `seconds`, `bytes_sent`, `verification` {"ok", "checks"}, `transcript_sha256`, `limits`.
+{level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `importance`, `network`, `left`, `refusals`, `excluded`, `revoked`,
+`consents`, `plan` {"learns", "bytes", "seconds"}, `seconds`, `bytes_sent`, `verification` {"ok", "checks"},
+`transcript_sha256`, `limits`.
 Levels are `overall` and bank names, models the keys of `LOOKS`.
 
 The file needs nothing from elsewhere, holds no clock of its own and is the same for the same summary.
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lianxin.federation.errors import LianxinError
-from lianxin.parties import report_evaluation, report_evidence, report_results, report_trees
+from lianxin.parties import report_evaluation, report_evidence, report_networks, report_results, report_trees
 from lianxin.parties.report_page import (
     Part,
     duration,
@@ -135,6 +136,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Summary], str]], ...]
     ("evaluation", "How sure the figures are", ("evaluation",), report_evaluation.evaluation_html),
     ("curves", "Curves", ("curves",), report_results.curves_html),
     ("matching", "Matching", ("matched",), report_evidence.matched_html),
+    ("network", "Network across banks", ("network",), report_networks.network_html),
     ("training", "Training", ("rounds",), report_results.rounds_html),
     ("woe", "Weight of evidence", ("woe",), report_results.woe_html),
     ("importance", "Importance of features", ("importance",), report_trees.importance_html),

@@ -36,8 +36,12 @@ class Look:
 LOOKS: Mapping[str, Look] = {
     "bank_only": Look("Bank only", "#6b7480"),
     "joint": Look("Joint", "#1f4e8c"),
+    "local": Look("Local", "#6b7480"),
+    "federated": Look("Federated", "#1f4e8c"),
+    "personalised": Look("Personalised", "#1f6b45"),
     "pooled": Look("Pooled reference", "#b7611f", "--"),
     "pooled_single": Look("Pooled, one model", "#7d3c78", ":"),
+    "vertical_only": Look("One bank and the platform", "#2a8c8c", ":"),
 }
 PARTY_COLOURS = ("#1f4e8c", "#b7611f", "#1f6b45", "#7d3c78", "#6b7480", "#a3261b", "#2a8c8c", "#8a7a1f")
 
@@ -109,6 +113,20 @@ def convergence_svg(norms: Mapping[str, Sequence[tuple[float, float]]], revoked:
         axes.xaxis.get_major_locator().set_params(integer=True)
 
     return _svg(name, draw, small=False, wide=True) if any(drawn.values()) else ""
+
+
+def loss_svg(losses: Mapping[str, Sequence[tuple[float, float]]], name: str) -> str:
+    """Return mean log-loss by round, a line a kind of rows; "" if none."""
+    looks = party_looks(list(losses))
+
+    def draw(axes: Any) -> None:
+        for kind, points in losses.items():
+            rounds, values = zip(*points, strict=True)
+            axes.plot(rounds, values, color=looks[kind].colour, linewidth=1.6, marker="o", markersize=3.2)
+        axes.set(xlabel="round", ylabel="log-loss")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+    return _svg(name, draw, small=False, wide=True) if any(losses.values()) else ""
 
 
 def forest_svg(tests: Sequence[tuple[float, float, float]], name: str) -> str:

@@ -32,7 +32,8 @@ IV_GRADES = ((0.02, "none"), (0.1, "weak"), (0.3, "medium"), (0.5, "strong"))
 def results_html(summary: Summary) -> str:
     """Return the headline and one table each for AUC, KS and Gini."""
     auc = mapping(summary, "auc")
-    blocks = [_headline(auc, mapping(summary, "evaluation"))]
+    advice = [paragraph(text(line)) for line in items_of(summary, "advice") or ()]
+    blocks = [_headline(auc, mapping(summary, "evaluation")), *advice]
     for metric, name in METRICS.items():
         by_level = mapping(summary, metric)
         if by_level:
@@ -59,6 +60,8 @@ def _headline(auc: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 def _sentence(level: str, values: Mapping[str, Any]) -> str:
     joint, alone, pooled = (values.get(model) for model in ("joint", "bank_only", "pooled"))
+    if values.get("federated") is not None:
+        return _network_sentence(level, values)
     if joint is None:
         return f"{text(level_name(level))}: no figure of a joint model."
     words = [f"{text(level_name(level))}: the joint model reaches an AUC of {figure_number(joint)} on test rows"]
@@ -69,6 +72,15 @@ def _sentence(level: str, values: Mapping[str, Any]) -> str:
             f". Had all data stood in one table, the same model would reach {figure_number(pooled)}: "
             f"the joint run differs from it by {figure_number(joint - pooled, True)}"
         )
+    return "".join(words) + "."
+
+
+def _network_sentence(level: str, values: Mapping[str, Any]) -> str:
+    own, one, local, pooled = (values.get(model) for model in ("personalised", "federated", "local", "pooled"))
+    words = [f"{text(level_name(level))}: the federated network reaches an AUC of {figure_number(one)} on test rows"]
+    words += [f", personalised at each bank {figure_number(own)}" if own is not None else ""]
+    words += [f"; banks by themselves reach {figure_number(local)}" if local is not None else ""]
+    words += [f", one table of all rows would give {figure_number(pooled)}" if pooled is not None else ""]
     return "".join(words) + "."
 
 

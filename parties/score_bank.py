@@ -7,7 +7,7 @@ something went wrong is over; the next request opens another. One request is on 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from lianxin.parties.identifiers import check_uscc, normalise_identifier
 from lianxin.parties.ledger_commit import Preface
 from lianxin.parties.node import Node
 from lianxin.parties.query_bank import BUSY_DEADLINE_S, BankQueries
+from lianxin.parties.trace import HoldingTrace
 
 IDLE_S = 60.0  # a conversation that was silent for longer is closed before the next request; the platform waits longer
 HERE = "here"  # of a firm whose code may not leave the bank, so that the platform was not asked
@@ -34,6 +35,7 @@ class _Road:
 
     channel: Channel
     session: Session
+    trace: HoldingTrace
     number: int
     carried: int = 0
     used_at: float = 0.0
@@ -57,6 +59,7 @@ class BankScores(BankQueries):
         self, node: Node, contract: RunContract, link: Link, has_codes: bool, now: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(node, contract, link, has_codes)
+        scoring.hand_over_soon()
         self._now = now
         self._road: _Road | None = None
         self._idle_s = min(IDLE_S, contract.step_deadline_s / 2)
@@ -109,7 +112,7 @@ class BankScores(BankQueries):
         sent = Asked(request, asked.purpose, asked.operator, asked.models, firms)
         with self._carried_by(road):
             reply = converse(scoring.reply_role(sent, right), road.session, float(self.contract.step_deadline_s))
-            self._note_scored(request, reply)
+            self._note_scored(road, request, reply)
         given = dict(zip(firms, reply.parts, strict=True))
         return Parts(request, asked.models, {firm: given.get(firm) for firm in asked.firms})
 
@@ -134,10 +137,15 @@ class BankScores(BankQueries):
         )
         return released.provenance, released.firms
 
-    def _note_scored(self, request: str, reply: scoring.Reply) -> None:
-        """Say how many scores came under which release, which the platform's own ledger has to agree with."""
+    def _note_scored(self, road: _Road, request: str, reply: scoring.Reply) -> None:
+        """Say how many scores came under which release, which the platform's own ledger has to agree with.
+
+        It goes to disk with the leaf of the message that brought them, before anything is made of them.
+        """
         leaf = {"kind": "scored", "run": self.contract.run, "peer": self.contract.platform, "score": request}
-        self.node.ledger.append({**leaf, "release": reply.release, "scores": reply.scores})
+        told = {**leaf, "release": reply.release, "scores": reply.scores}
+        self.node.ledger.append_prefaced(road.trace.preface(told))
+        road.trace.written()
 
     # ---- the conversation that is kept open
 
@@ -151,15 +159,19 @@ class BankScores(BankQueries):
         channel = self._link.open(conversation, self.contract.run)
         self.node.store.put_setting(self._open_key, conversation.encode())
         session = self.node.session(self.contract, channel, conversation)
-        self._road = _Road(channel, session, number, used_at=self._now())
+        session.trace = trace = self.node.trace.holding()
+        self._road = _Road(channel, session, trace, number, used_at=self._now())
         return self._road
 
     def _hang_up(self) -> None:
         road, self._road = self._road, None
-        if road is not None:
-            road.channel.finish()
-            road.channel.close()
-            self.node.store.delete_setting(self._open_key)
+        if road is None:
+            return
+        with ExitStack() as ending:
+            ending.callback(self.node.store.delete_setting, self._open_key)
+            ending.callback(road.channel.close)
+            ending.callback(road.channel.finish)
+            ending.callback(road.trace.settle)
 
     @contextmanager
     def _carried_by(self, road: _Road) -> Iterator[None]:

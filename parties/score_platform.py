@@ -115,6 +115,7 @@ class ScoreDesk(QueryDesk):
 
     def __init__(self, node: Node, contract: RunContract, table: FirmTable, row_of: Mapping[str, int]) -> None:
         super().__init__(node, contract, table, row_of)
+        scoring.hand_over_soon()
         self._scores = ScoreQuota(node.store, node.clock, node.config.quota)
         self._models: dict[str, ServedModel | ServedTrees] = {}
         self._roads: dict[Channel, Paced] = {}

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from lianxin.crypto.tiles import Tile
 from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties import store_schema as schema
+from lianxin.parties.store_driver import Driven
 
 PAGE = 1000
 _ADD_LEAVES, _ADD_ENVELOPES = sa.insert(schema.leaves), sa.insert(schema.envelopes)
@@ -72,6 +73,14 @@ class LedgerTables(ABC):
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction that reads."""
 
+    @abstractmethod
+    def writing_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
+        """Return a transaction that writes by statements which are compiled once."""
+
+    @abstractmethod
+    def reading_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
+        """Return a transaction that reads by statements which are compiled once."""
+
     # Leaves
 
     def leaf_count(self) -> int:
@@ -122,21 +131,20 @@ class LedgerTables(ABC):
         """
         rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
         try:
-            with self.writing() as connection:
+            with self.writing() if registry or firm_keys else self.writing_fast() as connection:
                 if rows:
                     connection.execute(_ADD_LEAVES, rows)
                 if envelopes:
                     connection.execute(_ADD_ENVELOPES, [vars(row) for row in envelopes])
                 for name, ids in (release_consents or {}).items():
                     put_row(connection, schema.release_consents, {"release": name}, {"consents": json.dumps(list(ids))})
-                if registry:
-                    for page in registry_pages(connection, registry):
-                        insert_rows(connection, schema.registry, page)
+                if isinstance(connection, sa.Connection):
+                    put_registry(connection, registry)
+                    put_firm_keys(connection, firm_keys or {})
                 put_uses(connection, uses)
                 insert_rows(connection, schema.tiles, map(vars, tiles))
                 for key, value in (settings or {}).items():
                     put_row(connection, schema.settings, {"key": key}, {"value": value})
-                put_firm_keys(connection, firm_keys or {})
                 put_standing(connection, standing)
         except sa.exc.IntegrityError:
             raise InputFault(
@@ -152,7 +160,7 @@ class LedgerTables(ABC):
     def standing(self, bank: str, quarter: str, subjects: Sequence[str]) -> dict[str, dict[str, bytes]]:
         """Return by subject key and model what stands of these firms for a bank and a quarter."""
         found: dict[str, dict[str, bytes]] = {}
-        with self.reading() as connection:
+        with self.reading_fast() as connection:
             for start in range(0, len(subjects), PAGE):
                 asked = {"bank": bank, "quarter": quarter, "wanted": list(subjects[start : start + PAGE])}
                 for subject, model, data in connection.execute(_STANDING, asked):
@@ -243,7 +251,7 @@ class LedgerTables(ABC):
             return list(connection.execute(query))
 
 
-def insert_rows(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
+def insert_rows(connection: sa.Connection | Driven, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
     """Insert rows, none if there are none."""
     rows = list(rows)
     if rows:
@@ -255,7 +263,9 @@ def _adding(table: sa.Table) -> sa.Insert:
     return sa.insert(table)
 
 
-def put_row(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def put_row(
+    connection: sa.Connection | Driven, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
     """Write the row of `key`, whether it is new or known."""
     bound = {f"key_{name}": value for name, value in key.items()} | {f"new_{name}": one for name, one in values.items()}
     if not connection.execute(_changing(table, tuple(key), tuple(values)), bound).rowcount:
@@ -268,7 +278,7 @@ def _changing(table: sa.Table, key: tuple[str, ...], values: tuple[str, ...]) ->
     return sa.update(table).where(*where).values({name: sa.bindparam(f"new_{name}") for name in values})
 
 
-def put_uses(connection: sa.Connection, uses: Sequence[tuple[str, str]]) -> None:
+def put_uses(connection: sa.Connection | Driven, uses: Sequence[tuple[str, str]]) -> None:
     """Keep pairs of a consent and what it is used for, each once."""
     fresh, table = set(uses), schema.uses
     consents = sorted({consent for consent, _ in fresh})
@@ -278,7 +288,7 @@ def put_uses(connection: sa.Connection, uses: Sequence[tuple[str, str]]) -> None
     insert_rows(connection, table, ({"consent": consent, "use": use} for consent, use in sorted(fresh)))
 
 
-def put_standing(connection: sa.Connection, rows: Sequence[StandingRow]) -> None:
+def put_standing(connection: sa.Connection | Driven, rows: Sequence[StandingRow]) -> None:
     """Keep what stands, in place of what was there: the same two statements a row, whether there was something or not."""
     if rows:
         fresh = [dict(vars(row)) for row in rows]
@@ -305,6 +315,12 @@ def put_firm_keys(connection: sa.Connection, keys: Mapping[str, tuple[str, str]]
             )
         fresh = ((one, keys[one][at]) for one in wanted if one not in known and keys[one][at])
         insert_rows(connection, table, [{"subject_key": one, table.c[1].name: value} for one, value in fresh])
+
+
+def put_registry(connection: sa.Connection, records: Iterable[bytes]) -> None:
+    """Continue the registry by `records`; without any nothing is asked."""
+    for page in registry_pages(connection, records) if records else ():
+        insert_rows(connection, schema.registry, page)
 
 
 def registry_pages(connection: sa.Connection, records: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:

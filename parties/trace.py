@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lianxin.crypto import canonical
 from lianxin.federation import wire
 from lianxin.federation.model import Provenance
 from lianxin.parties.ledger import Ledger
@@ -47,7 +46,7 @@ class LedgerTrace:
         }  # fmt: skip
         if direction == "out" and not set(forms.values()) <= wire.FREE_FORMS:
             self._ledger.check_witnessed(leaf)
-        self._append(leaf, canonical.encode(header), opened.signature)
+        self._append(leaf, opened.encoded, opened.signature)
         if self._recording is not None and envelope:
             self._keep(header, envelope)
         self._watch(header["payload_bytes"], direction)
@@ -88,8 +87,11 @@ class HoldingTrace(LedgerTrace):
             standing, self.standing = self.standing, ()
             self._ledger.append_envelope(leaf, header, signature, {"standing": standing})
 
-    def preface(self, leaf: Mapping[str, Any], operator: str) -> Preface:
-        """Return what goes in front of a release: what is held back, then a leaf of `operator`; then call `written`."""
+    def preface(self, leaf: Mapping[str, Any], operator: str | None = None) -> Preface:
+        """Return what goes in front of a release: what is held back, then a leaf of `operator` (None: the node's).
+
+        Once it is on disk, call `written`.
+        """
         if self._held is None:
             return Preface(((leaf, operator),), late_mark=True)
         came, header, signature = self._held

@@ -6,13 +6,16 @@ histogram trees at equal settings (Ke et al., NIPS 2017 style), each with the pa
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lianxin.federation.apps import strategy_of
 from lianxin.federation.errors import InputFault
 from lianxin.federation.evaluation_intervals import areas
 from lianxin.simulations import datasets, layout, planned, results, runner, story
@@ -24,6 +27,8 @@ from lianxin.simulations.tables import Inputs
 from lianxin.simulations.wide_world import SHAPES, make_wide
 
 SCORECARD_BINS, TREE_BINS = 8, 32
+MOST_AHEAD = 4_194_304
+TREE_CHUNK = 1 << 20  # bytes of ciphertexts a message, the most that a contract allows
 Tell = Callable[[str], None]
 
 
@@ -44,6 +49,7 @@ class Asked:
     workers: int = 2
     processes: bool = False
     seed: int = 1
+    warm_pool_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -56,6 +62,8 @@ def asked_for(data: str, **choices: Any) -> list[Asked]:
     """Return the runs behind `--data`: one set, or every set. Raises InputFault for an unknown name or model."""
     if choices["model"] not in ("scorecard", "boosted_trees"):
         raise InputFault(f"--model is scorecard or boosted_trees; {choices['model']} is none")
+    if choices.get("warm_pool_s") and choices.get("processes"):
+        raise InputFault("--warm-pool waits inside one process; leave --processes and --shape out")
     if choices["nodes"] not in ("shown", "hidden"):
         raise InputFault("--nodes is shown or hidden: whether the platform sees which rows a node holds")
     names = datasets.NAMES if data == "all" else (data,)
@@ -78,15 +86,38 @@ def bench_training(asked: Asked, folder: Path | None, out: Path, tell: Tell) -> 
     address = runner.free_address() if asked.processes else "127.0.0.1:7443"
     tell(f"{asked.name}: keys and consents of {inputs.platform.rows} firms")
     laid = layout.lay_out(home / "run", inputs, terms, catalogue, address)
-    run = runner.run_as_processes if asked.processes else runner.run_in_memory
-    ran = run(laid, lambda note: tell(f"{asked.name}: {note}"))
+    ran = _run(asked, laid, lambda note: tell(f"{asked.name}: {note}"))
     tell(f"{asked.name}: references in clear")
     outcome = results.gather(laid, ran)
-    calibration = planned.calibrate(asked.key_bits)
+    company = min(planned.cores(), max(asked.workers, len(laid.parties) if asked.processes else 1)) - 1
+    calibration = planned.calibrate(asked.key_bits, company)
     summary = story.summary_of(laid, ran, outcome, calibration=calibration)
     record = _record(asked, laid, ran, outcome, summary["plan"]["compared"])
     _write(home, summary, record)
     return record
+
+
+def _run(asked: Asked, laid: layout.Layout, watch: Callable[[str], None]) -> runner.Ran:
+    if asked.processes:
+        return runner.run_as_processes(laid, watch)
+    if not asked.warm_pool_s:
+        return runner.run_in_memory(laid, watch)
+    for bank in laid.parties[1:]:  # as many randomisers as the whole run takes, made while the platform waits
+        config = laid.home(bank) / "node.toml"
+        config.write_text(f"randomisers_ahead = {MOST_AHEAD}\n{config.read_text()}")
+    return runner.run_in_memory(laid, watch, partial(_strategy_that_waits, asked.warm_pool_s))
+
+
+def _strategy_that_waits(seconds: float, contract: Any, steps: Any) -> Any:
+    """Return the run's strategy, which waits before it says that all is counted: its banks are idle and fill their pools."""
+    counted = steps.counted
+
+    def waited(replies: Any) -> Any:
+        time.sleep(seconds)
+        return counted(replies)
+
+    steps.counted = waited
+    return strategy_of(contract, steps)
 
 
 def _inputs(asked: Asked, folder: Path | None, tables: Path) -> Inputs:
@@ -103,12 +134,17 @@ def _inputs(asked: Asked, folder: Path | None, tables: Path) -> Inputs:
 
 def _terms(asked: Asked) -> layout.Terms:
     is_trees = asked.model == "boosted_trees"
-    grown = {"trees": asked.trees, "depth": asked.depth, "nodes": asked.nodes} if is_trees else {}
+    grown: dict[str, Any] = {
+        "trees": asked.trees,
+        "depth": asked.depth,
+        "nodes": asked.nodes,
+        "chunk_bytes": TREE_CHUNK,
+    }
     bins = {"max_bins": TREE_BINS if is_trees else SCORECARD_BINS}
     profile = asked.profile or ("short_exponents" if is_trees else "full_exponents")
     return layout.Terms(
         asked.seed, asked.matching, asked.model, profile, asked.key_bits, asked.rounds, asked.workers,
-        model_terms={**bins, **grown},
+        model_terms={**bins, **(grown if is_trees else {})},
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from lianxin.parties.node import simulated_seed
 from lianxin.simulations.layout import RUN, Layout
 from lianxin.simulations.pooled import OVERALL
 
+FEDERATED = "federated"
 TEST_KEYS = ("difference", "low", "high", "p")
 Curves = Mapping[str, Mapping[str, Any]]
 
@@ -67,10 +68,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _same_rows(models: Mapping[str, Any]) -> tuple[Sequence[int], dict[str, Sequence[float]]]:
-    """Return the labels and the scores of the joint model and of each other that was scored on the same rows."""
-    if JOINT not in models:
+    """Return the labels and the scores of the joint or federated model and of each other that was scored on the same rows."""
+    first = next((name for name in (JOINT, FEDERATED) if name in models), "")
+    if not first:
         return [], {}
-    labels = models[JOINT]["labels"]
+    labels = models[first]["labels"]
     return labels, {name: model["scores"] for name, model in models.items() if list(model["labels"]) == list(labels)}
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import tomli_w
 
 from lianxin.crypto.randomness import derive_seed
-from lianxin.federation.contract import MODEL_TERMS
+from lianxin.federation.contract import MODEL_TERMS, NETWORK_MODELS, NETWORK_TERMS
 from lianxin.federation.errors import InputFault
 from lianxin.federation.matching import padded
+from lianxin.federation.network_terms import LEAST_SECRET
 from lianxin.parties.catalogue import generated_catalogue, load_catalogue, load_draft
 from lianxin.parties.clock import SystemClock
 from lianxin.parties.config import KEY_FILE
@@ -49,7 +50,7 @@ _NOT_KEPT = ("workers", "binning")  # the one changes nothing, the other is a co
 
 @dataclass(frozen=True)
 class Terms:
-    """What a simulation asks for beyond its tables."""
+    """What a simulation asks for beyond its tables; `rounds` are a scorecard's or a network's."""
 
     seed: int = 1
     matching: str = "paillier"
@@ -77,6 +78,11 @@ class Terms:
     def is_shown(self) -> bool:
         """Whether these are trees with nodes shown, for which the banks' firms agree to mode DESENSITISED too."""
         return self.is_trees and self.model_terms.get("nodes", MODEL_TERMS["nodes"]) == "shown"
+
+    @property
+    def is_network(self) -> bool:
+        """Whether a network is trained across the banks, under a platform without a table."""
+        return self.model in NETWORK_MODELS
 
     @property
     def turns(self) -> int:
@@ -126,7 +132,8 @@ def choose_catalogue(
         return load_catalogue(path)
     if is_draft:
         return load_draft()
-    columns = {inputs.id_column: inputs.platform.party, inputs.label_column: inputs.banks[0].party}
+    first = inputs.holders[0].party
+    columns = {inputs.id_column: first, inputs.label_column: inputs.banks[0].party}
     for party in [inputs.platform, *inputs.banks]:
         columns |= {name: party.party for name in party.features if name not in columns}
     showing = [inputs.platform] if is_trees else []
@@ -142,7 +149,7 @@ def lay_out(
     seed = simulated_seed(terms.seed)
     layout = Layout(folder, inputs, terms, catalogue, read_binning(terms.binning, inputs))
     _check_catalogue(inputs, catalogue)
-    firms = {party.party: _firms_of(inputs, party) for party in [inputs.platform, *inputs.banks]}
+    firms = {party.party: _firms_of(inputs, party) for party in inputs.holders}
     folder.mkdir(parents=True, exist_ok=True)
     seeds = {party: derive_seed(seed, "node-key", party) for party in layout.parties}
     banks = [bank.party for bank in inputs.banks]
@@ -172,7 +179,9 @@ def _scenario(layout: Layout) -> dict[str, Any]:
 def describe_inputs(inputs: Inputs) -> dict[str, Any]:
     """Return the tables' paths, digests and roles, as JSON."""
     tables = {
-        p.party: {"path": str(p.path.resolve()), "sha256": _digest(p.path)} for p in [inputs.platform, *inputs.banks]
+        p.party: {"path": str(p.path.resolve()), "sha256": _digest(p.path)}
+        for p in inputs.holders
+        if p.path is not None
     }
     roles = {name: getattr(inputs, name) for name in ("id_column", "label_column", "split_column", "loan_id_column")}
     return {"platform": inputs.platform.party, "banks": [b.party for b in inputs.banks], "tables": tables, **roles}
@@ -183,13 +192,14 @@ def _digest(path: Path) -> str:
 
 
 def _check_catalogue(inputs: Inputs, catalogue: Catalogue) -> None:
-    for party in [inputs.platform, *inputs.banks]:
+    for party in inputs.holders:
         for name in (inputs.id_column, *party.features):
-            if name not in catalogue:
+            if name not in catalogue and party.path is not None:
                 raise InputFault(f"{party.path.name}: column {name} has no class in the catalogue (R13); add it there")
 
 
 def _firms_of(inputs: Inputs, party: PartyInput) -> list[str]:
+    assert party.path is not None
     table = read_table(party.path)
     if party is inputs.platform:
         return load_firm_table(table, inputs.id_column).identifiers
@@ -215,11 +225,14 @@ def _write_party(
     write_subject_key(home / "identity" / SUBJECT_KEY_FILE, secret)
     make_key_file(home / "identity" / KEY_FILE)  # what is encrypted under it is outside the transcript
     is_platform = party is inputs.platform
+    config = _node_config(layout, party, is_platform, address)
+    if party.path is None:
+        (home / "node.toml").write_text(tomli_w.dumps(config))
+        return
     book = _Book(layout, party, keys, secret)
     write_records(home / "consents.jsonl", book.consents(firms, seed))
     pairs = ({"subject_key": subject, "key": key} for subject, key in book.firm_keys.items())
     write_records(home / "firm_keys.jsonl", pairs)
-    config = _node_config(layout, party, is_platform, address)
     if book.revocations:
         write_records(home / "revocations.jsonl", book.revocations)
         config["simulation"]["revocations"] = [[terms.revoke_after_round, "revocations.jsonl"]]
@@ -253,23 +266,22 @@ class _Book:
             for firm, signed in issue(asked, own, self.secret, self.layout.catalogue, self.keys, seed, START):
                 record = signed["record"]
                 self.firm_keys[record["subject_key"]] = record["signer_key"]
-                if (
-                    firm in trained
-                    and recipient == inputs.banks[0].party
-                    and len(self.revocations) < terms.revoked_firms
-                ):
+                is_asked = recipient in (inputs.banks[0].party, inputs.platform.party)
+                if firm in trained and is_asked and len(self.revocations) < terms.revoked_firms:
                     self.revocations.append(revoke(signed, self.keys, firm, START))
                 yield signed
                 if terms.score_consents and self.is_platform and record["subject_type"] == "ENT":
                     yield from score_consents(record, self.keys.of(firm), terms.is_trees)
 
     def _trained(self) -> set[str]:
-        """Return the first bank's firms with training loans, where this is the platform and some firm will revoke."""
-        if not self.is_platform or not self.layout.terms.revoked_firms:
-            return set()
+        """Return the first bank's firms with training loans, where some will revoke and this is who releases them: the
+        platform, or in a run across banks that bank."""
         inputs = self.layout.inputs
+        asked, path = inputs.holders[0], inputs.banks[0].path
+        if self.party is not asked or not self.layout.terms.revoked_firms or path is None:
+            return set()
         loans = load_loan_table(
-            read_table(inputs.banks[0].path), inputs.id_column, inputs.label_column, inputs.split_column,
+            read_table(path), inputs.id_column, inputs.label_column, inputs.split_column,
             inputs.loan_id_column,
         )  # fmt: skip
         return {firm for firm, split in zip(loans.identifiers, loans.split, strict=True) if split == "train"}
@@ -277,10 +289,12 @@ class _Book:
 
 def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: str) -> dict[str, Any]:
     inputs = layout.inputs
-    data = {
-        "table": str(party.path.resolve()), "id": inputs.id_column, "catalogue": "../../catalogue.csv",
-        "consents": "consents.jsonl", "firm_keys": "firm_keys.jsonl",
-    }  # fmt: skip
+    data = {"catalogue": "../../catalogue.csv"}
+    if party.path is not None:
+        data |= {
+            "table": str(party.path.resolve()), "id": inputs.id_column, "consents": "consents.jsonl",
+            "firm_keys": "firm_keys.jsonl",
+        }  # fmt: skip
     config: dict[str, Any] = {
         "role": "platform" if is_platform else "bank",
         "profile": "trial",
@@ -298,6 +312,10 @@ def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: 
     policy: dict[str, Any] = {"operator": APPROVER, "profiles": [layout.terms.profile]}
     if layout.terms.score_consents:
         policy["purposes"] = ["P4", *SCORED]
+    if layout.terms.is_network:
+        wanted = {**NETWORK_TERMS, **layout.terms.model_terms}
+        policy |= {"aggregation": [wanted["aggregation"]], "max_network_rounds": 200}
+        config["privacy"] = {"epsilon_thousandths": max(8000, wanted["epsilon_thousandths"])}
     return config | {"platform_address": address, "policy": policy}
 
 
@@ -315,17 +333,17 @@ def _run_terms(layout: Layout, firms: Mapping[str, Sequence[str]]) -> dict[str, 
         "impact_assessment": f"{RUN}-impact",
         "agreement": f"{RUN}-agreement",
         "features": list(inputs.platform.features),
-        "identifiers": [inputs.id_column],
+        "identifiers": [] if terms.is_network else [inputs.id_column],
         "matching": terms.matching,
         "model": terms.model,
         "profile": terms.profile,
         "key_bits": terms.key_bits,
         "rounds": terms.rounds,
         "on_loss": "rerun",
-        "spare_attempts": max(0, min(3, 14 - terms.rounds)),
+        "spare_attempts": 3 if terms.is_network else max(0, min(3, 14 - terms.rounds)),
         "max_queries": padded(most),
         "max_rows": padded(rows),
-        "min_banks": min(2, len(inputs.banks)),
+        "min_banks": min(LEAST_SECRET if terms.is_network else 2, len(inputs.banks)),
         **terms.minimums,
         **terms.model_terms,
         "banks": banks,

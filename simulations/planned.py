@@ -4,18 +4,24 @@ The plan in the transcript is priced at the published unit costs, so that its by
 is made with costs measured on this machine, and at the sizes that the run turned out to have.
 """
 
+import base64
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import get_context
 from typing import Any
 
 from lianxin.crypto import canonical
 from lianxin.crypto.randomness import Drbg
 from lianxin.federation import plan, plan_actual
+from lianxin.federation.contract import RunContract
 from lianxin.federation.plan_actual import EVERYBODY, Actual
+from lianxin.federation.plan_actual_networks import expect_network
 from lianxin.federation.plan_calibration import Calibration
+from lianxin.federation.plan_costs_networks import FIRST_CELLS, REFINED_CELLS, NetworkSizes, measure_network_costs
 from lianxin.federation.plan_sizes import Known
 from lianxin.parties import coding
 from lianxin.simulations.layout import Layout
@@ -26,11 +32,34 @@ CALIBRATION_S = 2.0
 
 
 @lru_cache(maxsize=4)
-def calibrate(key_bits: int) -> Calibration:
-    """Return what the kernels cost on this machine with keys of `key_bits`: about two seconds, once a process."""
-    return plan.measure_calibration(
-        key_bits, Drbg(b"calibration of this machine     "), time.process_time_ns, CALIBRATION_S
-    )
+def calibrate(key_bits: int, company: int = 0) -> Calibration:
+    """Return what the kernels cost on this machine with keys of `key_bits`: about two seconds, once a process.
+
+    `company` other processes multiply meanwhile: where processors share a core, as in the run itself, each operation takes
+    longer.
+    """
+    with _in_company(company):
+        return plan.measure_calibration(
+            key_bits, Drbg(b"calibration of this machine     "), time.process_time_ns, CALIBRATION_S
+        )
+
+
+@contextmanager
+def _in_company(company: int) -> Iterator[None]:
+    others = [get_context("forkserver").Process(target=_keep_busy, daemon=True) for _ in range(company)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def _keep_busy() -> None:
+    while True:
+        pow(3, (1 << 4096) - 1, (1 << 4096) - 3)
 
 
 def plan_part(layout: Layout, ran: Ran, outcome: Outcome, calibration: Calibration | None = None) -> dict[str, Any]:
@@ -50,6 +79,31 @@ def plan_part(layout: Layout, ran: Ran, outcome: Outcome, calibration: Calibrati
         "compared": plan_actual.compare(made, expected, actual_of(layout, ran)),
         "calibration": costs.source,
         "workers": workers,
+    }
+
+
+def network_plan_part(layout: Layout, ran: Ran, outcome: Outcome) -> dict[str, Any]:
+    """Return the report's `plan` of a network: {"learns", "budgets", "compared", "calibration"}, priced on this machine."""
+    contract, costs = contract_of(layout), measure_network_costs(time.process_time_ns)
+    made = reference_plan(contract)
+    starts = None if ran.pids else 1
+    known = network_sizes(contract, outcome)
+    expected = expect_network(contract, costs, known, len(canonical.encode(made)), starts)
+    return {
+        "learns": made["learns"], "budgets": made["budgets"], "calibration": costs.source, "workers": 0,
+        "compared": plan_actual.compare(made, expected, actual_of(layout, ran)),
+    }  # fmt: skip
+
+
+def network_sizes(contract: RunContract, outcome: Outcome) -> dict[str, NetworkSizes]:
+    """Return what each bank's run came to: weights and cells from the preparation that all agreed on, rows from its own."""
+    prepared = outcome.platform_model["preparation"]
+    weights = len(base64.b64decode(outcome.platform_model["weights"])) // 4
+    numbers, texts = len(prepared["numbers"]), len(prepared["texts"])
+    cells = (FIRST_CELLS * numbers, REFINED_CELLS * numbers)
+    return {
+        bank: NetworkSizes(weights, *cells, numbers, texts, len(own["training_rows"]), contract.rounds)
+        for bank, own in outcome.models.items()
     }
 
 

@@ -19,7 +19,7 @@ from lianxin.parties.catalogue import load_catalogue
 from lianxin.simulations.binning_file import kept_binning
 from lianxin.simulations.layout import Terms, lay_out
 from lianxin.simulations.runner import run_in_memory
-from lianxin.simulations.tables import Inputs, check_inputs
+from lianxin.simulations.tables import Inputs, check_inputs, check_network_inputs
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def _inputs(described: Mapping[str, Any]) -> Inputs:
             raise InputFault(f"the table of {party} at {path} has changed since the run; replay needs the same bytes")
     roles = [described[name] for name in ("id_column", "label_column", "split_column", "loan_id_column")]
     banks = [tables[bank] for bank in described["banks"]]
+    if described["platform"] not in tables:
+        return check_network_inputs(banks, roles[0], roles[1], roles[2], roles[3], least=1)[0]
     return check_inputs(tables[described["platform"]], banks, *roles)
 
 

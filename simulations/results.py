@@ -7,7 +7,7 @@ codes the raw tables with them, and fits the references on exactly the rows that
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lianxin.parties.records import LoanTable, load_firm_table, load_loan_table,
 from lianxin.simulations import evaluations
 from lianxin.simulations.layout import RUN, Layout
 from lianxin.simulations.pooled import OVERALL, PooledBank, PooledResult, pooled_reference
+from lianxin.simulations.results_star import VERTICAL, StarBank, recommend, validation_aucs, vertical_scores
 from lianxin.simulations.results_trees import TreeRun, pooled_trees, tree_figures
 from lianxin.simulations.runner import Ran
 from lianxin.simulations.tables import PartyInput
@@ -63,10 +64,14 @@ def gather(layout: Layout, ran: Ran, verify: Callable[[Path], Callable[[], Verdi
     banks = [bank.party for bank in layout.inputs.banks if (layout.run_state(bank.party) / "model.json").exists()]
     models = {bank: _read(layout.run_state(bank) / "model.json") for bank in banks}
     scores = {bank: _read(layout.run_state(bank) / "scores.json") for bank in banks}
+    if layout.terms.is_network:
+        return _of_network(layout, ran, waiting, platform_model, models, scores)
     names = MODELS[:3] if layout.terms.is_trees else MODELS  # an ensemble is one bank's: none is over all their rows
     reference = _clear_trees if layout.terms.is_trees else _pooled
     pooled = reference(layout, platform_model, models) if banks else None
     curves = _curves(scores, pooled)
+    beside = {} if layout.terms.is_trees or len(models) < 2 else _beside(layout, platform_model, models, curves)
+    names = (*names, VERTICAL) if beside else names
     record = evaluations.compare(layout, curves, scores)
     verdict = waiting()
     figures = {
@@ -81,11 +86,71 @@ def gather(layout: Layout, ran: Ran, verify: Callable[[Path], Callable[[], Verdi
         "refused": refused_of(layout, platform_model),
         "ledger_verified": verdict.ok,
         "transcript_sha256": ran.summary["transcript_sha256"],
+        **beside,
     }
     if layout.terms.is_trees:
         clear = {level: row["pooled"] for level, row in figures["auc"].items()}
         figures |= {"auc_clear": clear, **tree_figures(models, ran.events)}
     return Outcome(figures, curves, platform_model, verdict, record, models)
+
+
+def _of_network(
+    layout: Layout, ran: Ran, waiting: Callable[[], Verdict], platform_model: Mapping[str, Any], models: dict[str, Any],
+    scores: dict[str, Any],
+) -> Outcome:  # fmt: skip
+    from lianxin.simulations.results_networks import (  # with torch, which others do without
+        network_curves,
+        network_figures,
+    )
+
+    contract = contract_of(layout)
+    curves = network_curves(layout, contract, models, scores)
+    record = evaluations.compare(layout, curves, scores)
+    verdict = waiting()
+    figures = {
+        "run_dir": str(layout.folder),
+        **network_figures(layout, contract, platform_model, models, curves),
+        **evaluations.comparisons(record),
+        "seconds": seconds_of(ran.events),
+        "bytes_sent": dict(ran.bytes_sent),
+        "refused": refused_of(layout, platform_model),
+        "ledger_verified": verdict.ok,
+        "transcript_sha256": ran.summary["transcript_sha256"],
+    }
+    return Outcome(figures, curves, platform_model, verdict, record, models)
+
+
+def _beside(
+    layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any], curves: dict[str, Any]
+) -> dict[str, Any]:
+    """Add each bank's scorecard with the platform alone to `curves`; return what is recommended to whom, and by what."""
+    banks = star_banks(layout, platform_model, models)
+    contract = contract_of(layout)
+    terms = contract.rounds, contract.ridge, contract.sign_check == "drop"
+    found = vertical_scores(banks, *terms)
+    for level in curves:
+        scored = [s for bank in found for s in found[bank]] if level == OVERALL else found[level]
+        curves[level][VERTICAL] = {"labels": curves[level]["joint"]["labels"], "scores": scored}
+    validation = validation_aucs(banks, *terms)
+    return {"recommended": recommend(validation), "validation_auc": validation}
+
+
+def star_banks(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> list[StarBank]:
+    """Return each bank's rows of a finished scorecard run, the platform's columns as bins and in their common weights."""
+    features = platform_model["features"]
+    numbered = [{**one, "woe": [k * _SCALE for k in range(len(one["woe"]))]} for one in features]
+    woe = [np.array(one["woe"], dtype=float) / _SCALE for one in features]
+    banks, inputs = [], {bank.party: bank for bank in layout.inputs.banks}
+    for bank in joined_banks(layout, {**platform_model, "features": numbered}, models):
+        train, test = bank.shared_train.astype(int), bank.shared_test.astype(int)
+        shared = [np.stack([w[codes[:, k]] for k, w in enumerate(woe)], axis=1) for codes in (train, test)]
+        model, identifiers = models[bank.name], _loans(layout, inputs[bank.name]).identifiers
+        live = [r for r, is_live in zip(model["training_rows"], model["active"], strict=True) if is_live]
+        numbers = {firm: number for number, firm in enumerate(dict.fromkeys(identifiers[row] for row in live))}
+        firms = np.array([numbers[identifiers[row]] for row in live])
+        joined = replace(bank, shared_train=shared[0], shared_test=shared[1])
+        banks.append(StarBank(joined, train, test, tuple(len(w) for w in woe), firms))
+    return banks
 
 
 def _read(path: Path) -> Any:
@@ -139,7 +204,7 @@ def _clear_trees(layout: Layout, platform_model: Mapping[str, Any], models: Mapp
 def tree_runs(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> list[TreeRun]:
     """Return what each bank's ensemble of a finished run is grown again from."""
     inputs, contract = layout.inputs, contract_of(layout)
-    firms = load_firm_table(read_table(inputs.platform.path), inputs.id_column)
+    firms = load_firm_table(read_table(inputs.platform.file), inputs.id_column)
     return [
         TreeRun(contract, bank.party, layout.terms.seed, platform_model, models[bank.party], firms, _loans(layout, bank))
         for bank in inputs.banks if bank.party in models
@@ -149,7 +214,7 @@ def tree_runs(layout: Layout, platform_model: Mapping[str, Any], models: Mapping
 def _loans(layout: Layout, bank: PartyInput) -> LoanTable:
     inputs = layout.inputs
     return load_loan_table(
-        read_table(bank.path), inputs.id_column, inputs.label_column, inputs.split_column, inputs.loan_id_column
+        read_table(bank.file), inputs.id_column, inputs.label_column, inputs.split_column, inputs.loan_id_column
     )
 
 
@@ -161,7 +226,7 @@ def _pooled(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[s
 def joined_banks(layout: Layout, platform_model: Mapping[str, Any], models: Mapping[str, Any]) -> list[PooledBank]:
     """Return each bank's rows of a finished scorecard run joined with the platform's, in the run's bins and WOE."""
     inputs = layout.inputs
-    firms = load_firm_table(read_table(inputs.platform.path), inputs.id_column)
+    firms = load_firm_table(read_table(inputs.platform.file), inputs.id_column)
     row_of = {firm: row for row, firm in enumerate(firms.identifiers)}
     banks = []
     for bank in inputs.banks:
@@ -213,8 +278,13 @@ def refused_of(layout: Layout, platform_model: Mapping[str, Any]) -> dict[str, A
         for leaf in leaves_of(layout, party):
             if leaf["kind"] == "release":
                 fields |= {entry["field"] for entry in leaf["refused"]}
-                firms += sum(e["firms"] for e in leaf["excluded"]) if leaf["step"] == "matching.query" else 0
+                firms += sum(e["firms"] for e in leaf["excluded"]) if is_first_of(leaf) else 0
     return {"fields": sorted(fields), "firms": firms}
+
+
+def is_first_of(leaf: Mapping[str, Any]) -> bool:
+    """Return whether a release leaf is of the step in which a run first asks for its firms."""
+    return leaf["step"] == "matching.query" or (leaf["step"] == "learning.exchange" and not leaf["round"])
 
 
 def leaves_of(layout: Layout, party: str) -> list[dict[str, Any]]:

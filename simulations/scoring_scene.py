@@ -77,7 +77,7 @@ def make_scene(
     inputs = check_inputs(province.platform, list(province.banks), "uscc", "label_bad", "split")
     terms = Terms(seed=seed, matching="ecdh", rounds=1, consent_permille=1, outsider_permille=1)
     layout = lay_out(folder / "run", inputs, terms, choose_catalogue(inputs, None, True), address)
-    table = load_firm_table(read_table(inputs.platform.path), inputs.id_column)
+    table = load_firm_table(read_table(inputs.platform.file), inputs.id_column)
     fields = [name for name in inputs.platform.features if _is_served(layout, name)]
     contract, signed = _training_contract(layout)
     platform = _platform_model(contract, table, fields)
@@ -182,7 +182,7 @@ def _bank_model(layout: Layout, contract: RunContract, bank: str, platform: Reco
 def _loans(layout: Layout) -> LoanTable:
     inputs = layout.inputs
     (party,) = inputs.banks
-    return load_loan_table(read_table(party.path), inputs.id_column, inputs.label_column, inputs.split_column, None)
+    return load_loan_table(read_table(party.file), inputs.id_column, inputs.label_column, inputs.split_column, None)
 
 
 def _rows(loans: LoanTable, specs: Mapping[str, BinSpec], firms: FirmTable, points: Sequence[int]) -> Rows:

@@ -11,8 +11,9 @@ from lianxin.parties.model_document_facts import MADE_UP
 from lianxin.parties.node import code_version
 from lianxin.simulations.evaluations import evaluation_parts
 from lianxin.simulations.layout import START, Layout
-from lianxin.simulations.planned import plan_part
-from lianxin.simulations.results import Outcome, leaves_of
+from lianxin.simulations.planned import network_plan_part, plan_part
+from lianxin.simulations.results import Outcome, is_first_of, leaves_of
+from lianxin.simulations.results_star import advice_lines
 from lianxin.simulations.runner import Ran, reference_plan
 from lianxin.simulations.story_trees import tree_parts
 
@@ -52,7 +53,7 @@ def summary_of(
         "parties": [dict(p) for p in contract.record["parties"]],
         "started": START,
         "code_version": code_version(),
-        "matched": figures["matched"],
+        "matched": figures.get("matched", {}),
         "auc": figures["auc"],
         "ks": figures["ks"],
         "gini": {
@@ -60,28 +61,40 @@ def summary_of(
         },
         **evaluation_parts(layout, outcome.evaluation),
         "curves": {lv: {m: c for m, c in row.items() if c["labels"]} for lv, row in outcome.curves.items()},
-        "rounds": [] if layout.terms.is_trees else _rounds(layout, ran, outcome.platform_model),
-        "woe": [] if layout.terms.is_trees else _woe(outcome.platform_model),
+        "rounds": _rounds(layout, ran, outcome.platform_model) if layout.terms.model == "scorecard" else [],
+        "woe": _woe(outcome.platform_model) if layout.terms.model == "scorecard" else [],
         "left": _left(layout),
         "refusals": _refusals(layout, outcome.platform_model),
         "excluded": _excluded(layout),
         "revoked": [note for _, note in ran.events if note.startswith("revoked")],
         "consents": _consents(layout),
-        "plan": {
-            "learns": plan["learns"],
-            "bytes": {"predicted": _plan_bytes(plan), "actual": sum(figures["bytes_sent"].values())},
-            **plan_part(layout, ran, outcome, calibration),
-        },
+        "plan": _plan(layout, ran, outcome, plan, calibration),
         "seconds": figures["seconds"],
         "bytes_sent": figures["bytes_sent"],
         "verification": outcome.verdict.to_record(),
         "transcript_sha256": figures["transcript_sha256"],
         "limits": list(LIMITS),
     }
+    if "recommended" in figures and "validation_auc" in figures:
+        summary["advice"] = advice_lines(figures["auc"], figures["validation_auc"], figures["recommended"])
     if layout.terms.is_trees:
         parts = tree_parts(layout, ran, outcome)
         summary |= {**parts, "limits": [*LIMITS[:2], *parts["limits"], LIMITS[-1]]}
+    if layout.terms.is_network:
+        from lianxin.simulations.story_networks import network_parts  # with torch, which others do without
+
+        parts = network_parts(contract, ran, outcome)
+        summary |= {"limits": [*LIMITS[:2], *parts.pop("network_limits"), LIMITS[-1]], **parts}
     return {**summary, **(extra or {})}
+
+
+def _plan(
+    layout: Layout, ran: Ran, outcome: Outcome, plan: Mapping[str, Any], calibration: Calibration | None
+) -> dict[str, Any]:
+    if layout.terms.is_network:
+        return network_plan_part(layout, ran, outcome)
+    sent = {"predicted": _plan_bytes(plan), "actual": sum(outcome.figures["bytes_sent"].values())}
+    return {"learns": plan["learns"], "bytes": sent, **plan_part(layout, ran, outcome, calibration)}
 
 
 def _contract(layout: Layout) -> Any:
@@ -156,7 +169,7 @@ def _excluded(layout: Layout) -> list[dict[str, Any]]:
     rows = []
     for party in layout.parties:
         for leaf in leaves_of(layout, party):
-            if leaf["kind"] == "release" and leaf["step"] == "matching.query":
+            if leaf["kind"] == "release" and is_first_of(leaf):
                 rows += [
                     {"party": party, "recipient": leaf["recipient"], "rule": e["rule"], "firms": e["firms"]}
                     for e in leaf["excluded"]

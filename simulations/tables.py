@@ -4,7 +4,7 @@ import gzip
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,23 @@ from lianxin.federation.errors import InputFault
 from lianxin.parties.records import load_firm_table, load_loan_table, read_table
 
 _PARTY_MIN, _PARTY_MAX = 3, 64
+COORDINATOR = "coordinator"  # the platform of a run across banks, which has no table
 
 
 @dataclass(frozen=True)
 class PartyInput:
-    """One party's table: where it lies, how many rows it has, and which columns are its features."""
+    """One party's table: where it lies (None: it has none), how many rows it has, and which columns are its features."""
 
     party: str
-    path: Path
+    path: Path | None
     rows: int
     features: tuple[str, ...]
+
+    @property
+    def file(self) -> Path:
+        """Where its table lies, of a party that has one."""
+        assert self.path is not None, f"{self.party} has no table"
+        return self.path
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,38 @@ class Inputs:
     label_column: str
     split_column: str | None
     loan_id_column: str | None
+
+    @property
+    def holders(self) -> list[PartyInput]:
+        """The parties that have a table, the platform first where it has one."""
+        return [party for party in (self.platform, *self.banks) if party.path is not None]
+
+
+def check_network_inputs(
+    banks: Sequence[Path], id_column: str, label_column: str, split_column: str | None, loan_id_column: str | None, least: int
+) -> tuple[Inputs, tuple[str, ...]]:  # fmt: skip
+    """Return banks' tables under a platform without one, and the columns left out since not every bank has them.
+
+    Raises InputFault on the first fault found, fewer than `least` banks among them.
+    """
+    if len(banks) < least:
+        raise InputFault(
+            f"a network is trained across {least} banks or more, and {len(banks)} --bank tables were given: a sum of fewer "
+            "shows each bank the other's update"
+        )
+    roles = [role for role in (id_column, label_column, split_column, loan_id_column) if role is not None]
+    _check_roles(roles)
+    found = [_bank_input(path, id_column, label_column, split_column, loan_id_column) for path in banks]
+    _check_distinct([PartyInput(COORDINATOR, None, 0, ()), *found])
+    shared = tuple(name for name in found[0].features if all(name in bank.features for bank in found))
+    if not shared:
+        raise InputFault(
+            "the banks' tables have no column in common beside id and label; a network needs the same columns"
+        )
+    alike = tuple(replace(bank, features=shared) for bank in found)
+    left = sorted({name for bank in found for name in bank.features} - set(shared))
+    platform = PartyInput(COORDINATOR, None, 0, ())
+    return Inputs(platform, alike, id_column, label_column, split_column, loan_id_column), tuple(left)
 
 
 def check_inputs(
@@ -100,12 +139,16 @@ def party_id(stem: str, source: str) -> str:
 
 
 def _check_distinct(parties: Iterable[PartyInput]) -> None:
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for entry in parties:
         if entry.party in seen:
-            files = f"{seen[entry.party].name} and {entry.path.name}"
+            files = f"{seen[entry.party]} and {_file_of(entry)}"
             raise InputFault(f"{files} both make the party id {entry.party}; rename one")
-        seen[entry.party] = entry.path
+        seen[entry.party] = _file_of(entry)
+
+
+def _file_of(entry: PartyInput) -> str:
+    return "the platform's name" if entry.path is None else entry.path.name
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

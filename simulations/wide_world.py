@@ -31,7 +31,10 @@ class Shape:
     own_fields: int
 
 
-SHAPES: Mapping[str, Shape] = {"qinghai": Shape(firms=132_000, fields=54, loans=28_000, own_fields=6)}
+SHAPES: Mapping[str, Shape] = {
+    "qinghai": Shape(firms=132_000, fields=54, loans=28_000, own_fields=6),
+    "province": Shape(firms=140_000, fields=30, loans=137_500, own_fields=13),  # 110,000 training rows
+}
 
 
 def make_wide(seed: int, folder: Path, shape: Shape) -> Inputs:

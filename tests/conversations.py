@@ -10,7 +10,7 @@ from lianxin.federation.contract import MODEL_TERMS, NETWORK_TERMS, VERSION, Run
 from lianxin.federation.model import Provenance
 from lianxin.federation.session import Role, Send
 
-FORMS = {"agreement_key": "PUBLIC", "masked_counts": "MASKED", "masked_gradient": "MASKED"}
+FORMS = {"masked": "MASKED", "summand": "AGGREGATE"}
 
 
 def play(bank: Role[Any], platform: Role[Any]) -> tuple[Any, Any, list[tuple[str, Any]]]:
@@ -61,7 +61,8 @@ def contract_of(banks: int = 1, **changes: Any) -> RunContract:
         "min_rows": 50, "min_bads": 5, "min_goods": 5, "min_intersection": 50, "min_banks": 1, "max_queries": 1024,
         "max_firms": 100_000,
         "max_rows": 1024, "max_bins": 8, "ridge_thousandths": 1000, "chunk_bytes": 128 * 1024,
-        "points_to_double_odds": 20, **MODEL_TERMS, **NETWORK_TERMS, "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
+        "points_to_double_odds": 20, **MODEL_TERMS, **NETWORK_TERMS,
+        "step_deadline_s": 60, "created_at": "2026-01-01T00:00:00Z",
         "expires_at": "2026-12-31T00:00:00Z", "retain_until": "2027-01-31T00:00:00Z", "lawful_basis": "consent",
         "impact_assessment": "impact-1", "agreement": "agreement-1",
     }  # fmt: skip

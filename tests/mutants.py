@@ -15,7 +15,7 @@ GATES = re.compile(
     r"boundary\.(release|aggregate)|_?register\.held|self\.held|decide_\w+|\w*_rule|"  # the gate
     r"guard|_check_rights|_check_header|_check_turn|_check_signature|_check_refusal|fitting_modes|_check_known|"  # the guard
     r"check_peer|read_dial|check_ids|_check_open|_admit_once|_check_new|_check_signed|"  # the door
-    r"check_proposal|judge_by_policy|open_contract|read_agreement|keep_head|check_key|"  # what is agreed
+    r"check_proposal|judge_by_policy|open_contract|keep_head|"  # what is agreed
     r"check_consent|check_revocation|check_public_key|received_key|verify\w*|_verify\w*|"
     r"check_registered|check_gated|check_signatures|head_of|_check_clock|check_witnessed|_outputs\.admit|"  # what is received
     r"charge|check_minimum|_check_quota|_check_firms|_check_own_firms)"  # how much
@@ -60,7 +60,6 @@ _UNTIED = "tests/test_query_roles.py::test_a_value_crosses_behind_its_own_releas
 _SCORES = "tests/test_scoring.py::"
 _HELD = _PARTIES + "test_the_registry_is_held_while_it_is_decided_on_or_grows"
 _NO_IDS = _CALLS + "test_ids_that_are_none_open_no_conversation_in_memory_or_by_grpc"
-_KEYS_SIGNED = _CALLS + "test_neither_side_takes_an_agreement_key_that_its_bank_did_not_sign"
 _JUDGED = _PARTIES + "test_a_query_is_judged_field_by_field_by_class_and_by_consent"
 _STANDING = _PARTIES + "test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_hold"
 _OTHER_KEY = _PARTIES + "test_a_consent_and_a_revocation_that_another_key_signed_are_refused_by_their_checks"
@@ -156,11 +155,6 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "None", _CALLS + "test_a_bank_takes_no_part_under_a_contract_that_lacks_signatures"),
     "parties/bank.py BankNode._check_signed open_contract": (
         "contract", _CALLS + "test_a_bank_takes_no_part_under_a_contract_that_lacks_signatures"),
-    "parties/bank_run.py BankRun._agreement_keys read_agreement": ("entry", _KEYS_SIGNED),
-    "parties/platform_run.py PlatformRun.matched read_agreement": ("{}", _KEYS_SIGNED),
-    "parties/replies.py read_agreement verify_by": ("signed['record']", _KEYS_SIGNED),
-    "parties/replies.py read_agreement MaskAgreement.check_key": (
-        "None", _CALLS + "test_an_agreement_key_is_a_point_that_the_exchange_can_take"),
     # heads of other ledgers
     "parties/bank.py BankNode._close self.node.keep_head": (
         "None", _CALLS + "test_a_bank_closes_no_run_on_a_head_that_it_could_not_keep"),
@@ -169,8 +163,12 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/node.py Node.keep_head witness.keep_head": (
         "None", _CALLS + "test_a_node_keeps_no_head_that_another_key_signed"),
     # the gate
-    "parties/bank_run.py BankRun._release self.node.boundary.release": ("None", _GATE_ASKED + "[a bank's rows]"),
-    "parties/bank_run.py BankRun._aggregate self.node.boundary.aggregate": (
+    "parties/platform_network.py PlatformNetwork._hand_on self.node.boundary.aggregate": (
+        "None", "tests/test_networks_agreement.py::test_the_platform_hands_nothing_on_that_its_gate_refuses"),
+    "parties/bank_network.py BankNetwork._spend self._budget().charge": (
+        "planned", "tests/test_networks_agreement.py::test_a_bank_whose_budget_is_used_up_begins_no_run"),
+    "parties/bank_side.py BankSide._release self.node.boundary.release": ("None", _GATE_ASKED + "[a bank's rows]"),
+    "parties/bank_side.py BankSide._aggregate self.node.boundary.aggregate": (
         "None", _GATE_ASKED + "[a bank's statistic]"),
     "parties/platform_run.py PlatformRun._release self.node.boundary.release": (
         "None", _GATE_ASKED + "[the platform's rows]"),

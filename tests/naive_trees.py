@@ -83,10 +83,14 @@ class NaiveTrees:
         best = self.best(rows, None)
         if best is None or best[1].own or best[2] in known or not known:
             return best and best[1:]
-        other, cap = self.best(rows, known), self.terms.split_bits
-        if len(known) >= cap:
+        other, unspent = self.best(rows, known), self.terms.split_bits - len(known)
+        if unspent <= 0:
             return other and other[1:]
-        return (other if other and cap * other[0] >= (cap - len(known)) * best[0] else best)[1:]
+        nodes = (self.terms.trees - len(self.trees)) * sum(2**level for level in range(self.terms.depth))
+        if other is None:
+            return best[1:]
+        worth = min(1.0, unspent / min(self.terms.split_bits, nodes))
+        return (other if other[0] >= worth * best[0] else best)[1:]
 
     def best(self, rows: list[int], known: set[Cut] | None) -> tuple[float, Column, Cut] | None:
         best = None

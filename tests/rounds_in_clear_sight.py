@@ -56,6 +56,7 @@ class Training:
         base = float(self.labels.mean())
         self.weights = scorecard.DescentState(self.features, 1.0)
         self.own_weights = scorecard.DescentState(4, 1.0, [1.0, 1.0, 1.0, 0.0])
+        self.own_weights.begin(int(self.labels.sum()), self.rows)
         self.base = base
 
     def round(self, attempt: int, live: Sequence[bool] | None = None) -> None:
@@ -77,8 +78,8 @@ class Training:
         self.gradients.append(gradient)
         self.seen_scores.append(z_a)
         self.own_scores.append(z_b)
-        self.weights.advance(gradient, self.design[active], self.base)
-        self.own_weights.advance(mine.gradient, self.own_design[active], self.base)
+        self.weights.advance(gradient, self.design[active], theirs.bends)
+        self.own_weights.advance(mine.gradient, self.own_design[active], mine.bends)
 
     def _corrections(self, attempt: int) -> list[int]:
         """What the bank's masks of this attempt sum to, as the step of masks tells it once a run."""

@@ -1,6 +1,9 @@
 """Training benchmarks: data sets become the parties' tables by a rule, and one small run gives every figure."""
 
 import json
+import tomllib
+from multiprocessing import active_children
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,7 +15,7 @@ from lianxin.federation import evaluation
 from lianxin.federation.errors import InputFault
 from lianxin.parties.cli import app
 from lianxin.parties.records import load_firm_table, load_loan_table, read_table
-from lianxin.simulations import bench_training, datasets, wide_world
+from lianxin.simulations import bench_training, datasets, planned, wide_world
 from lianxin.simulations.clear_scorecard import clear_scores
 from lianxin.simulations.pooled import PooledBank, pooled_reference
 from lianxin.simulations.tables import write_table
@@ -175,3 +178,35 @@ def test_the_lines_of_a_run_name_every_figure(figures):
 def test_a_wrong_option_is_one_sentence(tmp_path, arguments, sentence):
     result = CliRunner().invoke(app, ["bench", "training", "--out", str(tmp_path / "o"), *arguments])
     assert isinstance(result.exception, InputFault) and sentence in str(result.exception)
+
+
+def test_a_warm_pool_waits_before_the_first_round_and_fits_one_process_only(monkeypatch):
+    said, contract = [], SimpleNamespace(is_network=False, model="boosted_trees", banks=("bank-1",))
+    monkeypatch.setattr(bench_training.time, "sleep", lambda seconds: said.append(seconds))
+    monkeypatch.setattr(bench_training, "strategy_of", lambda *given: given)
+    steps = SimpleNamespace(counted=lambda replies: said.append(replies) or "done")
+    led = bench_training._strategy_that_waits(7.5, contract, steps)
+    assert led == (contract, steps) and said == []
+    assert led[1].counted("replies") == "done" and said == [7.5, "replies"]
+    with pytest.raises(InputFault, match="--processes"):
+        bench_training.asked_for("taiwan", model="scorecard", nodes="shown", warm_pool_s=5.0, processes=True)
+
+
+def test_a_warm_pool_holds_all_that_the_run_takes(tmp_path, monkeypatch):
+    for party in ("platform", "bank-1"):
+        (tmp_path / party).mkdir()
+        (tmp_path / party / "node.toml").write_text('role = "x"\n[data]\n')
+    laid = SimpleNamespace(parties=("platform", "bank-1"), home=lambda party: tmp_path / party)
+    monkeypatch.setattr(bench_training.runner, "run_in_memory", lambda *given: given[2].args)
+    asked = bench_training.Asked("taiwan", warm_pool_s=3.0)
+    assert bench_training._run(asked, laid, print) == (3.0,)
+    assert tomllib.loads((tmp_path / "bank-1" / "node.toml").read_text())["randomisers_ahead"] == 4_194_304
+    assert "randomisers" not in (tmp_path / "platform" / "node.toml").read_text()
+
+
+def test_costs_are_measured_in_company_that_ends_with_the_measurement():
+    before = set(active_children())
+    with planned._in_company(2):
+        company = set(active_children()) - before
+        assert len(company) == 2
+    assert not set(active_children()) - before

@@ -133,6 +133,12 @@ def test_distinct_cuts_stay_within_their_number_and_known_ones_are_used_on() -> 
     assert later and capped.train_loss_micro[-1] < capped.train_loss_micro[0]
 
 
+def test_nothing_is_held_back_while_a_cut_is_left_for_every_node_to_come() -> None:
+    table = made_up(400, seed=8)
+    few, many = (grown(replace(SMALL, trees=3, split_bits=bits), table) for bits in (3 * 7, 100_000))
+    assert few.trees == many.trees and few.platform_cuts == many.platform_cuts and len(few.platform_cuts) > 7
+
+
 def test_a_weight_of_bads_is_as_if_each_bad_stood_there_so_often() -> None:
     codes, labels = [0] * 40 + [1] * 60, [1] * 20 + [0] * 20 + [1] * 5 + [0] * 55
     terms = replace(SMALL, trees=1, depth=1, min_rows=1)

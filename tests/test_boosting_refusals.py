@@ -221,8 +221,8 @@ def moved(sums: list[int], public: paillier.PublicKey, cell: int, by: int) -> li
 def lying(monkeypatch: pytest.MonkeyPatch, cell: int, by: int) -> None:
     honest = boosting_platform.row_sums
 
-    def lie(work: Any, public: Any, data: Any, codes: Any, bins: Any) -> list[int]:
-        return moved(honest(work, public, data, codes, bins), public, cell, by)
+    def lie(work: Any, public: Any, tables: Any, bins: Any) -> list[int]:
+        return moved(honest(work, public, tables, bins), public, cell, by)
 
     monkeypatch.setattr(boosting_platform, "row_sums", lie)
 

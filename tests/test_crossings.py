@@ -211,7 +211,7 @@ def unsent_messages() -> dict[str, tuple[str, Callable[[], Any], str]]:
     """Return, by case: the step, what makes a message that may not cross there, and the rule that refuses it."""
     declared = wire.form_number("PUBLIC")
     named = wire.NamedArray(name="raw_labels", declared_form=declared, dtype="uint8", shape=[1], data=b"\x01")
-    lesser = wire.NamedArray(name="masked_counts", declared_form=declared, dtype="uint8", shape=[1], data=b"\x01")
+    lesser = wire.NamedArray(name="masked", declared_form=declared, dtype="uint8", shape=[1], data=b"\x01")
     unknown = wire.RunStatus(state="x").SerializeToString() + bytes([0xF8, 0x07, 0x01])
     return {
         "a message of another step": (worlds.STEP, lambda: wire.BankQueries(chunk=1), "G02"),

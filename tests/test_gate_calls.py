@@ -3,7 +3,6 @@
 `mutants.MUTANTS` names these tests; with the call taken out each fails.
 """
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from lianxin.federation.channel import MemoryNetwork
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, LianxinError, PeerError, RunStopped
 from lianxin.federation.services import GrpcLink
 from lianxin.federation.session import Role, Send
-from lianxin.parties import agreement, bank, platform_run
+from lianxin.parties import agreement, bank
 from lianxin.parties.agreement import Verdict
 from lianxin.parties.bank import BankNode
 from lianxin.parties.bank_scorecard import BankScorecard as BankRun
@@ -267,48 +266,6 @@ def test_a_node_keeps_no_head_that_another_key_signed(tmp_path: Path) -> None:
         Node.keep_head(node, head, "bank-1", SigningKey.from_seed(b"y" * 32).public_hex)  # type: ignore[arg-type]
     assert provider.store.witnessed("bank-1") == []
     provider.store.close()
-
-
-# ---- agreement keys
-
-
-def agreement_entry(contract: Any, party: str, key: SigningKey, public: bytes) -> dict[str, Any]:
-    record = {
-        "type": "agreement-key", "version": 1, "run": contract.run, "contract": contract.hash, "party": party,
-        "key": public.hex(),
-    }  # fmt: skip
-    return sign_record(record, [(party, key)])
-
-
-def test_neither_side_takes_an_agreement_key_that_its_bank_did_not_sign(
-    ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    thief, contract, public = SigningKey.from_seed(b"x" * 32), ends.contract, b"\x09" + b"\x00" * 31
-    entry = agreement_entry(contract, "bank-1", thief, public)
-    here = SimpleNamespace(
-        contract=contract, node=SimpleNamespace(party="bank-1"), agreement=SimpleNamespace(public=public)
-    )
-    with pytest.raises(PeerError) as refused:
-        BankRun._agreement_keys(here, {"agreement_keys": json.dumps([entry])})  # type: ignore[arg-type]
-    assert refused.value.rule == "A01"
-    leading = SimpleNamespace(
-        contract=contract, _wait_for=lambda _banks: None, node=SimpleNamespace(say=lambda _note: None),
-        _fit_bins=lambda: None,
-    )  # fmt: skip
-    reply = ({}, {}, {"agreement_key": canonical.encode(entry).decode()})
-    monkeypatch.setattr(platform_run.paillier, "forget_evaluators", lambda: None)
-    with pytest.raises(PeerError) as refused:
-        PlatformRun.matched(leading, {"bank-1": reply})  # type: ignore[arg-type]
-    assert refused.value.rule == "A01"
-
-
-def test_an_agreement_key_is_a_point_that_the_exchange_can_take(ends: worlds.Ends) -> None:
-    from lianxin.parties.replies import read_agreement
-
-    entry = agreement_entry(ends.contract, "bank-1", ends.bank.key, b"\x00" * 32)
-    with pytest.raises(PeerError) as refused:
-        read_agreement(canonical.encode(entry).decode(), "bank-1", ends.contract)
-    assert refused.value.rule == "A01"
 
 
 # ---- the runs ask the gate

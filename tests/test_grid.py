@@ -16,7 +16,7 @@ from lianxin.federation.grid import LocalGrid, PartyGrid, answer_instructions, d
 from lianxin.simulations.tables import Inputs
 
 finished, province = worlds.finished, worlds.province
-FORMS = {"masked_gradient": "PUBLIC", "attempt": "CONTROL", "banks": "CONTROL", "rose": "CONTROL"}
+FORMS = {"masked": "PUBLIC", "attempt": "CONTROL", "sum": "CONTROL", "rose": "CONTROL"}
 
 
 class Silent(apps.StarStrategy):
@@ -91,7 +91,7 @@ class Road:
 
     def train(self, round_number: int, numbers: apps.Numbers, texts: apps.Texts) -> Any:
         self.heard.append((round_number, dict(numbers), dict(texts)))
-        return {"masked_gradient": np.arange(4, dtype=np.uint8)}, {"rose": 0}, {}
+        return {"masked": np.arange(4, dtype=np.uint8)}, {"rose": 0}, {}
 
     def answer(self) -> None:
         """Let the bank take one instruction and answer it."""
@@ -117,7 +117,7 @@ def road(tmp_path: Path) -> Any:
 
 
 def instruction(of: PartyGrid, number: int = 1, **numbers: int) -> Message:
-    content = apps.record_of({}, {"attempt": 0, **numbers}, {"banks": '["bank-1"]'})
+    content = apps.record_of({}, {"attempt": 0, **numbers}, {"sum": "over bank-1"})
     return of.create_message(content, "train", 1, str(number))
 
 
@@ -125,9 +125,9 @@ def instruction(of: PartyGrid, number: int = 1, **numbers: int) -> Message:
 def test_an_instruction_reaches_the_client_app_and_its_arrays_come_back(road: Road, kind: type[PartyGrid]) -> None:
     driver = road.grid(kind)
     (reply,) = driver.send_and_receive([instruction(driver)])
-    assert road.heard == [(1, {"attempt": 0}, {"banks": '["bank-1"]'})]
+    assert road.heard == [(1, {"attempt": 0}, {"sum": "over bank-1"})]
     arrays, numbers, _ = apps.parts_of(reply.content)
-    assert arrays["masked_gradient"].tolist() == [0, 1, 2, 3] and numbers == {"rose": 0}
+    assert arrays["masked"].tolist() == [0, 1, 2, 3] and numbers == {"rose": 0}
 
 
 def test_a_message_is_copied_so_that_changing_it_after_it_was_sent_changes_nothing(road: Road) -> None:
@@ -137,7 +137,7 @@ def test_a_message_is_copied_so_that_changing_it_after_it_was_sent_changes_nothi
     message.content[grid.METRICS]["attempt"] = 99
     message.content[grid.CONFIG]["banks"] = "[]"
     (reply,) = driver.pull_messages([message.metadata.message_id])
-    assert road.heard == [(1, {"attempt": 0}, {"banks": '["bank-1"]'})]
+    assert road.heard == [(1, {"attempt": 0}, {"sum": "over bank-1"})]
     reply.content[grid.METRICS]["rose"] = 99
     later = instruction(driver, 2)
     assert apps.parts_of(driver.send_and_receive([later])[0].content)[1] == {"rose": 0}
@@ -200,7 +200,7 @@ BAD_ARRAYS = {
 
 @pytest.mark.parametrize("case", BAD_ARRAYS)
 def test_an_array_whose_bytes_do_not_fit_is_refused(case: str) -> None:
-    entry = wire.NamedArray(name="masked_gradient", **BAD_ARRAYS[case])
+    entry = wire.NamedArray(name="masked", **BAD_ARRAYS[case])
     with pytest.raises(PeerError) as refused:
         decode_content(wire.LearningMessage(arrays=[entry]))
     assert refused.value.rule == "L02"
@@ -210,9 +210,9 @@ def test_an_array_whose_bytes_do_not_fit_is_refused(case: str) -> None:
 def test_arrays_of_every_type_come_back_as_they_were(road: Road, dtype: str) -> None:
     values = np.arange(12, dtype=dtype).reshape(3, 4)
     content = RecordDict({
-        grid.ARRAYS: ArrayRecord({"masked_gradient": grid.Array(values)}), grid.METRICS: MetricRecord({"rose": -3}),
+        grid.ARRAYS: ArrayRecord({"masked": grid.Array(values)}), grid.METRICS: MetricRecord({"rose": -3}),
     })  # fmt: skip
     message = encode_message(road.grid().create_message(content, "train", 1, "4"), FORMS)
     back = decode_content(wire.LearningMessage.FromString(message.SerializeToString()))
-    got = back[grid.ARRAYS]["masked_gradient"].numpy()
+    got = back[grid.ARRAYS]["masked"].numpy()
     assert got.dtype == values.dtype and np.array_equal(got, values) and back[grid.METRICS]["rose"] == -3

@@ -16,7 +16,13 @@ from torture import cases
 
 from lianxin.crypto import histogram, paillier
 from lianxin.crypto.errors import CiphertextRejected
-from lianxin.crypto.histogram import count_multiplications, encrypted_histogram, plan_groups, subtract_histogram
+from lianxin.crypto.histogram import (
+    count_multiplications,
+    encrypted_histogram,
+    encrypted_histograms,
+    plan_groups,
+    subtract_histogram,
+)
 from lianxin.crypto.randomness import Drbg
 
 
@@ -336,3 +342,16 @@ def test_a_child_with_a_bin_that_is_no_unit_has_no_sibling() -> None:
     with pytest.raises(CiphertextRejected, match="no unit") as refusal:
         subtract_histogram(PUBLIC, [[2, 5]], [[2, p]])
     assert str(p) not in str(refusal.value)
+
+
+def test_several_tables_at_once_give_what_each_gives_alone(executor: Executor) -> None:
+    drbg, bins = seeded("several tables"), [3, 5, 2]
+    tables = []
+    for rows in (40, 7, 23):
+        codes = [[drbg.below(count) for _ in range(rows)] for count in bins]
+        tables.append((ENCRYPTOR.encrypt_many(range(rows), drbg), codes))
+    alone = [encrypted_histogram(PUBLIC, *table, bins) for table in tables]
+    for lent in (None, executor):
+        assert encrypted_histograms(PUBLIC, tables, bins, lent, block_rows=16) == alone
+    with pytest.raises(ValueError, match="codes for"):
+        encrypted_histograms(PUBLIC, [tables[0], (tables[1][0], tables[2][1])], bins)

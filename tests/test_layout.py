@@ -211,7 +211,15 @@ pb2_has_its_doors = door(
     *("federation/wire.py", "federation/channel.py", "federation/services.py"),
 )
 flower_has_its_doors = door(
-    "Flower is used in grid and apps", lambda n: is_under(n, "flwr"), "federation/grid.py", "federation/apps.py"
+    "Flower is used in the grid, the apps, strategies and the mod of sums",
+    lambda n: is_under(n, "flwr"),
+    *(f"federation/{name}.py" for name in ("grid", "apps", "federated", "strategies", "sum_mod", "stock")),
+    "simulations/flower/*.py",
+)
+torch_has_its_doors = door(
+    "torch and Opacus are used in parties/training*: an installation without them runs everything else",
+    lambda n: is_under(n, "torch", "opacus"),
+    "parties/training*.py",
 )
 grpc_has_its_doors = door(
     "gRPC is used at the edge",
@@ -238,8 +246,12 @@ def test_generated_modules_are_used_only_in_wire_and_at_the_grpc_edge() -> None:
     is_kept_by(pb2_has_its_doors, ROOM_CODE)
 
 
-def test_flower_is_used_only_in_grid_and_apps() -> None:
+def test_flower_is_used_only_in_grid_apps_and_strategies() -> None:
     is_kept_by(flower_has_its_doors, ROOM_CODE)
+
+
+def test_torch_is_used_only_in_training() -> None:
+    is_kept_by(torch_has_its_doors, ROOM_CODE)
 
 
 def test_grpc_is_used_only_in_channel_services_and_node() -> None:
@@ -304,6 +316,8 @@ def test_no_file_names_a_folder_of_this_machine_or_a_package_index() -> None:
         (pb2_has_its_doors, "parties/x.py", "import lianxin.proto.vertical_pb2", "import lianxin.federation.wire"),
         (pb2_has_its_doors, "parties/x.py", "from lianxin.federation import wire as w\nw.a_pb2.B()", "w.a_pb2.B()"),
         (flower_has_its_doors, "parties/x.py", "from flwr.app import Message", "import flower"),
+        (torch_has_its_doors, "parties/x.py", "def f():\n  import torch", "from lianxin.parties import training"),
+        (torch_has_its_doors, "federation/x.py", "from opacus import PrivacyEngine", "import torchless"),
         (grpc_has_its_doors, "parties/x.py", "import grpc.aio", "import grpc_tools"),
         (released_has_one_maker, "parties/x.py", "from model import Released as R\nR(1)", "def f(r: Released): ..."),
         (released_has_one_maker, "federation/x.py", "class Mine(model.Released): ...", "isinstance(rows, Released)"),
@@ -345,9 +359,11 @@ def test_a_rule_catches_a_planted_violation_and_lets_its_neighbour_stand(
         (gpl_has_its_door, "crypto/paillier.py", "parties/phe_conversion.py"),
         (gpl_has_its_door, "simulations/bench_peers.py", "simulations/peers/phe_peer.py"),
         (chance_has_its_doors, "simulations/runner.py", "simulations/world.py"),
+        (torch_has_its_doors, "parties/bank_network.py", "parties/training_models.py"),
+        (flower_has_its_doors, "federation/rounds.py", "federation/federated.py"),
     ],
 )
 def test_a_rule_catches_a_file_in_the_wrong_place(rule: Rule, breaks: str, keeps: str) -> None:
-    text = "import phe, random"
+    text = "import phe, random, torch, flwr"
     assert list(rule(breaks, text)) != []
     assert list(rule(keeps, text)) == []

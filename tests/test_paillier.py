@@ -1,6 +1,7 @@
 """Paillier keys, both kinds of encryption, decryption, and the blocks that carry them to workers."""
 
 import copy
+import hmac
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from torture import cases
 from lianxin.crypto import fixed_base, paillier
 from lianxin.crypto.errors import DecryptionFault, KeyRejected
 from lianxin.crypto.fixed_base import EvaluatorResidues, FixedBase, OwnerResidues, owner_base
-from lianxin.crypto.randomness import Drbg
+from lianxin.crypto.randomness import Drbg, derive_seed
 from lianxin.crypto.safe_primes import _survivors, is_safe_half, small_odd_primes
 
 
@@ -167,6 +168,22 @@ def test_fixed_base_powers_are_powers() -> None:
         table.power(1 << 64)
 
 
+@pytest.mark.parametrize("window", [1, 5, 8, 11])
+def test_a_window_changes_nothing_but_the_price(window: int) -> None:
+    table, plain, drbg = FixedBase(7, 1_000_003, 64, window), FixedBase(7, 1_000_003, 64), seeded("windows")
+    for exponent in [0, 1, (1 << 64) - 1, *(drbg.bits(64) for _ in range(50))]:
+        assert table.power(exponent) == plain.power(exponent)
+    for beyond in (-1, 1 << (64 + window)):
+        with pytest.raises(OverflowError):
+            table.power(beyond)
+
+
+def test_the_number_of_draws_expected_changes_no_ciphertext() -> None:
+    few, many = paillier.OwnerEncryptor(KEY, "short"), paillier.OwnerEncryptor(KEY, "short", 1_000_000)
+    assert few.encrypt_many(range(5), seeded("draws")) == many.encrypt_many(range(5), seeded("draws"))
+    assert few.draw_many(5, seeded("draws")) == many.draw_many(5, seeded("draws"))
+
+
 def test_the_owners_bases_have_full_order() -> None:
     for prime in KEY.reveal_primes():
         base, square = owner_base(prime, PUBLIC.n), mpz(prime) ** 2
@@ -277,3 +294,10 @@ def test_a_ciphertext_is_blinded_before_the_secret_exponent_meets_it(monkeypatch
     drbg, squares = seeded("blinding"), [mpz(prime) ** 2 for prime in KEY.reveal_primes()]
     assert [DECRYPTOR.decrypt(c, drbg) for _ in range(50)] == [5] * 50
     assert len(set(seen)) == 100 and not {c % square for square in squares} & set(seen)
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 64, 65, 200])
+def test_a_derived_seed_is_an_hmac_of_its_labels(size: int) -> None:
+    key, message = bytes(range(size)), b"".join(len(p).to_bytes(8, "big") + p for p in (b"sfirm", b"i7", b"b\x00"))
+    for _ in range(2):
+        assert derive_seed(key, "firm", 7, b"\x00") == hmac.digest(key, message, "sha256")

@@ -192,20 +192,18 @@ def test_an_envelope_is_no_longer_than_the_plan_says_and_not_much_shorter():
     assert real <= allowed <= real + 20
 
 
-def test_a_masked_gradient_and_masked_counts_fit_what_is_allowed_for_flower():
+def test_a_single_banks_gradient_and_counts_fit_what_is_allowed_for_flower():
     from lianxin.federation import apps, grid
+    from lianxin.federation.secure_sum_request import array_of
 
-    contract = sample(3)
+    contract = sample()
     layouts = scorecard.plan_layouts(contract)
-    totals = binning.encode_totals([1] * 23, layouts)
-    width = np.zeros(23 * 8 * -(-layouts.width_bits // 64), np.uint8)
-    assert len(totals) <= width.size
-    arrays = {"masked_gradient": np.frombuffer(totals, np.uint8), "masked_counts": np.zeros(2 * 23 * 8, np.uint64)}
+    arrays = {"summand": array_of([1] * 23, layouts.width_bits), "masked": np.zeros(2 * 23 * 8, np.uint64)}
     content = apps.record_of(arrays, {"rows": 30_000}, {})
     metadata = grid.Metadata(1, "train/1/bank-1", 0, 1, "", "1", 0.0, 1.0, "train")
     message = grid.Message(content=content, metadata=metadata)
     encoded = grid.encode_message(message, contract.record["forms"], "train/1/bank-1")
-    entries = plan_costs.bank_traffic(sizes_of(contract), 0, 0)
+    entries = plan_costs.bank_traffic(sizes_of(contract), 1, 0)
     reply = next(e for e in entries if (e.step, e.sender) == ("learning.exchange", "bank-1"))
     assert encoded.ByteSize() <= reply.bytes - 2 * plan_costs.LEARNING_BYTES
 

@@ -8,11 +8,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from conversations import contract_of
 from test_plan import plan_of, sample, scoring_agreement
 
 from lianxin.federation.plan_scoring import scoring_plan
 
 LEAKAGE = Path(__file__).resolve().parents[1] / "docs" / "leakage.md"
+
+
+def network_sample(**terms):
+    """Ten banks, thirty fields and an MLP of two layers, judged on a seventh of each bank's rows."""
+    banks = [f"bank-{k + 1}" for k in range(10)]
+    fields = [{"provider": bank, "field": f"g{n}", "use": "feature"} for bank in banks for n in range(30)]
+    network = {"model": "mlp", "hidden_units": [64, 32], "rounds": 20, "max_rows": 30_000, "validation_permille": 150}
+    return contract_of(10, **{"fields": fields, "min_banks": 7, "max_loss_rise_permille": 20, **network, **terms})
 
 
 def table(entries):
@@ -29,6 +38,7 @@ def generated_parts():
     trees = {"model": "boosted_trees", "max_bins": 32}
     shown, hidden = (plan_of(sample(1, nodes=nodes, **trees)) for nodes in ("shown", "hidden"))
     selected = plan_of(sample(1, max_vif_hundredths=500))
+    network, private = (plan_of(network_sample(epsilon_thousandths=epsilon)) for epsilon in (0, 2000))
     platform_alone = [[e for e in differing(p, base) if e["step"] == "learning.exchange"] for p in (one, two)]
     return {
         "three-banks": table(base["learns"]),
@@ -40,9 +50,13 @@ def generated_parts():
         "trees-hidden": table(differing(hidden, shown)),
         "trees-not-protected": bullets(shown["not_protected"], base["not_protected"]),
         "scoring": table(scoring_plan(scoring_agreement())["learns"]),
+        "networks": table(network["learns"]),
+        "networks-private": bullets(private["not_protected"], network["not_protected"]),
+        "networks-not-protected": bullets(network["not_protected"]),
         "not-protected": bullets(base["not_protected"]),
         "costs": costs(base),
         "costs-trees": costs(shown, hidden),
+        "costs-networks": costs(network),
     }
 
 

@@ -6,7 +6,7 @@ from conversations import bank_keys, contract_of, play, right
 
 from lianxin.crypto.keyed_ciphertexts import KEY_TAG_BYTES
 from lianxin.crypto.randomness import Drbg
-from lianxin.federation import binning, rounds, scorecard
+from lianxin.federation import binning, regression, rounds, scorecard
 from lianxin.federation.errors import PeerError
 
 ROWS = 120
@@ -92,6 +92,60 @@ def test_both_gradients_equal_the_plain_ones_within_the_declared_rounding(settin
     np.testing.assert_allclose(g_b, design(setting["own"]).T @ residuals, atol=2 * step)
 
 
+def test_each_side_knows_a_rows_curvature_from_its_own_score_and_the_others_mean(setting):
+    z_a, z_b, _, _, bank, said = play_round(setting, attempt=3)
+    told = next(m for s, m in said if s == "platform" and type(m).__name__ == "ScoreRange")
+    choice = next(m for s, m in said if s == "bank" and type(m).__name__ == "RangeChoice")
+    _, a1, a2 = scorecard.residual_polynomial(choice.mean_steps, choice.spread_steps)
+    wanted = np.clip(a1 + 2 * a2 * (z_b + told.mean_steps / 4), 0.02, 0.25)
+    np.testing.assert_allclose(bank.bends, wanted, rtol=1e-12)
+    exact = a1 + 2 * a2 * (z_a + z_b)
+    assert np.corrcoef(bank.bends, exact)[0, 1] > 0.1 and np.abs(bank.bends - exact).max() < 0.25
+
+
+def descended(rounds_made, signed=False, begun=True, rate=0.03):
+    """Return the weights of both sides, their columns and labels, after rounds of a made-up run with rare bads, and the
+    gradient at the platform's weights."""
+    rng = np.random.default_rng(11)
+    common, sides = rng.normal(size=(4000, 1)), []
+    for width in (5, 3):
+        sides.append(0.6 * common * rng.normal(size=width) + 0.7 * rng.normal(size=(4000, width)))
+    x_a, x_b = sides[0], np.column_stack([sides[1], np.ones(4000)])
+    z = x_a @ [-0.9, 0.5, -0.4, 0.2, -0.6] + x_b[:, :3] @ [-0.5, 0.4, -0.3]
+    y = (z + rng.logistic(size=4000) > np.quantile(z + rng.logistic(size=4000), 1 - rate)).astype(int)
+    platform = scorecard.DescentState(5, 1.0, signed=signed)
+    bank = scorecard.DescentState(4, 1.0, [1.0, 1.0, 1.0, 0.0], signed)
+    if begun:
+        bank.begin(int(y.sum()), 4000)
+    for _ in range(rounds_made):
+        p = 1 / (1 + np.exp(-(x_a @ platform.lookahead + x_b @ bank.lookahead)))
+        bends = np.clip(p * (1 - p), 0.02, 0.25)
+        platform.advance(x_a.T @ (p - y), x_a, bends)
+        bank.advance(x_b.T @ (p - y), x_b, bends)
+    p = 1 / (1 + np.exp(-(x_a @ platform.weights + x_b @ bank.weights)))
+    return platform.weights, bank.weights, x_a, x_b, y, x_a.T @ (p - y) + platform.weights
+
+
+def test_six_rounds_come_near_the_exact_regression_where_bads_are_rare_and_from_zero_they_would_not():
+    distance = {}
+    for begun in (True, False):
+        weights, _, x_a, x_b, y, _ = descended(6, begun=begun)
+        exact = regression.fit_logistic(np.column_stack([x_a, x_b[:, :3]]), y, 1.0)
+        distance[begun] = float(np.linalg.norm(weights - exact[1:6]))
+    assert distance[True] < 0.16 and distance[False] > 1.8 * distance[True]
+
+
+def test_with_drop_no_weight_is_ever_positive_and_those_held_at_zero_are_the_ones_that_want_to_be():
+    free, *_ = descended(60)
+    assert (free > 0.05).any()
+    for rounds_made in (1, 2, 6):
+        platform, bank, *_ = descended(rounds_made, signed=True)
+        assert platform.max() <= 0 and bank[:3].max() <= 0 and bank[3] < 0
+    held, bank, *_, gradient = descended(200, signed=True)
+    assert (held == 0).any() and (held < -0.05).any()
+    assert (gradient[held == 0] < 0.1).all() and np.abs(gradient[held < 0]).max() < 0.1  # Kuhn and Tucker's conditions
+
+
 def test_a_row_revoked_at_either_side_is_gone_from_both_gradients(setting):
     bank_live, platform_live = [True] * ROWS, [True] * ROWS
     bank_live[7] = False
@@ -118,9 +172,7 @@ def test_masks_of_one_attempt_do_not_serve_another(setting):
 
 
 def test_a_histogram_that_leaves_a_row_out_is_refused(setting, bank_key):
-    short = binning.Columns(
-        tuple(codes[:-1] for codes in setting["features"].codes), setting["features"].bins
-    )
+    short = binning.Columns(tuple(codes[:-1] for codes in setting["features"].codes), setting["features"].bins)
     with pytest.raises(PeerError, match=r"do not add up|another number of rows"):
         play(
             binning.bank_count_role(setting["bank"], setting["keys"], setting["labels"]),

@@ -124,6 +124,34 @@ def test_the_same_is_written_whether_somebody_is_let_go_or_not(own: Scene, monke
     assert wrote["score"] == wrote["silent"] == wrote["stranger"]
 
 
+def test_an_answer_after_a_withdrawal_names_the_epoch_of_the_withdrawal(own: Scene) -> None:
+    node, (firm,) = own.platform.node, own.fresh()
+    record, told = own.consent(firm), []
+    for withdraw in (False, True):
+        if withdraw:
+            own.network.revoke(record, firm)
+        own.ask(firm)
+        sent = [row for row in node.store.envelopes(AGREEMENT) if row.direction == "out"]
+        told.append(canonical.decode(sent[-1].header)["epoch"])
+        assert told[-1] == node.store.registry_epoch() == node.register.epoch
+    assert told[1] == told[0] + 1
+
+
+def test_what_brought_scores_and_what_they_were_go_to_the_banks_disk_together_and_first(
+    own: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (firm,) = own.fresh()
+    node, honest, seen = own.bank.node, own.bank.node.store.append_leaves, list[list[str]]()
+
+    def watch(first: int, leaves: Any, *more: Any, **beside: Any) -> None:
+        honest(first, leaves, *more, **beside)
+        seen.append([canonical.decode(leaf)["kind"] for leaf in leaves])
+
+    monkeypatch.setattr(node.store, "append_leaves", watch)
+    own.ask(firm)
+    assert seen == [["score", "release"], ["envelope"], ["envelope", "scored"]]
+
+
 def _counted(node: Any) -> tuple[int, ...]:
     """Return how many leaves, uses and lists of consents a node's store holds."""
     tables = (store_schema.leaves, store_schema.uses, store_schema.release_consents)

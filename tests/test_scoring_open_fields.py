@@ -46,7 +46,7 @@ def test_a_firm_that_consented_to_nothing_has_no_score_of_open_fields(
     rules = [leaf["excluded"][0]["rule"] for leaf in scene.leaves(PLATFORM, "release")[-5:] if leaf["excluded"]]
     assert rules == ["R02", "R09", "R38", "R03"]
     with monkeypatch.context() as patched:
-        patched.setattr(decision, "_FREE_SCORES", (1, 2, 3, 4))
+        patched.setattr(decision, "_FREE_SCORES", (1, 2, 3, 4, 5))
         assert [scene.has(firm) for firm in (silent, silent)] == [True, True]  # what the consent keeps back
     audit = scene.end()
     failed = auditor.verify_run(audit).failures

@@ -195,8 +195,10 @@ def test_a_disk_that_fails_at_the_end_of_a_conversation_leaves_nothing_of_it(
 
     with monkeypatch.context() as patched:
         patched.setattr(HoldingTrace, "settle", full)
-        own.asker._hang_up()
+        with pytest.raises(RunStopped, match="the disk is full"):
+            own.asker._hang_up()
         wait_for(lambda: not own.desk._open and not own.desk._roads)
+        assert own.bank.node.store.setting(own.asker._open_key) is None
     assert own.has(firm)
 
 

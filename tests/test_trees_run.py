@@ -244,6 +244,10 @@ def test_terms_that_cannot_grow_are_refused_before_anything_is_proposed(shown: W
     with pytest.raises(InputFault, match="patience asks for rows held back"):
         draft_contract(config.model_copy(update={"validation_permille": 0}), identity, "00" * 32, START)
     assert trees_fault(contract_of(model="boosted_trees", depth=6, max_rows=250_000)) == ""
+    screens = {"min_iv_millionths": 1, "max_correlation_permille": 999, "max_vif_hundredths": 500, "sign_check": "drop"}
+    for name, value in screens.items():
+        with pytest.raises(InputFault, match=f"trees choose their features by gain and know no {name}; leave it out"):
+            draft_contract(config.model_copy(update={name: value}), identity, "00" * 32, START)
 
 
 def test_a_bank_that_is_lost_at_a_tree_leaves_the_others_to_go_on_with_evidence_that_verifies(

@@ -11,7 +11,7 @@ from lianxin.federation import wire
 from lianxin.federation.errors import GuardRefused
 from lianxin.federation.steps import STEPS
 
-DECLARED = {"masked_counts": "MASKED", "attempt": "CONTROL"}
+DECLARED = {"masked": "MASKED", "attempt": "CONTROL"}
 KEY = SigningKey.from_seed(b"k" * 32)
 HEADER = {
     "type": "envelope", "version": 1, "run": "run-1", "conversation": "contracts/bank-1", "step": "contract.close",
@@ -105,7 +105,7 @@ RIGHTLESS = {
     "CIPHERTEXT": ("matching.query", wire.BankQueries(ciphertexts=b"x")),
     "PSEUDONYM": ("matching.query", wire.PlatformAnswers(answers=b"x")),
     "MASKED": ("learning.exchange", wire.LearningMessage(arrays=[
-        wire.NamedArray(name="masked_counts", declared_form=wire.form_number("MASKED"), data=b"x")])),
+        wire.NamedArray(name="masked", declared_form=wire.form_number("MASKED"), data=b"x")])),
 }  # fmt: skip
 
 
@@ -119,8 +119,8 @@ def test_a_value_needs_a_right_and_crosses_with_one(form: str) -> None:
 
 
 UNDECLARED = {
-    "another name": ("raw_labels", "MASKED"), "a lesser form": ("masked_counts", "CONTROL"),
-    "no form": ("masked_counts", "FORM_UNSPECIFIED"), "the form DECLARED itself": ("attempt", "DECLARED"),
+    "another name": ("raw_labels", "MASKED"), "a lesser form": ("masked", "CONTROL"),
+    "no form": ("masked", "FORM_UNSPECIFIED"), "the form DECLARED itself": ("attempt", "DECLARED"),
     "an empty name": ("", "CONTROL"),
 }  # fmt: skip
 

@@ -107,13 +107,12 @@ class OneBank(BankScorecard):
         self._banks_left = ["bank-1"]
         self.table = SimpleNamespace(identifiers=[f"firm-{row}" for row in range(training.rows)])
         self.node = SimpleNamespace(party="bank-1", take_revocations=lambda _number: None, say=lambda _note: None)
-        self.agreement = SimpleNamespace(masked=lambda values, *_: values)
         self.told = []
 
     def _work(self):
         return self.world.bank
 
-    def _banks(self, _texts):
+    def _banks(self, _texts, _width):
         return ["bank-1"]
 
     def _release(self, _rows, *_step):

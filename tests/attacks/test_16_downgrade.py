@@ -80,7 +80,7 @@ def test_without_the_hash_in_the_envelope_two_ends_work_under_different_terms(
 
 
 def raw_as_control(ends: Ends) -> Any:
-    number = wire.NamedNumber(name="masked_counts", declared_form=wire.form_number("CONTROL"), value=7)
+    number = wire.NamedNumber(name="masked", declared_form=wire.form_number("CONTROL"), value=7)
     return wire.LearningMessage(metrics=[number])
 
 

@@ -30,7 +30,7 @@ from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.signing import SigningKey
 from lianxin.federation import askers, binning, scorecard
 from lianxin.federation.errors import LianxinError
-from lianxin.federation.star import MaskAgreement
+from lianxin.federation.secure_sum import BankSum, SumTerms
 from lianxin.parties import fault_log, node
 from lianxin.parties.bank_scorecard import BankScorecard as BankRun
 from lianxin.parties.keys import KeyStore
@@ -204,7 +204,9 @@ def objects(small_key: paillier.SecretKey, bank_key: paillier.SecretKey) -> Iter
     yield from (encryptor, RandomiserPool(encryptor, SEED, CountedPlaces(), capacity=64), bank_keys(bank_key))
     yield from (side, side.rows, asker, asker.open_query(0), asker.queries)
     yield binning.Work(contract, scorecard.plan_layouts(contract), "bank-1", drbg, ())
-    yield MaskAgreement("bank-1", "run-1", SEED)
+    keys = dict.fromkeys(("bank-1", "bank-2"), SigningKey.from_seed(SEED).public_hex)
+    terms = SumTerms("run-1", "00" * 32, "train/1/0/0", tuple(keys), 2, 64, 4, keys)
+    yield BankSum(terms, "bank-1", SigningKey.from_seed(SEED), drbg)
     protection = key_file.protect_by_key(SEED)
     yield from (protection, KeyStore(Path("state"), "bank-1", protection))
     yield QueryOpening(SEED, b"firm\x00" + bytes(32) + b"firm-00001", int.from_bytes(SEED, "big"), ())

@@ -6,6 +6,7 @@ two heads. The salt of each leaf ends it; without the salt both attacks read the
 """
 
 import hashlib
+import hmac
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_a_witness_does_not_find_what_one_leaf_says_in_the_path_of_a_proof(
 
 def test_a_salt_is_of_its_leaf_and_of_its_key() -> None:
     leaf, other = {"kind": "refusal", "rule": "R04"}, {"kind": "refusal", "rule": "R38"}
-    salts = {salted(one, key)["salt"] for one in (leaf, other) for key in (b"1" * 32, b"2" * 32)}
-    assert len(salts) == 4 and salted(leaf, b"1" * 32)["salt"] in salts
-    assert salted(leaf, b"") == leaf
+    keys = b"1" * 32, b"2" * 32
+    salts = {canonical.decode_fragment(salted(one, key))["salt"] for one in (leaf, other) for key in keys}
+    assert len(salts) == 4 and canonical.decode_fragment(salted(leaf, keys[0]))["salt"] in salts
+    assert salted(leaf, b"") == canonical.encode(leaf)
+
+
+@pytest.mark.parametrize("more", [{}, {"type": "leaf"}, {"version": 1, "a": [1, {"z": "ä"}]}, {"salty": 1, "sal": 2}])
+def test_a_salted_leaf_is_canonical_and_its_salt_is_over_all_the_rest(more: dict[str, Any]) -> None:
+    leaf, key = {"rule": "R04", **more}, b"1" * 32
+    salt = hmac.digest(key, canonical.encode(leaf), hashlib.sha256).hex()
+    assert salted(leaf, key) == canonical.encode({**leaf, "salt": salt})

@@ -24,7 +24,9 @@ from lianxin.federation import scoring
 from lianxin.federation.scoring import Answer
 from lianxin.parties import score_platform
 from lianxin.parties.identifiers import is_uscc
+from lianxin.simulations import scoring_scene
 from lianxin.simulations.bench_matching import firm_code
+from lianxin.simulations.scoring_scene import TREES
 
 LIMIT = 4.5
 QUICK = 150  # requests of all three kinds together in `make test`
@@ -57,20 +59,30 @@ def kinds_of(scene: Scene) -> dict[str, list[str]]:
     return {"score": scene.fresh(80), "silent": scene.silent(80), "stranger": strangers}
 
 
-def timed(scene: Scene, count: int) -> dict[str, list[float]]:
+def kinds_of_trees(scene: Scene) -> dict[str, list[str]]:
+    """Return firms whose sides may be told, firms that have consented to scores alone, and firms nobody knows."""
+    known = scene.platform.table.identifiers
+    told = scoring_scene.tells_sides(known)
+    alone = [firm for firm in scoring_scene.consented(known) if firm not in set(told)]
+    return kinds_of(scene) | {"score": told[:60], "silent": alone[:60]}
+
+
+def timed(
+    scene: Scene, count: int, kinds: dict[str, list[str]] | None = None, model: str = RUN
+) -> dict[str, list[float]]:
     """Return the seconds of `count` requests by kind; a firm is asked about in turn, the kinds in mixed order."""
-    kinds, draw, found = kinds_of(scene), Random(28), dict[str, list[float]]()
+    kinds, draw, found = kinds or kinds_of(scene), Random(28), dict[str, list[float]]()
     order = [kind for kind in kinds for _ in range(count // 3)]
     draw.shuffle(order)
     for place, kind in enumerate([*list(kinds) * (WARM_UP // 3), *order]):
         firm = kinds[kind][place % len(kinds[kind])]
-        seconds = _one(scene, firm)
+        seconds = _one(scene, firm, model)
         if place >= WARM_UP:
             found.setdefault(kind, []).append(seconds)
     return found
 
 
-def _one(scene: Scene, firm: str) -> float:
+def _one(scene: Scene, firm: str, model: str) -> float:
     road = scene.asker._open_road()
     times: list[float] = []
     honest_send, honest_receive = road.channel.send, road.channel.receive
@@ -87,7 +99,7 @@ def _one(scene: Scene, firm: str) -> float:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(road.channel, "send", send)
         patch.setattr(road.channel, "receive", receive)
-        scene.asker.parts([firm], [RUN], scoring_world.ASKER)
+        scene.asker.parts([firm], [model], scoring_world.ASKER)
     return times[1] - times[0]
 
 
@@ -98,6 +110,18 @@ def worst(times: dict[str, list[float]]) -> float:
 def test_the_time_of_an_answer_does_not_tell_who_has_consented_or_is_known(scene: Scene) -> None:
     count = min(len(repeats("scoring time", QUICK)), 2_001)
     times = timed(scene, count)
+    assert set(times) == {"score", "silent", "stranger"}
+    assert worst(times) < LIMIT
+
+
+def test_nor_does_the_time_of_an_answer_about_trees(tmp_path: Path) -> None:
+    with scoring_world.running(scoring_world.lay(tmp_path, trees=True)) as scene:
+        count = min(len(repeats("scoring time of trees", QUICK)), 2_001)
+        kinds = kinds_of_trees(scene)
+        times = timed(scene, count, kinds, TREES)
+        assert [scene.ask(kinds[kind][0], models=(TREES,)).by_firm[kinds[kind][0]] != (None,) for kind in kinds] == [
+            True, False, False,
+        ]  # fmt: skip
     assert set(times) == {"score", "silent", "stranger"}
     assert worst(times) < LIMIT
 

@@ -1,0 +1,112 @@
+"""A bank's side of a run while it goes on: a thread that takes the platform's instructions, and what it leaves on disk.
+
+A network's thread outlives its platform and its own process. When the learning conversation ends before the run does,
+it dials the next one, `learning/<bank>/<n>`, with n counted durably; a bank that was killed does so from its
+checkpoint, which is on disk before the answer that rests on it leaves. A joint model's run ends with its conversation.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+from lianxin.federation.channel import Channel, Link
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import DeadlinePassed, LianxinError, PeerGone, RunStopped
+from lianxin.federation.federated import SUM_KINDS
+from lianxin.federation.grid import answer_instructions
+from lianxin.parties import checkpoint
+from lianxin.parties.bank_evaluation import write_evaluation
+from lianxin.parties.bank_side import BankSide
+from lianxin.parties.lineage import BY_ROW, CHANCES
+from lianxin.parties.node import WORKERS_LOST, Node
+
+REDIAL_S = 1.0
+END_S = 5.0
+_STAGES = frozenset(f"query.{kind}" for kind in SUM_KINDS)
+
+
+class Worker(threading.Thread):
+    """Runs a bank's ClientApp until the run is over; `over` is set by whoever hears that it is."""
+
+    def __init__(self, node: Node, contract: RunContract, run: BankSide, link: Link, again: bool = False) -> None:
+        super().__init__(daemon=True)
+        self.again = again
+        self.node, self.contract, self.work, self.link = node, contract, run, link
+        self.failure: LianxinError | None = None
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        """Do the bank's part; what stopped it is in `failure` then."""
+        try:
+            self._follow() if self.contract.is_network else self._once(f"learning/{self.node.party}")
+        except LianxinError as failure:
+            self._fail(failure)
+        except (BrokenExecutor, TimeoutError):
+            self._fail(RunStopped(WORKERS_LOST))
+        except Exception as fault:
+            logging.getLogger("lianxin").exception("a fault in run %s", self.contract.run)
+            told = f"a fault of this program ({type(fault).__name__}) ended the run here; report it with the log"
+            self._fail(RunStopped(told))
+
+    def _fail(self, failure: LianxinError) -> None:
+        self.failure = failure
+        self.node.say(f"stopped: {failure}")
+
+    def _once(self, name: str) -> None:
+        channel = self.work.filler.watch(self.link.open(name, self.contract.run))
+        try:
+            self._answer(channel, name, self.work.client_app(), lambda: self.work.finished)
+            channel.finish()
+        finally:
+            self.work.filler.stop()
+            channel.close()
+
+    def _answer(self, channel: Channel, name: str, app: Any, is_over: Callable[[], bool]) -> None:
+        session = self.node.session(self.contract, channel, name)
+        session.follows = True
+        patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
+        answer_instructions(app, session, lambda: self.work.rights, patience, is_over)
+
+    def _follow(self) -> None:
+        """Take part in one learning conversation after the other, until the run is over."""
+        while not self.over.is_set():
+            try:
+                self._take_part()
+            except (PeerGone, DeadlinePassed):
+                pause = END_S if self.work.finished else REDIAL_S
+                if not self.over.wait(pause):
+                    self.node.say(f"dialling again for run {self.contract.run}")
+
+    def _take_part(self) -> None:
+        number = self.node.store.reserve(f"learning/{self.contract.run}", 1)
+        name = f"learning/{self.node.party}" + (f"/{number}" if number else "")
+        channel = self.link.open(name, self.contract.run)
+        try:
+            self._answer(channel, name, self._keeping(self.work.client_app()), self.over.is_set)
+        finally:
+            channel.close()
+
+    def _keeping(self, app: Any) -> Callable[[Any, Any], Any]:
+        """Return the ClientApp, each answer of which is on disk before it leaves."""
+
+        def answer(asked: Any, context: Any) -> Any:
+            reply = app(asked, context)
+            if asked.metadata.message_type not in _STAGES:
+                checkpoint.write(self.node.run_folder(self.contract.run), self.work.checkpoint())
+                if self.work.finished:
+                    write_result(self.node, self.work)
+            return reply
+
+        return answer
+
+
+def write_result(node: Node, run: BankSide) -> None:
+    """Keep a run's model and held-out scores in the bank's own state folder."""
+    folder = node.run_folder(run.contract.run)
+    (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
+    scores = {name: run.result[name] for name in BY_ROW} | {k: run.result[k] for k in CHANCES if k in run.result}
+    (folder / "scores.json").write_text(json.dumps(scores))
+    write_evaluation(run, folder)

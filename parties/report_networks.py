@@ -1,0 +1,56 @@
+"""The report's section on a network across banks: its terms, each bank's models, the loss of each round, its defences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lianxin.parties.report_page import facts, figure_number, paragraph, records, table, text
+from lianxin.parties.report_plots import look, loss_svg, party_looks
+from lianxin.parties.report_summary import Summary, mapping
+
+MODELS = ("local", "federated", "personalised", "pooled")
+ABOUT = (
+    "Local: the same network, trained on the bank's own rows alone. Federated: one network for all banks. Personalised: "
+    "the federated one, trained on with the bank's own rows. Pooled: what one table of all banks' rows would give, which "
+    "nobody may build. Figures are AUC on test rows; which one a bank should use is said by rows held back from training."
+)
+
+
+def network_html(summary: Summary) -> str:
+    """Return the section, "" where the run trained no network."""
+    part = mapping(summary, "network")
+    if not part:
+        return ""
+    rounds = [item for item in part.get("rounds", ()) if isinstance(item, Mapping)]
+    blocks = [facts(mapping(part, "terms").items()), _banks(part.get("banks", ()))]
+    blocks += [paragraph(text(part["defence"]))] if part.get("defence") else []
+    blocks += [
+        _curve(mapping(part, "losses")),
+        records(rounds, ("round", "rows", "outcome", "why", "seconds")) if rounds else "",
+    ]
+    return "".join(blocks)
+
+
+def _banks(banks: Sequence[Any]) -> str:
+    rows = [_row(bank) for bank in banks if isinstance(bank, Mapping)]
+    head = ["Bank", *(text(look(model).label) for model in MODELS), "Use", "Personal model"]
+    return table(head, rows, range(1, 1 + len(MODELS)), text(ABOUT)) if rows else ""
+
+
+def _row(bank: Mapping[str, Any]) -> list[str]:
+    chosen = bank.get("recommended")
+    figures = [
+        f"<b>{figure_number(bank.get(model))}</b>" if model == chosen else figure_number(bank.get(model))
+        for model in MODELS
+    ]
+    return [text(bank.get("bank")), *figures, text(chosen), text(bank.get("personal model"))]
+
+
+def _curve(losses: Mapping[str, Any]) -> str:
+    drawn = {str(name): list(points) for name, points in losses.items() if points}
+    svg = loss_svg(drawn, "loss")
+    if not svg:
+        return ""
+    looks = party_looks(list(drawn))
+    key = "".join(f'<span><i style="--c:{shown.colour}"></i>{text(name)}</span>' for name, shown in looks.items())
+    caption = "Mean log-loss by round: falling is good; round 0 is the network as it was drawn."
+    return f'<div class="key">{key}</div><figure><div class="wideplot">{svg}</div><figcaption>{caption}</figcaption></figure>'

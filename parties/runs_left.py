@@ -1,0 +1,54 @@
+"""Runs that were under way when a node ended: which can go on, how the others end, and how their conversations are named.
+
+A network goes on from its checkpoint under the same contract. A joint model does not: its keys and masks serve once.
+"""
+
+import re
+from typing import Any
+
+from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import RunStopped
+from lianxin.parties import checkpoint
+from lianxin.parties.node import Node
+
+_AGAIN = re.compile(r"[1-9][0-9]{0,8}")
+RULE = "RUN"
+
+
+def is_unused(node: Node, run: str, conversation: str) -> bool:
+    """Return whether this node's ledger holds no envelope of a conversation yet: its chain can begin."""
+    return all(row.conversation != conversation for row in node.store.envelopes(run))
+
+
+def is_numbered(conversation: str, service: str, bank: str) -> bool:
+    """Return whether `conversation` is `service/bank`, or that with a number from 1 after it."""
+    first = f"{service}/{bank}"
+    again = conversation.removeprefix(f"{first}/")
+    return conversation == first or (again != conversation and bool(_AGAIN.fullmatch(again)))
+
+
+def expired(contract: RunContract) -> RunStopped:
+    """Return why a run whose contract has ended meanwhile cannot go on."""
+    return RunStopped(f"the contract of run {contract.run} ended before the run did; launch it anew under another id")
+
+
+def check_goes_on(node: Node, contract: RunContract) -> None:
+    """Raise RunStopped for a run that cannot go on after this node was down."""
+    if not contract.is_network:
+        raise RunStopped(
+            f"this node was stopped while run {contract.run} was under way, and a run of {contract.model} does not go on; "
+            "launch it anew under another id"
+        )
+    if contract.expires_at <= node.clock.now():
+        raise expired(contract)
+
+
+def end_left(node: Node, contract: RunContract, why: str, ended: dict[str, dict[str, Any]]) -> None:
+    """End a run that cannot go on as failed, at this node by itself: its state, its leaf, its evidence, its sentence."""
+    node.store.set_run_state(contract.run, "failed", RULE)
+    node.contract_event(contract.run, contract.hash, "failed", RULE)
+    node.ledger.checkpoint()
+    node.export(contract.run)
+    checkpoint.remove(node.run_folder(contract.run))
+    ended[contract.run] = {"run": contract.run, "state": "failed", "rule": RULE, "error": why, "exit_code": 3}
+    node.say(f"run {contract.run} failed: {why}")

@@ -1,0 +1,5 @@
+"""The ClientApp of this Flower app: what is installed as lianxin, and nothing of its own."""
+
+from lianxin.simulations.flower_runs import client_app as app
+
+__all__ = ["app"]
