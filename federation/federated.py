@@ -30,8 +30,9 @@ from flwr.serverapp.strategy import Result, Strategy  # isort: skip
 from lianxin.federation.apps import Arrays, Numbers, Texts, parts_of, record_of
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
-from lianxin.federation.network_terms import LEAST_SECRET, groups_of
-from lianxin.federation.sum_mod import SumLeader, Summed
+from lianxin.federation.network_terms import can_go_on, groups_in
+from lianxin.federation.secure_sum_request import content_of
+from lianxin.federation.sum_mod import SumCheated, SumLeader, Summed
 
 Reply = tuple[Arrays, Numbers, Texts]
 Replies = Mapping[str, Reply]
@@ -108,6 +109,7 @@ class NetworkStrategy(Strategy):
         self._sums = sums if sums is not None else SumLeader(contract)
         self._banks: dict[int, str] = {}
         self._told: set[str] = set()
+        self._opened_over: dict[str, set[str]] = {}
 
     def summary(self) -> None:
         """Nothing to log: the contract says it all."""
@@ -149,21 +151,43 @@ class NetworkStrategy(Strategy):
         spare, first = self.contract.spare_attempts, self.steps.first_attempt
         for attempt in range(first, first + MOST_RETURNS):
             banks, before = self._left(grid), len(self._told)
-            groups = groups_of(tuple(banks), question.groups, question.round)
+            groups = [banks] if question.groups == 1 else self._groups(banks)
+            self._check_sets(question, banks)
             ask = partial(self._ask, grid, question)
             try:
                 sums = self._sums.run(
                     ask, question.kind, question.round, attempt, groups, question.numbers, question.texts,
-                    question.length,
+                    question.length, arrays=question.arrays,
                 )  # fmt: skip
-            except RunStopped:
+            except (RunStopped, SumCheated) as fault:
+                self._leave_out(grid, fault)
                 if not self._check_lost(grid) or (len(self._told) > before and not spare):
                     raise
                 spare -= len(self._told) > before
                 continue
+            opened = {bank for one in sums.values() for bank in one.contributors}
+            self._opened_over[content_of(question.kind, question.arrays, question.texts)] = opened
             self._check_lost(grid)
             return sums
         raise RunStopped(f"banks were lost {MOST_RETURNS} times at {question.kind}; look at their logs")
+
+    def _check_sets(self, question: Question, banks: Sequence[str]) -> None:
+        """Raise RunStopped where banks would refuse: one question is opened over one set of banks, in whatever round."""
+        content = content_of(question.kind, question.arrays, question.texts)
+        if content and self._opened_over.get(content, set(banks)) != set(banks):
+            raise RunStopped(
+                f"round {question.round} would ask the same of fewer banks than before: the round before was taken back and a "
+                "bank is lost since; its part alone would be the difference, so that the run stops here"
+            )
+
+    def _groups(self, left: Sequence[str]) -> list[list[str]]:
+        """Return those who are left of each group of the run."""
+        return [[bank for bank in group if bank in left] for group in groups_in(self.contract)]
+
+    def _leave_out(self, grid: Grid, fault: RunStopped | SumCheated) -> None:
+        """Count a bank that broke a sum's protocol as lost: the sum is asked for again without it, by the contract's rules."""
+        if isinstance(fault, SumCheated) and fault.is_sole and fault.party in self._left(grid):
+            grid.lost[fault.party] = fault  # type: ignore[attr-defined]
 
     def _ask(
         self, grid: Grid, question: Question, kind: str, round_number: int, numbers: Numbers,
@@ -208,8 +232,7 @@ class NetworkStrategy(Strategy):
                 return True
         self._told |= set(lost)
         self.steps.drop_round(lost)
-        floor = max(self.contract.min_banks, LEAST_SECRET)
-        if self.contract.on_loss == "stop" or len(self._left(grid)) < floor:
+        if self.contract.on_loss == "stop" or not can_go_on(self.contract, self._left(grid)):
             raise RunStopped(f"{', '.join(lost)} left the run: {gone[lost[0]]}; by the contract the run stops here")
         return True
 

@@ -29,12 +29,14 @@ from flwr.serverapp import Grid
 from lianxin.federation import wire
 from lianxin.federation.errors import DeadlinePassed, LianxinError, PeerError, PeerGone
 from lianxin.federation.model import Provenance
+from lianxin.federation.network_terms import adds_in_secret
 from lianxin.federation.session import Session, rule_id
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
 STEP = "learning.exchange"
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
+SUMMAND = "summand"
 LOST = 1
 _DTYPES = ("uint8", "uint64", "int64", "float32", "float64")
 _TTL_S = 10.0**7
@@ -232,6 +234,14 @@ def _answer(asked: Message, content: RecordDict | None = None, error: Error | No
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
 
 
+def _checked(reply: Message, session: Session) -> Message:
+    """Return a reply as it is. Raises PeerError (SS01) where it holds what leaves this bank under a sum's masks alone."""
+    arrays = ArrayRecord() if reply.has_error() else reply.content.array_records.get(ARRAYS, ArrayRecord())
+    if SUMMAND in arrays and adds_in_secret(session.contract):
+        raise PeerError("a value that is for a secret sum was about to leave in clear; nothing was sent", "SS01")
+    return reply
+
+
 def answer_instructions(
     app: ClientApp,
     session: Session,
@@ -250,7 +260,7 @@ def answer_instructions(
         metadata = Metadata(1, incoming.message_id, 0, 1, "", str(incoming.round), 0.0, _TTL_S, incoming.kind)
         asked = Message(content=decode_content(incoming), metadata=metadata)  # type: ignore[call-overload]
         try:
-            reply = app(asked, context)
+            reply = _checked(app(asked, context), session)
         except LianxinError as failure:
             error = Error(code=LOST, reason=getattr(failure, "rule", _LEARNING_ERROR))
             session.send(encode_message(_answer(asked, error=error), forms, incoming.message_id), STEP)

@@ -1,6 +1,7 @@
 """What a network's run came to beside its plan: the same counting at the sizes that it turned out to have."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from lianxin.federation.contract import RunContract
 from lianxin.federation.plan_actual import Expected
@@ -27,3 +28,17 @@ def expect_network(
         together = sum(total["cpu_us"] for total in totals)
         totals = [{**total, "wall_us": together} for total in totals]
     return Expected(every, totals, {})
+
+
+def bounded(plan: Mapping[str, Any], here: Mapping[str, Any], expected: Expected, is_in_turn: bool) -> dict[str, Any]:
+    """Return the approved plan with times that bound what is expected: a party's largest of the approved count, of the same
+    count at this machine's costs (`here`), and of what is expected. In turn, the wall is the parties' time together."""
+    totals = []
+    for approved in plan["totals"]:
+        counts = [one for one in (*here["totals"], *expected.totals) if one["party"] == approved["party"]]
+        times = {name: max(one[name] for one in (approved, *counts)) for name in ("cpu_us", "wall_us")}
+        totals.append({**approved, **times})
+    if is_in_turn:
+        together = sum(total["cpu_us"] for total in totals)
+        totals = [{**total, "wall_us": max(together, total["wall_us"])} for total in totals]
+    return {**plan, "totals": totals}

@@ -27,7 +27,7 @@ FIRST_CELLS, REFINED_CELLS, MOST_CATEGORIES, MOST_WEIGHTS, FIELDS_A_PART = 2818,
 MESSAGE_BYTES, NAMED_BYTES = 24, 16  # a message of Flower's without values; a value's name and tags
 SIGNATURE_BYTES, STATUS_BYTES, CLOSED_BYTES, METRICS_BYTES = 300, 260, 360, 160
 FIELD_BYTES, TEXT_BYTES, MOST_FIELD_BYTES, MOST_SAID = 44, 12, 20_000, 1 << 20
-KNOT_BYTES, SEALED_BYTES, SHARES_HEAD = 42, 28, 4
+KNOT_BYTES, SEALED_BYTES, SHARES_HEAD, MARK_BYTES = 42, 28, 4, 32
 STEP = "learning.exchange"
 _PS_A_US = 1_000_000
 Part = tuple[str, bool, int, int]  # step, whether the bank sends it, messages, their bytes
@@ -166,7 +166,7 @@ def _agreement(contract: RunContract, plan_bytes: int) -> Iterator[Part]:
 def _learning(contract: RunContract, bank: str, sizes: NetworkSizes) -> Iterator[Part]:
     said = sizes.said or sizes.numeric * FIELD_BYTES + sizes.texts * (FIELD_BYTES + 4 * TEXT_BYTES)
     prepared = sizes.numeric * (FIELD_BYTES + KNOT_BYTES * contract.quantiles) + max(said, sizes.texts * FIELD_BYTES)
-    weights = 4 * sizes.weights + NAMED_BYTES
+    weights = 4 * sizes.weights + 2 * NAMED_BYTES + MARK_BYTES
     yield STEP, True, 2, 2 * MESSAGE_BYTES + said
     yield STEP, False, 2, 2 * MESSAGE_BYTES + prepared
     parts = -(-sizes.numeric // FIELDS_A_PART)

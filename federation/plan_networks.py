@@ -11,7 +11,7 @@ from typing import Any
 
 from lianxin.crypto import canonical
 from lianxin.federation.contract import NETWORK_MODELS, RunContract
-from lianxin.federation.network_terms import LEAST_SECRET, threshold
+from lianxin.federation.network_terms import groups_in, least_of
 from lianxin.federation.plan_costs_networks import (
     REFERENCE_COSTS,
     STEP,
@@ -63,10 +63,14 @@ def _budgets(contract: RunContract) -> dict[str, int]:
 
 
 def _in_group(contract: RunContract) -> tuple[int, int]:
-    """Return how many banks a round's smallest group has, and with how few in it a sum may be opened: banks may be said to be
-    lost, and a bank takes part with as few others as `secure_sum_request.terms_for` lets it."""
-    banks = len(contract.banks) // contract.groups
-    return banks, threshold(max(LEAST_SECRET, contract.min_banks) if contract.groups == 1 else LEAST_SECRET)
+    """Return how many banks a run's smallest group has, and with how few of them its sum may be opened."""
+    smallest = min(groups_in(contract), key=len)
+    return len(smallest), least_of(contract, smallest)
+
+
+def _in_all(contract: RunContract) -> tuple[int, int]:
+    """Return the same of the sums over all banks: counts, and losses."""
+    return len(contract.banks), least_of(contract, contract.banks)
 
 
 # ---- who learns what
@@ -77,10 +81,10 @@ def _learns(contract: RunContract) -> Iterator[Learns]:
     yield Learns("every party", _NAMES, "contract.agree", NOTHING)
     said = f"of each bank by name: which fields are numbers, and the texts of the others that {rows} of its firms or more have"
     yield Learns(platform, said, STEP, NOTHING)
-    yield Learns(platform, _counts(contract), STEP, _reads(contract, "counts"))
+    yield Learns(platform, _counts(contract), STEP, _reads(contract, "counts", _in_all(contract)))
     agreed = "the preparation: edges of each field's quantiles over all banks, and the texts that 3 banks or more named"
     yield Learns("each bank", agreed, STEP, "subtracts its own part of the sums; a bank alone sees no other bank's")
-    yield Learns(platform, _updates(contract), STEP, _reads(contract, "update"))
+    yield Learns(platform, _updates(contract), STEP, _reads(contract, "update", _in_group(contract)))
     yield Learns("each bank", _weights(contract), STEP, "asks the weights which rows they were made of (see below)")
     if is_judged(contract):
         words = (
@@ -96,39 +100,44 @@ def _learns(contract: RunContract) -> Iterator[Learns]:
     yield Learns(
         "both sides", "which banks take part in each round, and came through which stage of its sum", STEP, NOTHING
     )
-    figures = (
-        "each bank's own figures on its test rows: AUC and KS of its local, the federated and its personalised model"
+    models = (
+        "the federated model" if contract.epsilon_thousandths else "its local, the federated and its personalised model"
     )
-    yield Learns(platform, figures, STEP, "brings false weights and reads the figures of these instead")
+    figures = f"each bank's own figures on its test rows: AUC and KS of {models}"
+    yield Learns(platform, figures, STEP, _false_figures(contract))
 
 
 def _counts(contract: RunContract) -> str:
     whole = "how many rows lie in each cell of a public grid, then of a finer one, for each numeric field"
-    return f"{whole}: {_summed(contract, len(contract.banks))}"
+    return f"{whole}: {_summed(contract, _in_all(contract))}"
 
 
 def _updates(contract: RunContract) -> str:
-    groups = "" if contract.groups == 1 else f"in each of {contract.groups} groups, dealt anew each round, "
-    summed = _summed(contract, _in_group(contract)[0])
+    groups = "" if contract.groups == 1 else f"in each of {contract.groups} groups, the same in all rounds, "
+    summed = _summed(contract, _in_group(contract))
     return f"in each of {contract.rounds} rounds, {groups}rows, losses and weight changes: {summed}"
 
 
-def _summed(contract: RunContract, banks: int) -> str:
+def _summed(contract: RunContract, over: tuple[int, int]) -> str:
     if contract.aggregation == "clear":
         return "every bank's own, since this simulation adds up in clear"
-    few = _in_group(contract)[1]
+    banks, few = over
     return f"their sum over {banks if few >= banks else f'{few} to {banks}'} banks, never one bank's"
 
 
-def _reads(contract: RunContract, what: str) -> str:
+def _reads(contract: RunContract, what: str, over: tuple[int, int]) -> str:
     """Return what a platform that leaves the protocol reads of one bank's counts or update."""
     if contract.aggregation == "clear":
         return f"reads rows off a bank's own {what}"
-    few = _in_group(contract)[1]
     return (
-        f"with {few - 1} banks, saying that the rest are lost, another one's {what}; alone nothing more: every bank signs one "
-        f"set of {few} banks or more a round, and refuses a second (rule SS08)"
+        f"{_together(over)}, another one's {what}; alone nothing more: a bank signs which banks are in a sum and what they "
+        "were asked, opens one set of them (rule SS08), and a later set only shrinks (rule SS01)"
     )
+
+
+def _together(over: tuple[int, int]) -> str:
+    banks, few = over
+    return f"with {few - 1} of the banks" + ("" if few >= banks else ", saying that the rest are lost")
 
 
 def _weights(contract: RunContract) -> str:
@@ -143,8 +152,15 @@ def _false_weights(contract: RunContract) -> str:
     noise = ", and the noise on every step" if contract.epsilon_thousandths else "; no noise hides what comes back"
     return (
         "sends banks weights made for the purpose, under which few rows alone move the update, and reads them from the sum; "
-        f"{bounds} limit it{noise}. Weights other than those judged, or than other banks get, are {REPLAY}"
+        f"{bounds} limit it{noise}. A bank takes one candidate a round, and trains from what it judged and what stands (rule "
+        f"NN04); a sum is opened only where all were asked the same. That a candidate is the average is {REPLAY}"
     )
+
+
+def _false_figures(contract: RunContract) -> str:
+    if is_judged(contract):
+        return "learns them once, of the weights that stood after the last round (rule NN04)"
+    return "brings false weights and reads the figures of these instead, once"
 
 
 # ---- what is not protected
@@ -161,6 +177,8 @@ def _not_protected(contract: RunContract) -> list[str]:
         "The finished weights are information: whoever has them, every bank and the platform, can ask them whether a row was "
         "trained on, and what the average row of a kind is like.",
         "Texts of a field and figures are known by bank, not as sums.",
+        "The preparation rests on the platform: banks hold it to the kinds they said, to one for all of them, and to texts "
+        f"that {contract.min_rows} of their own firms have; edges that set few rows apart they cannot tell from true ones.",
         _poison(contract),
         "Sizes, times and the order of messages are seen by whoever watches the network.",
     ]
@@ -182,10 +200,10 @@ def _noise(contract: RunContract) -> list[str]:
 def _collusion(contract: RunContract) -> str:
     if contract.aggregation == "clear":
         return "Updates are added in clear: the platform sees each bank's own."
-    few = _in_group(contract)[1]
+    over = _in_group(contract)
     return (
-        f"A sum is opened with {few} banks or more in it: {contract.platform} together with {few - 1} of them, saying that the "
-        "rest are lost, knows another one's update."
+        f"A sum is opened with {over[1]} of {over[0]} banks or more in it: {contract.platform} together {_together(over)}, "
+        "knows another one's update."
     )
 
 
@@ -209,8 +227,6 @@ def _advice(contract: RunContract) -> list[str]:
         found.append("set epsilon_thousandths where a row's having been trained on must stay unknown")
     if not is_judged(contract):
         found.append("set max_loss_rise_permille and validation_permille, so that a poisoned round can be taken back")
-    if contract.groups == 1 and contract.min_banks < 2 * len(contract.banks) // 3 + 1:
-        found.append("raise min_banks: the fewer banks a sum may have, the fewer must collude for another one's update")
     if len(contract.banks) == 3:
         found.append("with 3 banks every bank must stay for a sum to be opened; one that leaves stops the run")
     return found

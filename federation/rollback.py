@@ -18,6 +18,7 @@ With two banks (clear aggregation alone) both must find it worse. A round that i
 strategy's state of before; more than `max_rollbacks` of them in a run stop it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,8 @@ from lianxin.federation.errors import RunStopped
 LOSS_BITS = 20
 """A loss is a whole number of 2^-20 nats."""
 _PERMILLE = 1000
-_MOST_NATS = 128  # a loss from float32 logits stays below it
+MOST_NATS = 128
+"""What a row's loss counts as at most: weights that one liar made huge are worse, and no number overflows."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class Decision:
     standing: Standing
 
 
+def summed_loss(mean: float, rows: int) -> int:
+    """Return the sum of so many rows' losses in 2^-20 nats; a mean beyond `MOST_NATS`, or that is no number, counts as that."""
+    bounded = min(mean, MOST_NATS) if math.isfinite(mean) else MOST_NATS
+    return round(bounded * (1 << LOSS_BITS) * rows)
+
+
 def says_worse(least: int | None, found: int, rows: int, least_rows: int, contract: RunContract) -> bool:
     """Return a bank's word on a candidate: its loss `found` over `rows` rows against the `least` of accepted weights.
 
@@ -86,7 +94,7 @@ def judge(before: Standing, verdicts: Verdicts, contract: RunContract) -> Decisi
         raise RunStopped("no bank judged the round; without validation rows a bad round cannot be told")
     banks, worse = len(verdicts.worse), sum(verdicts.worse.values())
     if _is_worse(before, verdicts, contract):
-        return _taken_back(before, f"{worse} of {banks} banks found it worse on their validation rows", contract)
+        return taken_back(before, f"{worse} of {banks} banks found it worse on their validation rows", contract)
     return Decision(True, f"{banks - worse} of {banks} banks let it stand", False, _best(before, verdicts, contract))
 
 
@@ -100,7 +108,7 @@ def _is_worse(before: Standing, verdicts: Verdicts, contract: RunContract) -> bo
 
 def _is_credible(verdicts: Verdicts, contract: RunContract) -> bool:
     most_rows = contract.max_rows * len(contract.banks)
-    return 0 < verdicts.rows <= most_rows and 0 <= verdicts.loss <= verdicts.rows * _MOST_NATS << LOSS_BITS
+    return 0 < verdicts.rows <= most_rows and 0 <= verdicts.loss <= verdicts.rows * MOST_NATS << LOSS_BITS
 
 
 def _sum_rose(before: Standing, verdicts: Verdicts, contract: RunContract) -> bool:
@@ -114,7 +122,8 @@ def _best(before: Standing, verdicts: Verdicts, contract: RunContract) -> Standi
     return before
 
 
-def _taken_back(before: Standing, why: str, contract: RunContract) -> Decision:
+def taken_back(before: Standing, why: str, contract: RunContract) -> Decision:
+    """Return the decision that a round is taken back, and whether it is one too many."""
     standing = Standing(before.loss, before.rows, before.rollbacks + 1)
     return Decision(False, why, standing.rollbacks > contract.max_rollbacks, standing)
 

@@ -9,7 +9,8 @@ Parties: banks 1..N, ordered by id, and a platform that carries everything. Ring
            b_u uniform in [0, p), p = 2^256 - 189; to each v, sealed: Shamir shares (t of N) of b_u and of every s_uw;
            with it, signed: SHA-256 of b_u, of v's share of it and of s_uv.                                      -> U2
 3. masked  u sends y_u = x_u + PRG(b_u) + sum over v in U2 of +-PRG(s_uv), + where u < v.                         -> U3
-4. agree   u signs (SHA-256 of U1's keys and U2, U3), once, where u in U3, U3 within U2, |U3| >= t.
+4. agree   u signs (SHA-256 of U1's keys, U2 and the question, U3), once, where u in U3, U3 within U2, |U3| >= t. The
+           question is what x_u answers: weights, numbers, texts, kind and round. Asked differently, no t sign one thing.
 5. open    u checks t signatures on the very set it signed, then reveals, once: its share of b_v for v in U3; s_uv, and its
            shares of the other s_vw, for v in U2 and not in U3. The platform removes the masks that are left in sum y_u.
 
@@ -81,6 +82,7 @@ class BankSum:
         self._senders: tuple[str, ...] = ()
         self.included: tuple[str, ...] = ()
         self._own_set = ""
+        self.question = ""
 
     def __repr__(self) -> str:
         return f"BankSum({self.bank!r}, {self.terms.label!r}, stage={_STAGES[self._stage]!r})"
@@ -158,8 +160,8 @@ class BankSum:
 
     # ---- 3. masked
 
-    def mask(self, boxes: Mapping[str, bytes], values: Sequence[int] | np.ndarray) -> Vector:
-        """Return `values` under the masks with this bank and the senders of `boxes`, U2.
+    def mask(self, boxes: Mapping[str, bytes], values: Sequence[int] | np.ndarray, question: str = "") -> Vector:
+        """Return `values` under the masks with this bank and the senders of `boxes`, U2; `question` is what they answer.
 
         `values` are in the ring: uint64 words, shape (length,), or integers in [0, 2^W). Raises SumCheated (SS03, SS04)
         naming who sent a box that does not open or is not what its sender committed to, SumBelowThreshold where they are
@@ -172,7 +174,7 @@ class BankSum:
         self.terms.check_enough("shares", {*others, self.bank}, [self.bank, *self._roots])
         for sender in sorted(others):
             self._held[sender] = self._open(sender, boxes[sender])
-        self._senders = tuple(sorted({*others, self.bank}))
+        self._senders, self.question = tuple(sorted({*others, self.bank})), question
         if fault := ring_fault(self.terms, values):
             raise RunStopped(
                 f"what {self.bank} would add to sum {self.terms.label} cannot be: {fault}; nothing was sent"
@@ -220,7 +222,7 @@ class BankSum:
         self.included = included
         self._own_set = records.sign_as(
             self.terms, records.SET, self.bank, self._signing_key,
-            view=view_of(self._keys, self._senders), included=list(included),
+            view=view_of(self._keys, self._senders, self.question), included=list(included),
         )  # fmt: skip
         self._leave("agree")
         return self._own_set

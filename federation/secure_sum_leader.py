@@ -6,6 +6,7 @@ The messages are listed in federation/sum_mod; what is added, opened and refused
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError
@@ -25,6 +26,7 @@ from lianxin.federation.secure_sum_request import (
     Texts,
     boxes_from_text,
     boxes_to_text,
+    question_of,
     terms_for,
     vector_of,
 )
@@ -56,17 +58,18 @@ class SumLeader:
 
     def run(
         self, ask: Ask, kind: str, round_number: int, attempt: int, groups: Sequence[Sequence[str]],
-        numbers: Numbers, texts: Texts, length: int, width: int = WORD,
+        numbers: Numbers, texts: Texts, length: int, width: int = WORD, arrays: Arrays | None = None,
     ) -> dict[int, Summed]:  # fmt: skip
         """Return the sum of each group, by its place in `groups`.
 
-        `ask(kind, round, numbers, {bank: texts})` sends to these banks and returns (replies by bank, the lost). Raises
-        SumBelowThreshold where a group has too few banks left, SumCheated naming who broke the protocol.
+        `ask(kind, round, numbers, {bank: texts})` sends to these banks, with `arrays` where the kind is the sum's own, and
+        returns (replies by bank, the lost). Raises SumBelowThreshold where a group has too few banks left, SumCheated
+        naming who broke the protocol before the vectors came; who breaks it after that is left out of the opening.
         """
-        led = {}
+        led, question = {}, question_of(kind, round_number, arrays or {}, numbers, texts)
         for group, banks in enumerate(groups):
             request = SumRequest(f"{kind}/{round_number}/{attempt}/{group}", tuple(sorted(banks)), group, width, length)
-            led[group] = _Led(request, terms_for(self._contract, request))
+            led[group] = _Led(request, terms_for(self._contract, request), question)
         runner = _Stages(ask, round_number, led)
         return runner.secretly(kind, numbers, texts) if self.is_secret else runner.in_clear(kind, numbers, texts)
 
@@ -74,8 +77,8 @@ class SumLeader:
 class _Led:
     """One group's sum as the platform leads it."""
 
-    def __init__(self, request: SumRequest, terms: SumTerms) -> None:
-        self.request, self.terms, self.sum = request, terms, PlatformSum(terms)
+    def __init__(self, request: SumRequest, terms: SumTerms, question: str = "") -> None:
+        self.request, self.terms, self.sum = request, terms, PlatformSum(terms, question)
         self.replies: dict[str, Reply] = {}
         self.out: dict[str, Texts] = {bank: {} for bank in request.banks}
 
@@ -96,12 +99,12 @@ class _Stages:
             one.out = {bank: {"sum_received": received} for bank in one.replies}
         kept = {group: dict(one.replies) for group, one in self._led.items()}
         for one in self._stage(AGREE, {}, {}):
-            sets = json.dumps(one.sum.sets(_texts_of(one, "sum_set")))
-            one.out = {bank: {"sum_sets": sets} for bank in one.replies}
+            signed = _without_cheats(one.sum.sets, _texts_of(one, "sum_set"))
+            one.out = {bank: {"sum_sets": json.dumps(signed)} for bank in one.replies}
         totals = {}
         for one in self._stage(OPEN, {}, {}):
             openings = {bank: text.encode() for bank, text in _texts_of(one, "sum_opening").items()}
-            totals[one.request.group] = one.sum.total(openings)
+            totals[one.request.group] = _without_cheats(one.sum.total, openings)
         return {
             group: Summed(totals[group], one.sum.contributors, _without(kept[group], MASKED))
             for group, one in self._led.items()
@@ -131,6 +134,17 @@ class _Stages:
         for one in self._led.values():
             one.replies = {bank: replies[bank] for bank in sorted(one.out) if bank in replies}
         return list(self._led.values())
+
+
+def _without_cheats(stage: Callable[[dict[str, Any]], Any], replies: Mapping[str, Any]) -> Any:
+    """Return what a stage gives of the replies without those of banks that it names: their vectors stay in the sum."""
+    left = dict(replies)
+    while True:
+        try:
+            return stage(left)
+        except SumCheated as fault:
+            if left.pop(fault.party, None) is None:
+                raise
 
 
 def _texts_of(one: _Led, name: str) -> dict[str, str]:

@@ -32,19 +32,21 @@ def keys_digest(keys: Sequence[str]) -> str:
     return hashlib.sha256(canonical.encode({"keys": sorted(keys)})).hexdigest()
 
 
-def view_of(keys: Sequence[str], senders: Sequence[str]) -> str:
-    """Return the SHA-256 of what a bank saw before it signs a set: U1's signed keys and U2."""
-    return hashlib.sha256(canonical.encode({"keys": keys_digest(keys), "senders": sorted(senders)})).hexdigest()
+def view_of(keys: Sequence[str], senders: Sequence[str], question: str) -> str:
+    """Return the SHA-256 of what a bank saw before it signs a set: U1's signed keys, U2 and what was asked."""
+    seen = {"keys": keys_digest(keys), "senders": sorted(senders), "question": question}
+    return hashlib.sha256(canonical.encode(seen)).hexdigest()
 
 
 class PlatformSum:
     """The platform's end of one sum; the methods are the stages, in order.
 
-    `contributors` are the banks whose vectors are in the sum (U3), sorted, empty before `masked`.
+    `contributors` are the banks whose vectors are in the sum (U3), sorted, empty before `masked`. `question` is the digest
+    of what every bank is asked for its vector.
     """
 
-    def __init__(self, terms: SumTerms) -> None:
-        self.terms = terms
+    def __init__(self, terms: SumTerms, question: str = "") -> None:
+        self.terms, self.question = terms, question
         self._keys: list[str] = []
         self._members: tuple[str, ...] = ()
         self._senders: tuple[str, ...] = ()
@@ -85,7 +87,9 @@ class PlatformSum:
         senders = tuple(sorted(replies))
         for (sender, recipient), record in commitments.items():
             if recipient in replies and record["pair"] != commitments[recipient, sender]["pair"]:
-                raise SumCheated("SS04", f"and {recipient} committed to different seeds of their pair", sender)
+                raise SumCheated(
+                    "SS04", f"and {recipient} committed to different seeds of their pair", sender, sole=False
+                )
         self._senders, self._commitments = senders, commitments
         return {to: {sender: replies[sender][to] for sender in senders if sender != to} for to in senders}
 
@@ -122,14 +126,15 @@ class PlatformSum:
     def sets(self, replies: Mapping[str, str]) -> list[str]:
         """Return the signed sets, to be sent to each bank that signed one.
 
-        Raises SumCheated (SS07) naming a bank that signed another set, SumBelowThreshold where too few came.
+        Raises SumCheated (SS07) naming a bank that signed another set or was asked something else, SumBelowThreshold where
+        too few came.
         """
         self._among("SS07", replies, self.contributors)
-        view = view_of(self._keys, self._senders)
+        view = view_of(self._keys, self._senders, self.question)
         for bank, text in sorted(replies.items()):
             record = records.read_as(self.terms, records.SET, text, bank)
             if record["view"] != view or record["included"] != list(self.contributors):
-                raise SumCheated("SS07", "signed another set than the one it was sent", bank)
+                raise SumCheated("SS07", "signed another set or question than the one it was sent", bank)
         self.terms.check_enough("agree", replies, self.contributors)
         return [str(replies[bank]) for bank in sorted(replies)]
 

@@ -1,5 +1,6 @@
 """Which sum a message belongs to, what the signed contract makes of it, and the form in which a sum's values cross."""
 
+import hashlib
 import json
 import re
 from base64 import b64decode, b64encode
@@ -13,9 +14,10 @@ from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError
-from lianxin.federation.network_terms import groups_of
+from lianxin.federation.network_terms import COUNTS, groups_in, least_of
 from lianxin.federation.secure_sum import SumCheated, SumTerms, Vector, policy_threshold
 
+TRAIN = "train"
 KEYS, SHARES, AGREE, OPEN = "query.sumkeys", "query.sumshares", "query.sumagree", "query.sumopen"
 SUM, SUMMAND, MASKED = "sum", "summand", "masked"
 WORD = 64
@@ -88,6 +90,12 @@ class SumMemory(Protocol):
     def note_opened(self, place: str, banks: tuple[str, ...], digest: str) -> None:
         """Note that a set is opened, before the opening leaves."""
 
+    def gone(self) -> frozenset[str]:
+        """Return the banks that a sum went without: they are in none after it."""
+
+    def note_gone(self, banks: frozenset[str]) -> None:
+        """Note the banks that are gone, before anything of the first sum without them leaves."""
+
 
 class SumsInMemory:
     """A `SumMemory` that a restart loses: for simulations and tests."""
@@ -95,6 +103,7 @@ class SumsInMemory:
     def __init__(self) -> None:
         self._labels: set[str] = set()
         self._opened: dict[str, tuple[tuple[str, ...], str]] = {}
+        self._gone = frozenset[str]()
 
     def reserve(self, label: str) -> bool:
         """Note that a label is used; return whether it was not before."""
@@ -110,36 +119,97 @@ class SumsInMemory:
         """Note that a set is opened."""
         self._opened[place] = (banks, digest)
 
+    def gone(self) -> frozenset[str]:
+        """Return the banks that a sum went without."""
+        return self._gone
+
+    def note_gone(self, banks: frozenset[str]) -> None:
+        """Note the banks that are gone."""
+        self._gone = banks
+
 
 def terms_for(contract: RunContract, request: SumRequest) -> SumTerms:
     """Return the terms of a requested sum under the signed contract, for a bank and for the platform alike.
 
-    The threshold is the policy's, never the platform's. Raises SumCheated (SS01) for banks that are not the contract's, too
-    few of them, or, of a network in groups, banks of different groups.
+    The threshold is the policy's, never the platform's: of a network it is that of all banks of the run, of the whole group
+    at `train` in groups, whoever is named. Raises SumCheated (SS01) for banks that are not the contract's, too few of them,
+    or, at `train`, banks of different groups.
     """
-    banks, least = set(request.banks), 2
-    if contract.is_network:
-        least = 3 if contract.groups > 1 else max(3, contract.min_banks)
-    if not banks <= set(contract.banks) or len(banks) < least:
-        raise SumCheated("SS01", f"wants a sum of other banks than the contract's, or of fewer than {least}")
-    if contract.is_network and contract.groups > 1 and not _is_group(contract, banks, request):
-        raise SumCheated("SS01", "wants a sum of banks that the contract puts into different groups")
+    banks = set(request.banks)
+    if not banks <= set(contract.banks):
+        raise SumCheated("SS01", "wants a sum of other banks than the contract's")
+    least = least_of(contract, whole_of(contract, request)) if contract.is_network else 2
+    if len(banks) < least:
+        raise SumCheated("SS01", f"wants a sum of {len(banks)} banks, and by the contract it is of {least} or more")
+    threshold = least if contract.is_network else _star_threshold(contract, len(banks))
     return SumTerms(
-        contract.run, contract.hash, request.label, tuple(sorted(request.banks)), _threshold(contract, len(banks)),
+        contract.run, contract.hash, request.label, tuple(sorted(request.banks)), threshold,
         request.width, request.length, {bank: contract.node_keys[bank] for bank in contract.banks},
     )  # fmt: skip
 
 
-def _threshold(contract: RunContract, banks: int) -> int:
-    """Return how many of the banks must stay: the policy's, and of a scorecard as many as its contract goes on with."""
-    if contract.is_network:
-        return policy_threshold(banks)
+def _star_threshold(contract: RunContract, banks: int) -> int:
+    """Return how many of the banks must stay: the policy's, and as many as the contract goes on with."""
     return banks if contract.on_loss == "stop" else max(policy_threshold(banks), min(contract.min_banks, banks))
 
 
-def _is_group(contract: RunContract, banks: set[str], request: SumRequest) -> bool:
-    groups = groups_of(tuple(contract.banks), contract.groups, request.round)
-    return any(banks <= set(group) for group in groups)
+def whole_of(contract: RunContract, request: SumRequest) -> tuple[str, ...]:
+    """Return the banks of which those of a network's sum are a part: a group at `train`, all banks at anything else.
+
+    Raises SumCheated (SS01) for banks of different groups.
+    """
+    if contract.groups == 1 or request.kind != TRAIN:
+        return contract.banks
+    for group in groups_in(contract):
+        if set(request.banks) <= set(group):
+            return group
+    raise SumCheated("SS01", "wants a sum of banks that the contract puts into different groups")
+
+
+def gone_with(contract: RunContract, request: SumRequest, gone: frozenset[str]) -> frozenset[str]:
+    """Return the banks that are gone once a network's bank takes part in this sum; `gone` are those before it.
+
+    A bank that one sum went without is in none after it, so that nobody is subtracted to and fro. Raises SumCheated (SS01)
+    where one is named again.
+    """
+    if back := sorted(gone & set(request.banks)):
+        raise SumCheated("SS01", f"wants {back[0]} in a sum again, after one without it")
+    return gone | (set(whole_of(contract, request)) - set(request.banks))
+
+
+# ---- what is asked
+
+
+def question_of(kind: str, round_number: int, arrays: Arrays, numbers: Numbers, texts: Texts) -> str:
+    """Return the SHA-256, in hex, of what a bank is asked for its vector: every value but the sum's own texts.
+
+    Arrays count by type, shape and little-endian bytes. Banks sign it with the set that they open.
+    """
+    said = {
+        "type": "sum-question", "version": 1, "kind": kind, "round": round_number,
+        "numbers": {name: str(value) for name, value in numbers.items()},
+        "content": content_of(kind, arrays, texts),
+    }  # fmt: skip
+    return hashlib.sha256(canonical.encode(said)).hexdigest()
+
+
+def content_of(kind: str, arrays: Arrays, texts: Texts) -> str:
+    """Return the SHA-256, in hex, of what a value is computed from, whatever the round; "" where nothing came with it."""
+    own = {name: text for name, text in texts.items() if not name.startswith(SUM)}
+    if not arrays and not own:
+        return ""
+    family = next((which for which in COUNTS if kind.startswith(which)), kind)
+    said = {
+        "type": "sum-content", "version": 1, "kind": family, "texts": own,
+        "arrays": {name: _array_digest(values) for name, values in arrays.items()},
+    }  # fmt: skip
+    return hashlib.sha256(canonical.encode(said)).hexdigest()
+
+
+def _array_digest(values: np.ndarray) -> str:
+    values = np.ascontiguousarray(values)
+    head = f"{values.dtype.name}/{'x'.join(map(str, values.shape))}/".encode()
+    return hashlib.sha256(head + values.astype(values.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 # ---- what crosses

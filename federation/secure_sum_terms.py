@@ -29,11 +29,14 @@ class SumBelowThreshold(RunStopped):
 
 
 class SumCheated(PeerError):
-    """A party broke the protocol of a secure sum. `party` is who, "" where it cannot be told or is the platform."""
+    """A party broke the protocol of a secure sum. `party` is who, "" where it cannot be told or is the platform.
 
-    def __init__(self, rule: str, what: str, party: str = "") -> None:
+    `is_sole` is false where it may as well have been another party.
+    """
+
+    def __init__(self, rule: str, what: str, party: str = "", sole: bool = True) -> None:
         super().__init__(f"{party or 'the platform'} {what} (rule {rule})", rule)
-        self.party = party
+        self.party, self.is_sole = party, bool(party) and sole
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ to the app, whose array `summand` never leaves the bank: it goes back masked, as
 
 Nothing is unmasked twice (SS08): a label is used once, and a bank that opened a set of one (kind, round) takes part in
 another attempt of it only with the same value, and opens only the same set: the same total, of which nothing new is
-learnt. `SumMemory` keeps both durably, so that a bank that was killed knows it too.
+learnt. The same weights, or the same counts, asked for in another round are opened over the same set too. Of a network a
+bank that one sum went without is in none after it (SS01). `SumMemory` keeps all that durably, so that a bank that was
+killed knows it too. What has to be summed is refused without a sum before the app sees it.
 """
 
 import hashlib
@@ -26,7 +28,9 @@ from lianxin.federation import grid as road  # sets Flower's environment before 
 from flwr.app import Context, Message  # isort: skip
 
 from lianxin.federation.apps import parts_of, record_of
+from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
+from lianxin.federation.network_terms import adds_in_secret, is_summed
 from lianxin.federation.secure_sum import BankSum, SumBelowThreshold, SumCheated
 from lianxin.federation.secure_sum_leader import Ask, SumLeader, Summed
 from lianxin.federation.secure_sum_request import (
@@ -46,7 +50,10 @@ from lianxin.federation.secure_sum_request import (
     array_of,
     boxes_from_text,
     boxes_to_text,
+    content_of,
+    gone_with,
     list_of,
+    question_of,
     terms_for,
     text_of,
     vector_of,
@@ -64,10 +71,16 @@ class _Current:
     request: SumRequest
     sum: BankSum
     digest: str = ""
+    content: str = ""
+
+    @property
+    def places(self) -> list[str]:
+        """What is opened over one set alone: the (kind, round), and what was asked, whatever the round."""
+        return [self.request.place, *([f"content/{self.content}"] if self.content else [])]
 
 
 def secure_sum_mod(
-    make_bank_sum: Callable[[SumRequest], BankSum], memory: SumMemory
+    make_bank_sum: Callable[[SumRequest], BankSum], memory: SumMemory, contract: RunContract
 ) -> Callable[[Message, Context, Next], Message]:
     """Return the Flower mod of one bank. `make_bank_sum` gives a fresh `BankSum`, by its own contract (`terms_for`).
 
@@ -82,10 +95,16 @@ def secure_sum_mod(
         if SUM not in texts:
             if kind in _STAGES:
                 raise SumCheated("SS01", "asked for a stage of a sum without naming it")
+            if not adds_in_secret(contract):
+                return call_next(message, context)
+            if is_summed(contract, kind):
+                raise SumCheated("SS01", "asked in clear for a value that is for a sum")
             return _without_summand(call_next(message, context))
         request = SumRequest.from_text(texts[SUM])
         if kind == KEYS:
-            return _answer(message, {}, {}, {"sum_key": _begin(request, sums, make_bank_sum, memory).sum.advertise()})
+            return _answer(
+                message, {}, {}, {"sum_key": _begin(request, sums, make_bank_sum, memory, contract).sum.advertise()}
+            )
         current = sums.get(request.label)
         if current is None or current.request != request:
             raise SumCheated("SS08", "asked for a stage of a sum that this bank is not in")
@@ -107,11 +126,15 @@ def _without_summand(reply: Message) -> Message:
 
 
 def _begin(
-    request: SumRequest, sums: dict[str, _Current], make_bank_sum: Callable[[SumRequest], BankSum], memory: SumMemory
-) -> _Current:
+    request: SumRequest, sums: dict[str, _Current], make_bank_sum: Callable[[SumRequest], BankSum], memory: SumMemory,
+    contract: RunContract,
+) -> _Current:  # fmt: skip
     made = _Current(request, make_bank_sum(request))
+    gone = gone_with(contract, request, memory.gone()) if contract.is_network else frozenset[str]()
     if not memory.reserve(request.label):
         raise SumCheated("SS08", "asked for a sum under a label that was used before")
+    if gone != memory.gone():
+        memory.note_gone(gone)
     sums.clear()
     sums[request.label] = made
     return made
@@ -126,7 +149,7 @@ def _masked(message: Message, reply: Message, current: _Current, texts: Texts, m
     arrays, numbers, own_texts = parts_of(reply.content)
     if SUMMAND not in arrays:
         raise RunStopped(f"the app gave no '{SUMMAND}' to add to sum {current.request.label}; nothing was sent")
-    width = current.request.width
+    request, width = current.request, current.request.width
     try:
         values = vector_of(arrays.pop(SUMMAND), width)
     except PeerError as fault:
@@ -135,21 +158,36 @@ def _masked(message: Message, reply: Message, current: _Current, texts: Texts, m
     before = memory.opened(current.request.place)
     if before is not None and before[1] != current.digest:
         raise SumCheated("SS08", "asked again for a sum that was opened, where this bank's value is now another one")
-    masked = current.sum.mask(boxes_from_text(text_of(texts, "sum_boxes")), values)
+    question = _asked(message, current)
+    if not all(_opened(memory, place, request.banks) <= set(request.banks) for place in current.places):
+        raise SumCheated("SS08", "asked again for what was opened over other banks")
+    masked = current.sum.mask(boxes_from_text(text_of(texts, "sum_boxes")), values, question)
     return _answer(message, {**arrays, MASKED: array_of(masked, width)}, numbers, own_texts)
+
+
+def _asked(message: Message, current: _Current) -> str:
+    """Note what the value is computed from; return the digest of all that was asked."""
+    kind, (arrays, numbers, texts) = current.request.kind, parts_of(message.content)
+    current.content = content_of(kind, arrays, texts)
+    return question_of(kind, current.request.round, arrays, numbers, texts)
+
+
+def _opened(memory: SumMemory, place: str, default: tuple[str, ...]) -> set[str]:
+    before = memory.opened(place)
+    return set(default if before is None else before[0])
 
 
 def _agree(current: _Current, texts: Texts, memory: SumMemory) -> Texts:
     received = list_of(texts, "sum_received")
-    before = memory.opened(current.request.place)
-    if before is not None and before[0] != tuple(received):
-        raise SumCheated("SS08", "asked to open a second set of banks for one round")
+    if any(_opened(memory, place, tuple(received)) != set(received) for place in current.places):
+        raise SumCheated("SS08", "asked to open a second set of banks for one round, or for the same question")
     return {"sum_set": current.sum.agree(received)}
 
 
 def _open(current: _Current, texts: Texts, memory: SumMemory) -> Texts:
     opening = current.sum.open(list_of(texts, "sum_sets"))
-    memory.note_opened(current.request.place, current.sum.included, current.digest)
+    for place in current.places:
+        memory.note_opened(place, current.sum.included, current.digest)
     return {"sum_opening": opening.decode()}
 
 

@@ -51,6 +51,7 @@ KINDS: Mapping[str, Record] = {
     "scored": {"peer": str, "score": str, "release": str, "scores": int},
     "secure-sum": {
         "contract_hash": str, "label": str, "asked": [str], "threshold": int, "senders": [str], "included": [str],
+        "question": str,
         "keys": [{"party": str, "key": str, "signature": str}], "sets": [{"party": str, "signature": str}],
     },
     "privacy": {

@@ -60,7 +60,8 @@ def policy_threshold(banks: int) -> int:
 def _terms_fault(run: Run, own: Evidence, leaf: Record) -> str:
     asked, senders, included = (leaf[name] for name in ("asked", "senders", "included"))
     least = LEAST if is_network(run) else 2
-    signers = [one["party"] for one in leaf["sets"]]
+    signers, most = [one["party"] for one in leaf["sets"]], _most(run, leaf)
+    fewest = policy_threshold(most)
     broken = {
         "is under another contract": leaf["contract_hash"] != run.contract_hash,
         "has a label that is none": _LABEL.fullmatch(leaf["label"]) is None,
@@ -70,11 +71,21 @@ def _terms_fault(run: Run, own: Evidence, leaf: Record) -> str:
         "has a bank that did not come through the stage before": not set(included) <= set(senders) <= set(asked),
         "was opened without this bank's own value in it": own.party not in included,
         "was opened by a bank outside of the set": not set(signers) <= set(included),
-        f"was opened by fewer than the policy's {policy_threshold(len(asked))} of {len(asked)} banks": not (
-            policy_threshold(len(asked)) <= leaf["threshold"] <= len(set(signers))
+        f"was opened by fewer than the policy's {fewest} of {most} banks": not (
+            fewest <= leaf["threshold"] <= len(set(signers))
         ),
     }
     return next((what for what, holds in broken.items() if holds), "")
+
+
+def _most(run: Run, leaf: Record) -> int:
+    """Return how many banks the policy of a sum is reckoned of: a network's, or its smallest group's, whoever is said to be
+    lost; of a scorecard those asked."""
+    if not is_network(run):
+        return len(leaf["asked"])
+    groups = run.contract.get("groups", 1)
+    in_groups = groups if _is_training(leaf) and isinstance(groups, int) and groups > 1 else 1
+    return max(1, len(banks_of(run)) // in_groups)
 
 
 def _signed_fault(run: Run, leaf: Record) -> str:
@@ -84,7 +95,7 @@ def _signed_fault(run: Run, leaf: Record) -> str:
         return "holds a key that its bank did not sign for this sum"
     if not set(leaf["senders"]) <= parties <= set(leaf["asked"]):
         return "has a bank without a signed key"
-    said = {"view": _view(texts, leaf["senders"]), "included": leaf["included"]}
+    said = {"view": _view(texts, leaf["senders"], leaf["question"]), "included": leaf["included"]}
     for one in leaf["sets"]:
         if not _signed(run, leaf, _SET, one, said):
             return f"was opened by a set that {_shown(one['party'])} did not sign"
@@ -116,10 +127,12 @@ def _is_signed(text: bytes, party: str, key: str) -> bool:
     return True
 
 
-def _view(keys: list[str], senders: list[str]) -> str:
+def _view(keys: list[str], senders: list[str], question: str) -> str:
     """Return what a bank signs of what it saw before it (federation/secure_sum, step 4)."""
     of_keys = hashlib.sha256(canonical.encode({"keys": sorted(keys)})).hexdigest()
-    return hashlib.sha256(canonical.encode({"keys": of_keys, "senders": sorted(senders)})).hexdigest()
+    return hashlib.sha256(
+        canonical.encode({"keys": of_keys, "senders": sorted(senders), "question": question})
+    ).hexdigest()
 
 
 def _opened(run: Run) -> dict[str, list[tuple[str, frozenset[str]]]]:

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from lianxin.crypto import canonical
-from lianxin.crypto.errors import CryptoError
 from lianxin.federation import apps, federated, rollback
 from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
@@ -23,21 +21,25 @@ from lianxin.federation.errors import GateRefused, PeerError, RunStopped
 from lianxin.federation.model import Provenance
 from lianxin.federation.network_terms import RING_BITS
 from lianxin.parties import training
+from lianxin.parties.bank_fields import FieldCounts, check_kinds, held_back_fault, named, told, without_rare
 from lianxin.parties.bank_side import BankSide
-from lianxin.parties.network_models import Compared, NetworkRows, compare
+from lianxin.parties.bank_weights import WeightsTaken
+from lianxin.parties.network_models import Compared, NetworkRows, compare, rows_as_text, rows_from
 from lianxin.parties.node import Node
 from lianxin.parties.outputs import far_from_earlier, sizes_by_firm
-from lianxin.parties.platform_network import LOSS_ONE, STEP, initial_seed
-from lianxin.parties.preparation import FIRST_GRID, Grid, Preparation, categories_of, histogram_of, kind_of, refine
+from lianxin.parties.platform_network import STEP, initial_seed
+from lianxin.parties.preparation import Preparation, categories_of, histogram_of, kind_of
 from lianxin.parties.privacy import PrivacyBudget, PrivacySettings, plan_privacy, training_digest
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply, arrays_named
+from lianxin.parties.training_shapes import Weights
+
+_STAGES = frozenset(f"query.{kind}" for kind in federated.SUM_KINDS)
 
 
 class BankNetwork(BankSide):
     """A bank's side of one run; its steps are called by the bank's ClientApp."""
 
-    models = ("local", "federated", "personalised")
     compared: Compared
 
     def __init__(self, node: Node, contract: RunContract, table: LoanTable, link: Link) -> None:
@@ -49,10 +51,14 @@ class BankNetwork(BankSide):
         self._rows: NetworkRows | None = None
         self._round, self._live_of, self._is_chosen = 0, -1, False
         self._live: set[str] = set()
-        self._least: tuple[int, int] | None = None
-        self._judged: tuple[int, int] | None = None
-        self._judged_in = -1
-        self._grids: dict[str, Grid] = {}
+        self.taken = WeightsTaken(bool(contract.max_loss_rise_permille and contract.validation_permille))
+        self._counts = FieldCounts()
+        self._figures: apps.Numbers | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The models whose figures may be known: own ones are trained without noise and stay where privacy is asked for."""
+        return ("federated",) if self.contract.epsilon_thousandths else ("local", "federated", "personalised")
 
     def client_app(self) -> Any:
         """See `BankSide.client_app`."""
@@ -72,8 +78,11 @@ class BankNetwork(BankSide):
 
     def turn(self, kind: str, round_number: int) -> None:
         """Note which question comes: a release stands behind messages of its own round alone. Raises PeerError (S05)."""
-        last = self.contract.rounds + 1
-        if not self._round <= round_number <= last:
+        last = self.contract.rounds
+        first, end = {federated.TRAIN: (1, last), federated.JUDGE: (0, last), federated.EVALUATE: (last + 1,) * 2}.get(
+            kind, (0, last if kind in _STAGES else 0)
+        )
+        if not max(self._round, first) <= round_number <= end:
             raise PeerError(f"{kind} came for round {round_number} after round {self._round}", "S05")
         if round_number != self._round:
             self._round, self.rights = round_number, ()
@@ -123,21 +132,32 @@ class BankNetwork(BankSide):
         if not self._is_chosen:
             self._choose_rows()
             self._is_chosen = True
-        self._ask_gate(0)
-        fields = []
-        for name in sorted(self.features):
-            values = [self.columns[name][row] for row in self.training]
-            kind = kind_of(values)
-            texts = categories_of(self._by_firm(name), self.contract.min_rows) if kind == "text" else ()
+        live, fields = self._of(self.training, self._ask_gate(0)), []
+        for name, kind in sorted(self._kinds(live).items()):
+            texts = self._often(name, live) if kind == "text" else ()
             fields.append({"field": name, "kind": kind, "texts": list(texts)})
-        self._statistic(self.training, "query.prepare", 0, readable=True)
-        self.node.say(f"prepared {len(self.training)}")
-        return {}, {}, {"categories": json.dumps({"fields": fields}, ensure_ascii=False, separators=(",", ":"))}
+        self._statistic(live, "query.prepare", 0, readable=True)
+        self.node.say(f"prepared {len(live)}")
+        said = {"fields": fields, "judges": self._can_judge()}
+        return {}, {}, {"categories": json.dumps(said, ensure_ascii=False, separators=(",", ":"))}
 
-    def _by_firm(self, name: str) -> list[Any]:
-        """Return the distinct values of each firm of the training rows: ten loans of one firm say a text once."""
+    def _kinds(self, rows: Sequence[int]) -> dict[str, str]:
+        return {name: kind_of([self.columns[name][row] for row in rows]) for name in self.features}
+
+    def _often(self, name: str, rows: Sequence[int]) -> tuple[str, ...]:
+        """Return the texts that enough firms of these rows have: ten loans of one firm say a text once."""
         column, firms = self.columns[name], self.table.identifiers
-        return [value for _, value in dict.fromkeys((firms[row], column[row]) for row in self.training)]
+        values = [value for _, value in dict.fromkeys((firms[row], column[row]) for row in rows)]
+        return categories_of(values, self.contract.min_rows)
+
+    def _can_judge(self) -> bool:
+        """Return whether enough rows are held back for this bank's word on rounds; say so where they are too few."""
+        firms = [self.table.identifiers[row] for row in self.validation]
+        labels = [self.table.labels[row] for row in self.validation]
+        fault = held_back_fault(self.node.party, self.contract, sizes_by_firm(firms, labels))
+        if self.taken.is_judged and fault:
+            self.node.say(fault)
+        return self.taken.is_judged and not fault
 
     def _choose_rows(self) -> None:
         train = [row for row, part in enumerate(self.table.split) if part == "train"]
@@ -175,36 +195,17 @@ class BankNetwork(BankSide):
     # ---- query.first, query.second: counts in the cells of a grid
 
     def count(self, which: str, part: int, arrays: apps.Arrays, texts: apps.Texts) -> Reply:
-        """Return the counts of some numeric fields, as a summand."""
-        self._ask_gate(0)
-        names = self._named(texts)
-        if which == federated.PASSES[1]:
-            self._refine(names, arrays_named(arrays, "preparation"))
-        self._statistic(self.training, f"query.{which}", 0, readable=False)
-        is_first = which == federated.PASSES[0]
-        counts = [self._histogram(name, FIRST_GRID if is_first else self._grids[name]) for name in names]
+        """Return the counts of some numeric fields, as a summand; none once the preparation is agreed."""
+        if self.preparation is not None or not self._is_chosen:
+            raise PeerError("counts were asked for before the fields or after the preparation", "S05")
+        live = self._of(self.training, self._ask_gate(0))
+        names = named(texts.get("categories", ""), self.features)
+        totals = None if which == federated.PASSES[0] else arrays_named(arrays, "preparation")
+        grids = self._counts.grids(which, part, names, totals)
+        self._statistic(live, f"query.{which}", 0, readable=False)
+        columns = ([self.columns[name][row] for row in live] for name in names)
+        counts = [histogram_of(v, grid, self.contract.min_rows) for v, grid in zip(columns, grids, strict=True)]
         return {"summand": np.concatenate(counts).astype(np.int64)}, {}, {}
-
-    def _histogram(self, name: str, grid: Grid) -> np.ndarray:
-        return histogram_of([self.columns[name][row] for row in self.training], grid, self.contract.min_rows)
-
-    def _named(self, texts: apps.Texts) -> list[str]:
-        names = _told(texts.get("categories", "")).get("fields")
-        if (
-            not isinstance(names, list)
-            or not names
-            or not set(names) <= set(self.features)
-            or len(set(names)) != len(names)
-        ):
-            raise PeerError("counts were asked for of other fields than the contract's", "NN02")
-        return names
-
-    def _refine(self, names: Sequence[str], totals: np.ndarray) -> None:
-        size = FIRST_GRID.cells + 1
-        if totals.dtype != np.int64 or totals.shape != (size * len(names),):
-            raise PeerError("the sums of the first counts do not fit their fields", "NN02")
-        for place, name in enumerate(names):
-            self._grids[name] = refine(totals[place * size : (place + 1) * size], FIRST_GRID)
 
     # ---- query.agree
 
@@ -212,17 +213,21 @@ class BankNetwork(BankSide):
         """Take the preparation that all banks apply, and spend what the run's differential privacy costs."""
         if not self._is_chosen:
             raise PeerError("a preparation came before the fields were asked for", "S05")
-        agreed = Preparation.received(_told(texts.get("preparation", "")), self.features)
+        agreed = Preparation.received(told(texts.get("preparation", "")), self.features)
+        check_kinds(agreed, self._kinds(self.training))
         if self.preparation is not None and self.preparation != agreed:
             raise PeerError("a second preparation came, and it is another one", "S05")
-        self._prepare(agreed)
         self._spend()
+        self._prepare(agreed)
         self.node.say("counted")
         return {}, {}, {}
 
     def _prepare(self, preparation: Preparation) -> None:
-        self.preparation = preparation
-        self._rows = NetworkRows(self.contract, preparation, self.table, self.columns)
+        often = {text.name: self._often(text.name, self.training) for text in preparation.texts}
+        rows = NetworkRows(self.contract, preparation, self.table, without_rare(self.columns, often))
+        if not self.taken.standing:
+            self.taken.standing = training.digest(training.initial(rows.spec, initial_seed(self.contract)))
+        self.preparation, self._rows = preparation, rows
 
     def _spend(self) -> None:
         planned = plan_privacy(self.contract, len(self.training))
@@ -232,17 +237,26 @@ class BankNetwork(BankSide):
         return PrivacyBudget(self.node.store, self.node.clock, self.node.config.privacy, self.node.ledger)
 
     def _ready(self) -> NetworkRows:
-        if self._rows is None:
-            raise PeerError("a round was asked for before the preparation was agreed", "S05")
+        if self._rows is None or (self.contract.epsilon_thousandths and self.privacy is None):
+            raise PeerError("a round was asked for before the preparation was agreed and its privacy paid for", "S05")
         return self._rows
+
+    def _brought(self, arrays: apps.Arrays) -> Weights:
+        """Return the weights of a round's question, which must be under this bank's own preparation."""
+        rows = self._ready()
+        if not np.array_equal(arrays_named(arrays, "preparation"), rows.preparation.mark):
+            raise PeerError("a round came under another preparation than the one agreed", "NN02")
+        return training.received_weights(rows.spec, arrays.get("weights"))
+
+    def _settle(self, round_number: int, weights: Weights, numbers: apps.Numbers) -> None:
+        self.taken.settle(round_number, training.digest(weights), bool(apps.number(numbers, "stands")))
 
     # ---- train
 
     def train_round(self, round_number: int, arrays: apps.Arrays, numbers: apps.Numbers) -> Reply:
-        """Train from the weights that came, on the rows that the gate lets be used in this round; return the summand."""
-        rows, contract = self._ready(), self.contract
-        self._note_standing(numbers, round_number)
-        weights = training.received_weights(rows.spec, arrays.get("weights"))
+        """Train from the weights that stand, on the rows that the gate lets be used in this round; return the summand."""
+        rows, contract, weights = self._ready(), self.contract, self._brought(arrays)
+        self._settle(round_number, weights, numbers)
         self.node.take_revocations(round_number)
         live = self._of(self.training, self._ask_gate(round_number))
         self._statistic(live, "train", round_number, readable=False)
@@ -253,47 +267,60 @@ class BankNetwork(BankSide):
         seed = self.drbg.child_seed("training", round_number)
         outcome = training.train_local(rows.spec, weights, prepared, settings, seed, round_number)
         update = training.quantise(outcome.update, contract.update_bits, settings.norm_bound)
-        head = [outcome.rows, round(outcome.loss * LOSS_ONE * outcome.rows)]
+        head = [outcome.rows, rollback.summed_loss(outcome.loss, outcome.rows)]
         self.node.say(f"trained {round_number} {outcome.rows}")
         return {"summand": _checked(np.concatenate([head, update * outcome.rows]), contract)}, {}, {}
 
-    def _note_standing(self, numbers: apps.Numbers, round_number: int) -> None:
-        """Learn whether the weights that were judged last stand; the least loss of those that do is what later ones meet.
-
-        A round that is run again says so of the round before it once more: its own weights were no candidate then.
-        """
-        if apps.number(numbers, "stands") and self._judged is not None and self._judged_in < round_number:
-            found, rows = self._judged
-            if self._least is None or found * self._least[1] < self._least[0] * rows:
-                self._least = self._judged
-        self._judged = None
-
     # ---- query.judge
 
-    def judge(self, round_number: int, arrays: apps.Arrays, numbers: apps.Numbers) -> Reply:
-        """Return the loss on the rows held back as a summand and, where these are enough, this bank's word in clear."""
-        rows = self._ready()
-        weights = training.received_weights(rows.spec, arrays.get("weights"))
-        live = self._of(self.validation, self._ask_gate(round_number))
+    def judge(self, round_number: int, arrays: apps.Arrays, _numbers: apps.Numbers) -> Reply:
+        """Return the loss on the rows held back as a summand and, where these are enough, this bank's word in clear.
+
+        A round's candidate is judged once: asked again the same is said, and another candidate is refused (NN04).
+        """
+        weights, taken = self._brought(arrays), self.taken
+        is_again = taken.judge(round_number, training.digest(weights))
+        held, firms = self._of(self.validation, self._ask_gate(round_number)), self.table.identifiers
+        live = far_from_earlier(self.node.boundary, self.contract, self._behind(), held, firms)
+        may_say = self._may_say(live, round_number)
+        if not is_again:
+            taken.answer(*(self._judgement(weights, live) if may_say else (0, 0)))
+        word = {"verdict": taken.word} if may_say and taken.word >= 0 else {}
+        return {"summand": np.array([taken.rows, taken.loss], dtype=np.int64)}, word, {}
+
+    def _may_say(self, live: list[int], round_number: int) -> bool:
+        """Return whether the output gate lets this bank's word on these rows be read."""
         try:
-            self._statistic(live, "query.judge", round_number, readable=False)
+            self._statistic(live, "query.judge", round_number, readable=True)
         except GateRefused:
-            return {"summand": np.zeros(2, dtype=np.int64)}, {}, {}
-        loss = training.log_loss(rows.spec, weights, rows.prepared(live)) or 0.0
-        found = (round(loss * LOSS_ONE * len(live)), len(live))
-        least, before = self._least if self._least is not None else (None, 0)
-        worse = rollback.says_worse(least, found[0], found[1], before, self.contract)
-        self._judged, self._judged_in = found, round_number
-        return {"summand": np.array([found[1], found[0]], dtype=np.int64)}, {"verdict": int(worse)}, {}
+            return False
+        return True
+
+    def _judgement(self, weights: Weights, live: list[int]) -> tuple[int, int, int]:
+        taken, spec = self.taken, self._ready().spec
+        loss = rollback.summed_loss(training.log_loss(spec, weights, self._ready().prepared(live)) or 0.0, len(live))
+        least = taken.least if taken.least_rows else None
+        return loss, len(live), int(rollback.says_worse(least, loss, len(live), taken.least_rows, self.contract))
 
     # ---- evaluate
 
     def compare(self, arrays: apps.Arrays, numbers: apps.Numbers) -> Reply:
-        """End the training: keep the models and their held-out scores, return the figures that may be known."""
-        rows = self._ready()
-        self._note_standing(numbers, self.contract.rounds + 1)
-        weights = training.received_weights(rows.spec, arrays.get("weights"))
-        live = self._ask_gate(self.contract.rounds + 1)
+        """End the training: keep the models and their held-out scores, return the figures that may be known.
+
+        Asked again, with the weights that stand as before, the same figures are said.
+        """
+        weights = self._brought(arrays)
+        self._settle(self.contract.rounds + 1, weights, numbers)
+        if not self.finished:
+            self._finish(weights)
+        figures = self._metrics()
+        if figures and self._figures is not None:
+            figures = self._figures
+        self._figures = figures
+        return {}, dict(figures), {}
+
+    def _finish(self, weights: Weights) -> None:
+        rows, live = self._ready(), self._ask_gate(self.contract.rounds + 1)
         test = [row for row, part in enumerate(self.table.split) if part == "test"]
         parts = (self._of(self.training, live), self._of(self.validation, live), test)
         first = training.initial(rows.spec, initial_seed(self.contract))
@@ -305,7 +332,6 @@ class BankNetwork(BankSide):
             "joint": scores[self.compared.recommended], "bank_only": scores["local"],
         }  # fmt: skip
         self.finished = True
-        return {}, self._metrics(), {}
 
     def model_record(self) -> dict[str, Any]:
         """See `BankSide.model_record`; docs/records.md, "networks"."""
@@ -330,9 +356,10 @@ class BankNetwork(BankSide):
             "type": "bank-network-checkpoint", "version": 1, "run": self.contract.run, "round": self._round,
             "table_sha256": self._table_digest, "is_chosen": self._is_chosen,
             **({} if self.preparation is None else {"preparation": self.preparation.to_record()}),
-            "training_rows": _packed(self.training), "validation_rows": _packed(self.validation),
+            "training_rows": rows_as_text(self.training), "validation_rows": rows_as_text(self.validation),
             "withheld": sorted([name, of_firm[firm]] for name, firm in self._withheld),
-            "least": list(self._least or ()), "judged": list(self._judged or ()), "judged_in": self._judged_in,
+            "weights": self.taken.to_record(), "counted": self._counts.asked,
+            **({} if self._figures is None else {"figures": dict(self._figures)}),
         }  # fmt: skip
 
     @cached_property
@@ -348,29 +375,15 @@ class BankNetwork(BankSide):
         """
         if kept["table_sha256"] != self._table_digest:
             raise RunStopped(f"the table of {self.node.party} was changed while run {self.contract.run} was under way")
-        self.training, self.validation = _unpacked(kept["training_rows"]), _unpacked(kept["validation_rows"])
+        self.training, self.validation = rows_from(kept["training_rows"]), rows_from(kept["validation_rows"])
         self._withheld = frozenset((name, self.table.identifiers[row]) for name, row in kept["withheld"])
         self._blank_withheld()
-        self._round, self._is_chosen, self._judged_in = kept["round"], kept["is_chosen"], kept["judged_in"]
-        self._least, self._judged = (tuple(kept[name]) or None for name in ("least", "judged"))
+        self._round, self._is_chosen = kept["round"], kept["is_chosen"]
+        self.taken, self._counts = WeightsTaken.from_record(kept["weights"]), FieldCounts(kept["counted"])
+        self._figures = dict(kept["figures"]) if "figures" in kept else None
         if "preparation" in kept:
-            self._prepare(Preparation.from_record(kept["preparation"]))
             self._spend()
-
-
-def _packed(rows: Sequence[int]) -> str:
-    return base64.b64encode(np.asarray(rows, dtype="<u4").tobytes()).decode()
-
-
-def _unpacked(text: str) -> list[int]:
-    return [int(row) for row in np.frombuffer(base64.b64decode(text), dtype="<u4")]
-
-
-def _told(text: str) -> Mapping[str, Any]:
-    try:
-        return canonical.decode(text.encode())
-    except CryptoError:
-        raise PeerError("the platform sent a record that is not in canonical form", "NN02") from None
+            self._prepare(Preparation.from_record(kept["preparation"]))
 
 
 def _checked(summand: np.ndarray, contract: RunContract) -> np.ndarray:

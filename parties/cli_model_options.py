@@ -26,7 +26,7 @@ _OPTIONS: Mapping[str, Any] = {
     "learning_rate": (Annotated[float | None, typer.Option(help="The share of a leaf that counts, up to 1.")], None),
     "row_sample": (Annotated[float | None, typer.Option(help="The share of rows that a tree is grown on.")], None),
     "column_sample": (Annotated[float | None, typer.Option(help="The share of features that a tree may use.")], None),
-    "validation": (Annotated[float | None, typer.Option(help="The share of rows held back to stop early.")], None),
+    "validation": (Annotated[float | None, typer.Option(help="Share held back to stop early or judge rounds (0.2).")], None),
     "patience": (Annotated[int | None, typer.Option(min=0, max=50, help="Trees without gain before it stops.")], None),
     "positive_weight": (Annotated[float | None, typer.Option(help="The weight of a bad row in training.")], None),
     "split_bits": (Annotated[int | None, typer.Option(min=1, max=64, help="Distinct platform cuts of a model.")], None),

@@ -14,7 +14,7 @@ import typer
 from lianxin.crypto.randomness import Drbg, system_seed
 from lianxin.federation.errors import InputFault, LianxinError, RunStopped
 from lianxin.parties.cli_boundary import act
-from lianxin.parties.cli_status import report_end, show_status
+from lianxin.parties.cli_status import is_told, report_end, show_status
 from lianxin.parties.control import ControlServer, ask
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
     if request["do"] == "status":
         return _status(served.node, int(request["from"]), served.ended) | {"resumed": served.resumed}
     if request["do"] == "launch":
+        from lianxin.federation.contract import NETWORK_MODELS
         from lianxin.parties.config import load_run
 
         terms = load_run(Path(request["config"]))
@@ -211,7 +212,7 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
         served.ended.pop(terms.run, None)
         start = len(served.node.events())
         threading.Thread(target=_lead, args=(served, terms, request["operator"]), daemon=True).start()
-        return {"run": terms.run, "from": start}
+        return {"run": terms.run, "from": start, "network": terms.model in NETWORK_MODELS}
     if request["do"] == "end":
         return served.end(request["run"], request["operator"] or None)
     raise ValueError("unknown request")
@@ -279,7 +280,8 @@ def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, An
             run: {"contract": dict(pending.contract.record), "plan": dict(pending.plan)}
             for run, pending in served.pending.items()
         }
-        return _status(served.node, int(request["from"]), served.ended) | {"waiting": waiting, "resumed": served.resumed}
+        found = {"waiting": waiting, "resumed": served.resumed}
+        return _status(served.node, int(request["from"]), served.ended) | found
     if request["do"] == "decide":
         served.decide(request["run"], bool(request["yes"]), request["operator"])
         return {"run": request["run"]}
@@ -312,7 +314,7 @@ def platform_launch(
     name, seen = begun["run"], begun["from"]
     while wait:
         answer = _followed(state, name, str(config), seen)
-        for _, note in answer["events"]:
+        for note in (note for _, note in answer["events"] if is_told(note, begun["network"])):
             typer.echo(note, err=True)
         seen += len(answer["events"])
         if name in answer["ended"]:

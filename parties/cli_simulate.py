@@ -92,11 +92,13 @@ def province(
         seed, matching, key_bits, rounds, workers, profile, model, consent_permille=900, outsider_permille=40,
         compute_only_permille=20, revoked_firms=1, score_consents=score_consents,
     )  # fmt: skip
+    if terms.is_network:
+        cli_network_options.check_banks(terms.model, terms.model_terms, banks, loans)
     folder = _folder(out)
     world = make_province(seed, folder / "tables", firms, banks, loans)
     if terms.is_network:
-        inputs, notes = _across(list(world.banks), "uscc", "label_bad", "split", None)
-        _run(folder, inputs, terms, choose_catalogue(inputs, None, True), nodes, as_json, {}, notes)
+        inputs, left = _across(list(world.banks), "uscc", "label_bad", "split", None)
+        _run(folder, inputs, terms, choose_catalogue(inputs, None, True), nodes, as_json, {}, absent=left)
         return
     inputs = check_inputs(world.platform, list(world.banks), "uscc", "label_bad", "split")
     _run(folder, inputs, terms, choose_catalogue(inputs, None, True), nodes, as_json, {})
@@ -120,13 +122,15 @@ def sba(
 
     share = round_share(consent_rate)
     terms = _terms(seed, matching, key_bits, rounds, workers, profile, model, consent_permille=share)
+    if terms.is_network:
+        cli_network_options.check_banks(terms.model, terms.model_terms, banks)
     folder = _folder(out)
     inputs = map_sba(data, folder / "tables", banks)
     if terms.is_network:
         paths = [bank.path for bank in inputs.banks if bank.path is not None]
         across, left = _across(paths, "firm_id", "Default", "split", "loan_id")
         own = choose_catalogue(across, catalogue, False)
-        _run(folder, across, terms, own, nodes, as_json, dict(inputs.refused_columns), left)
+        _run(folder, across, terms, own, nodes, as_json, dict(inputs.refused_columns), absent=left)
         return
     notes = [
         "The platform's row of a firm is the one of its first approval, so that no later loan reaches an earlier one.",
@@ -162,9 +166,10 @@ def files(
     if terms.is_network:
         if platform is not None:
             raise InputFault("a network is trained across banks alone; leave --platform out, or choose a joint --model")
-        inputs, notes = _across(bank, id_column, label, split, loan_id)
+        cli_network_options.check_banks(terms.model, terms.model_terms, len(bank))
+        inputs, left = _across(bank, id_column, label, split, loan_id)
         own = choose_catalogue(inputs, catalogue, False)
-        _run(_folder(out), inputs, terms, own, nodes, as_json, {}, notes)
+        _run(_folder(out), inputs, terms, own, nodes, as_json, {}, absent=left)
         return
     if platform is None:
         raise InputFault(f"a {model.model} joins a platform's table with banks'; name it with --platform")
@@ -175,18 +180,17 @@ def files(
 
 def _across(
     banks: Sequence[Path], id_column: str, label: str, split: str | None, loan_id: str | None
-) -> tuple[Any, list[str]]:
-    """Return the inputs of a run across banks, and what is to be told of columns that not every bank has."""
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the inputs of a run across banks, and the columns left out since not every bank has them."""
     from lianxin.federation.network_terms import LEAST_SECRET
     from lianxin.simulations.tables import check_network_inputs
 
-    inputs, left = check_network_inputs(banks, id_column, label, split, loan_id, LEAST_SECRET)
-    return inputs, [f"Column {name} was left out: not every bank has it." for name in left]
+    return check_network_inputs(banks, id_column, label, split, loan_id, LEAST_SECRET)
 
 
 def _run(
     folder: Path, inputs: Any, terms: Any, catalogue: Any, nodes: str, as_json: bool, refused: dict[str, str],
-    notes: Sequence[str] = (),
+    notes: Sequence[str] = (), absent: Sequence[str] = (),
 ) -> None:  # fmt: skip
     from lianxin.simulations import layout as layouts
     from lianxin.simulations import runner
@@ -201,7 +205,7 @@ def _run(
             ran = runner.run_in_memory(layout, watch)
         else:
             ran = runner.run_as_processes(layout, watch, lambda pids: _show_pids(console, pids))
-    _conclude(layout, ran, refused, notes, as_json, console)
+    _conclude(layout, ran, refused, notes, as_json, console, absent)
 
 
 def _show_pids(console: Console, pids: dict[str, int]) -> None:
@@ -252,22 +256,31 @@ def _tell_notes(console: Console, layout: Any, outcome: Any, most: int = 12) -> 
 def _told_of(layout: Any, figures: dict[str, Any]) -> str:
     if not layout.terms.is_network:
         return f"{figures['matched']['overall']} firms matched"
-    used = ", ".join(f"{bank}: {model}" for bank, model in figures["recommended"].items())
-    return f"recommended by held-back rows: {used}; model {figures['model_sha256'][:16]}"
+    used = ", ".join(
+        f"{bank}: {model} of {_losses(figures['validation_loss'][bank])} on {figures['validation_rows'][bank]:,} rows"
+        for bank, model in figures["recommended"].items()
+    )
+    return f"recommended by log-loss of rows held back: {used}; model {figures['model_sha256'][:16]}"
+
+
+def _losses(losses: dict[str, float]) -> str:
+    return " / ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) or "no figures"
 
 
 def _conclude(
-    layout: Any, ran: Any, refused: dict[str, str], notes: Sequence[str], as_json: bool, console: Console
-) -> None:
+    layout: Any, ran: Any, refused: dict[str, str], notes: Sequence[str], as_json: bool, console: Console,
+    absent: Sequence[str] = (),
+) -> None:  # fmt: skip
     from lianxin.parties.report import summary_table, write_report
     from lianxin.parties.report_evaluation import paired_table
     from lianxin.simulations import planned, results, story
 
     outcome = results.gather(layout, ran, results.verify_apart)
-    outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused})
+    outcome.figures["refused"]["fields"] = sorted({*outcome.figures["refused"]["fields"], *refused, *absent})
     costs = None if layout.terms.is_network else planned.calibrate(layout.terms.key_bits)
     summary = story.summary_of(layout, ran, outcome, calibration=costs)
-    summary["limits"] = [*notes, *summary["limits"]]
+    left = [f"Column {name} was left out: not every bank has it." for name in absent]
+    summary["limits"] = [*left, *notes, *summary["limits"]]
     summary["refusals"] += [
         {"party": layout.parties[0], "field": name, "rule": "LEAK", "reason": reason}
         for name, reason in refused.items()
@@ -279,6 +292,8 @@ def _conclude(
         if table is not None:
             console.print(table)
     _tell_notes(console, layout, outcome)
+    for line in (*left, *(summary.get("advice", ()) if layout.terms.is_network else ())):
+        console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     sentence = "evidence verified" if outcome.verdict.ok else "EVIDENCE NOT VERIFIED; run `lianxin audit verify`"
     what = _told_of(layout, outcome.figures)
     console.print(f"{what}; {sentence}", highlight=False)

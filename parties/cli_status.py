@@ -25,9 +25,36 @@ def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
         fault = LianxinError(ended["error"])
         fault.exit_code = ended.get("exit_code", 3)
         raise fault
-    typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; matched {ended['matched']}")
+    typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; {_came_to(ended)}")
     for sentence in describe_kept(ended.get("planned", {})) if not as_json else ():
         typer.echo(sentence)
+
+
+def _came_to(ended: Mapping[str, Any]) -> str:
+    """Return what a finished run came to: the firms matched or, of a network, its rounds and each bank's figures."""
+    if ended["matched"]:
+        return f"matched {ended['matched']}"
+    metrics = ended.get("metrics", {})
+    rounds = f"{ended['rounds']} rounds; " if "rounds" in ended else ""
+    shown = (f"{bank}: {', '.join(_figures(numbers)) or 'no figure'}" for bank, numbers in sorted(metrics.items()))
+    return f"{rounds}{'; '.join(shown)}" if metrics else f"{rounds}no figures"
+
+
+def _figures(numbers: Mapping[str, Any]) -> list[str]:
+    """Return AUC and how many rows it is over, from figures in millionths."""
+    areas = [
+        f"{name.removeprefix('auc_')} {numbers[name] / 10**6:.4f}"
+        for name in sorted(numbers)
+        if name.startswith("auc_")
+    ]
+    return [f"AUC of {numbers['test_rows']:,} rows", *areas] if areas else []
+
+
+def is_told(note: str, is_network: bool) -> bool:
+    """Return whether whoever follows a launch is shown this note; of a network each bank's answers are too many."""
+    words = note.split()
+    is_answer = len(words) == 2 and words[1].startswith(("query.", "train", "evaluate"))
+    return not (is_network and (is_answer or words[:2] in (["begin", "round"], ["end", "round"])))
 
 
 def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@
 one to use is recommended by the rows that were held back, never by the test rows.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,3 +68,13 @@ def compare(rows: NetworkRows, weights: Weights, first: Weights, parts: Parts, s
     losses = {name: training.log_loss(spec, one, validation) for name, one in models.items()}
     scores = {name: training.predict(spec, one, test) for name, one in models.items()}
     return Compared(models, scores, losses, training.recommend(losses), own.kept, own.note)
+
+
+def rows_as_text(rows: Sequence[int]) -> str:
+    """Return places of rows as they stand in a checkpoint: base64 of little-endian uint32."""
+    return b64encode(np.asarray(rows, dtype="<u4").tobytes()).decode()
+
+
+def rows_from(text: str) -> list[int]:
+    """Return the places of rows of `rows_as_text`."""
+    return [int(row) for row in np.frombuffer(b64decode(text), dtype="<u4")]

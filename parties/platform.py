@@ -386,7 +386,7 @@ class PlatformNode:
     def _summary(self, contract: RunContract, active: ActiveRun) -> dict[str, Any]:
         work = active.work
         return {
-            "run": contract.run, "state": "finished", "contract": contract.hash,
+            "run": contract.run, "state": "finished", "contract": contract.hash, "rounds": contract.turns,
             "matched": {bank: len(shared.firms) for bank, shared in work.shared.items()},
             "scored": dict(work.scored), "metrics": {bank: dict(numbers) for bank, numbers in work.metrics.items()},
             "transcript_sha256": transcript_digest(self.node.store, contract.run), "bytes_sent": self.node.bytes_sent,

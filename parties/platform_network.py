@@ -5,7 +5,6 @@ them, and cross behind a release of its own gate in mode AGGREGATE that names th
 """
 
 import base64
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +18,14 @@ from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import PeerError, RunStopped
 from lianxin.federation.federated import AGREE, EVALUATE, JUDGE, MOST_PARTS, PREPARE, TRAIN, Question, count_kind
 from lianxin.federation.model import Provenance
+from lianxin.federation.network_terms import model_hash
 from lianxin.federation.sum_mod import Summed
 from lianxin.parties import checkpoint
 from lianxin.parties.decision import AGGREGATE, ReleaseRequest
+from lianxin.parties.network_answers import description, micro, signed, sum_fault
 from lianxin.parties.node import Node
 from lianxin.parties.preparation import (
     FIRST_GRID,
-    MOST_CATEGORIES,
     Grid,
     NumberField,
     Preparation,
@@ -54,14 +54,12 @@ from lianxin.parties.training_updates import dequantise
 STEP = "learning.exchange"
 FIELDS_A_PART = 32
 MOST_WEIGHTS = 130_000  # their sum crosses in one message
-LOSS_ONE = 1 << rollback.LOSS_BITS
-_MOST_TEXT = 256
 Curve = list[dict[str, Any]]
 
 
 def initial_seed(contract: RunContract) -> bytes:
     """Return the seed of the first weights: whoever has the contract draws the same."""
-    return derive_seed(bytes.fromhex(contract.hash), "first weights")
+    return derive_seed(bytes.fromhex(model_hash(contract)), "first weights")
 
 
 class PlatformNetwork:
@@ -75,6 +73,7 @@ class PlatformNetwork:
         self.lost: set[str] = set()
         self.next_round, self.first_attempt = 1, 0
         self.preparation: Preparation | None = None
+        self._is_agreed = False
         self.weights: Weights | None = None
         self.curve: Curve = []
         self.inner = strategies.inner_strategy(contract)
@@ -119,10 +118,13 @@ class PlatformNetwork:
             yield from self._counting(0)
             yield from self._counting(1)
             self._agree()
+            self._keep()
+        if not self._is_agreed:
             yield Question(AGREE, texts={"preparation": self._told(self._preparation().to_record())})
             if self.is_judged:
                 self._candidate = self._weights()
                 yield self._judging(0)
+            self._is_agreed = True
             self._keep()
         self.node.say("phase training")
 
@@ -183,16 +185,29 @@ class PlatformNetwork:
             self.metrics = {bank: numbers for bank, (_, numbers, _) in replies.items()}
 
     def _described(self, replies: Mapping[str, Reply]) -> None:
-        said = {bank: _description(texts.get("categories", ""), bank) for bank, (_, _, texts) in replies.items()}
+        told = {bank: description(texts.get("categories", ""), bank) for bank, (_, _, texts) in replies.items()}
+        self._check_judges([bank for bank, (_, judges) in told.items() if judges])
+        said = {bank: described for bank, (described, _) in told.items()}
         fields = sorted(self.contract.fields_of(self.contract.banks[0], "feature"))
         for bank, described in said.items():
             if sorted(described) != fields:
                 raise PeerError(f"{bank} describes other fields than the contract's", "NN02")
         for name in fields:
-            self._kinds[name] = agreed_kind(name, [described[name][0] for described in said.values()])
+            self._kinds[name] = agreed_kind(name, [described[name][0] for described in said.values()], list(said))
             if self._kinds[name] == "text":
                 self._lists[name] = agreed_categories([described[name][1] for described in said.values()])
         self._rights = {bank: (self._hand_on(bank, len(said)),) for bank in said}
+
+    def _check_judges(self, judges: Sequence[str]) -> None:
+        """Raise RunStopped, before anything is charged or trained, when no bank holds enough rows back to judge rounds."""
+        least = (
+            f"{self.contract.min_rows} firms, {self.contract.min_bads} with a bad loan and {self.contract.min_goods}"
+        )
+        if self.is_judged and not judges:
+            raise RunStopped(
+                f"no bank can judge rounds: none holds back {least} with a good one, as the contract asks; give the banks "
+                "more rows, hold back a larger share (validation_permille), or set max_loss_rise_permille to 0"
+            )
 
     def _hand_on(self, bank: str, banks: int) -> Provenance:
         """Return the right to hand aggregates over the banks on to one of them; each is over min_rows at a bank or more."""
@@ -232,32 +247,42 @@ class PlatformNetwork:
 
     def training(self, round_number: int) -> Question:
         """Return the question of a round: the weights that stand, for the sum of rows, losses and updates."""
-        arrays, numbers = {"weights": self._weights()}, {"stands": self._stands}
-        return Question(TRAIN, round_number, 2 + count(self.spec), self.contract.groups, arrays, numbers)
+        numbers = {"stands": self._stands}
+        return Question(
+            TRAIN, round_number, 2 + count(self.spec), self.contract.groups, self._shown(self._weights()), numbers
+        )
+
+    def _shown(self, weights: Weights) -> apps.Arrays:
+        """Return what a question about weights brings: they, and the mark of the preparation that they are under."""
+        return {"weights": weights, "preparation": self._preparation().mark}
 
     def _averaged(self, question: Question, sums: Mapping[Any, Summed]) -> None:
         weights, spec, averages, rows, loss = self._weights(), self.spec, [], 0, 0
+        self._before = strategies.state(self.inner)
         for _, one in sorted(sums.items()):
             total = signed(one.total)
             here = int(total[0])
-            if not len(one.contributors) <= here <= self.contract.max_rows * len(one.contributors):
-                raise PeerError(
-                    "the banks' sum is over no possible number of rows; one of them left the protocol", "NN03"
-                )
+            if fault := sum_fault(self.contract, total, len(one.contributors)):
+                self._refuse_round(fault)
+                return
             average = weights + dequantise(total[2:], self.contract.update_bits, here)
             averages.append((unflatten(spec, average.astype(np.float32)), here))
             rows, loss = rows + here, loss + int(total[1])
-        self._before = strategies.state(self.inner)
         after = strategies.combine(self.inner, question.round, unflatten(spec, weights), averages)
         self._candidate, self._trained = flatten(after), (rows, loss)
 
+    def _refuse_round(self, fault: str) -> None:
+        reason = f"{fault} (rule NN03), so that one of them left the protocol"
+        self._verdict = rollback.taken_back(self.standing, reason, self.contract)
+        self._candidate, self._trained = None, (0, 0)
+
     def judging(self, round_number: int) -> Question | None:
-        """Return the question whether the round's weights are worse, None where the contract asks for no judging."""
-        return self._judging(round_number) if self.is_judged else None
+        """Return the question whether the round's weights are worse, None where there is nothing to judge."""
+        return self._judging(round_number) if self.is_judged and self._candidate is not None else None
 
     def _judging(self, round_number: int) -> Question:
         assert self._candidate is not None
-        return Question(JUDGE, round_number, 2, 1, {"weights": self._candidate})
+        return Question(JUDGE, round_number, 2, 1, self._shown(self._candidate))
 
     def _judged(self, round_number: int, one: Summed) -> None:
         rows, loss = (int(value) for value in signed(one.total))
@@ -265,7 +290,7 @@ class PlatformNetwork:
             bank: bool(numbers["verdict"]) for bank, (_, numbers, _) in one.replies.items() if "verdict" in numbers
         }
         self._verdict = rollback.judge(self.standing, rollback.Verdicts(words, loss, rows), self.contract)
-        validated = {"validation_loss_micro": _micro(loss, rows), "validation_rows": rows}
+        validated = {"validation_loss_micro": micro(loss, rows), "validation_rows": rows}
         if not round_number:
             self.standing = self._verdict.standing
             self.curve = [{"round": 0, "rows": 0, "accepted": True, "reason": "the first weights", **validated}]
@@ -279,7 +304,7 @@ class PlatformNetwork:
         decided = self._verdict or rollback.Decision(True, "rounds are not judged", False, self.standing)
         rows, loss = self._trained
         self.curve[-1] |= {
-            "rows": rows, "train_loss_micro": _micro(loss, rows), "accepted": decided.accepted, "reason": decided.reason,
+            "rows": rows, "train_loss_micro": micro(loss, rows), "accepted": decided.accepted, "reason": decided.reason,
         }  # fmt: skip
         self.standing, self._verdict, self._stands = decided.standing, None, int(decided.accepted)
         if decided.stops:
@@ -303,7 +328,7 @@ class PlatformNetwork:
     def evaluation(self) -> Question:
         """Return the last question: the final weights, for the figures that the banks let be known."""
         self.node.say("phase scoring")
-        arrays, numbers = {"weights": self._weights()}, {"stands": self._stands}
+        arrays, numbers = self._shown(self._weights()), {"stands": self._stands}
         return Question(EVALUATE, self.contract.rounds + 1, arrays=arrays, numbers=numbers)
 
     # ---- what is kept
@@ -333,6 +358,7 @@ class PlatformNetwork:
             "type": "platform-network-checkpoint", "version": 1, "run": self.contract.run, "next_round": self.next_round,
             "preparation": self._preparation().to_record(), "weights": base64.b64encode(bytes_of(self._weights())).decode(),
             "strategy": strategies.state(self.inner), "standing": vars(self.standing), "stands": self._stands,
+            "is_agreed": self._is_agreed,
             "curve": [dict(one) for one in self.curve],
         }  # fmt: skip
 
@@ -342,35 +368,9 @@ class PlatformNetwork:
         self.weights = weights_from_bytes(self.spec, base64.b64decode(kept["weights"]))
         strategies.restore(self.inner, kept["strategy"])
         self.standing, self._stands = rollback.Standing(**kept["standing"]), kept["stands"]
+        self._is_agreed = kept["is_agreed"]
         self.curve, self.next_round = [dict(one) for one in kept["curve"]], kept["next_round"]
         self._rights = {bank: (self._hand_on(bank, len(self.contract.banks)),) for bank in self.contract.banks}
 
 
-def signed(total: Any) -> np.ndarray:
-    """Return a sum in Z_{2^64} as signed numbers, by two's complement."""
-    return np.asarray(total).astype(np.uint64, copy=False).view(np.int64) if _is_unsigned(total) else np.asarray(total)
-
-
-def _is_unsigned(total: Any) -> bool:
-    return np.asarray(total).dtype == np.uint64
-
-
-def _micro(loss: int, rows: int) -> int:
-    """Return the mean of a sum of losses (2^-20 nats), in millionths; 0 without rows."""
-    return round(loss * 10**6 / (LOSS_ONE * rows)) if rows else 0
-
-
-def _description(text: str, bank: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return kind and texts of each field as a bank gives them. Raises PeerError (NN02) when it is no such list."""
-    try:
-        said = json.loads(text)
-        found = {entry["field"]: (entry["kind"], tuple(entry["texts"])) for entry in said["fields"]}
-        known = all(kind in ("number", "text", "empty") for kind, _ in found.values()) and all(
-            len(texts) <= MOST_CATEGORIES and all(isinstance(one, str) and len(one) <= _MOST_TEXT for one in texts)
-            for _, texts in found.values()
-        )
-    except (ValueError, TypeError, KeyError):
-        known = False
-    if not known:
-        raise PeerError(f"{bank}'s description of its fields is none", "NN02")
-    return found
+__all__ = ["PlatformNetwork", "initial_seed", "signed"]

@@ -16,6 +16,7 @@ the cell's width, which in the first grid is at most a sixteenth of the value. A
 groups' ranks a bank.
 """
 
+import hashlib
 import itertools
 import math
 from collections import Counter
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lianxin.crypto import canonical
 from lianxin.federation.errors import InputFault, PeerError, RunStopped
 from lianxin.parties.coding import as_text, is_missing
 
@@ -215,15 +217,21 @@ def agreed_categories(named: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(sorted(text for _, text in shared[:MOST_CATEGORIES]))
 
 
-def agreed_kind(name: str, kinds: Sequence[str]) -> str:
-    """Return "number" or "text" from the banks' kinds of one field. Raises RunStopped where they differ."""
+def agreed_kind(name: str, kinds: Sequence[str], banks: Sequence[str] = ()) -> str:
+    """Return "number" or "text" from the banks' kinds of one field. Raises RunStopped where they differ, naming the `banks`
+    (in the order of `kinds`) that hold text."""
     said = set(kinds) - {"empty"}
     if len(said) > 1 or not said <= {"number", "text"}:
         raise RunStopped(
-            f"the field {name} holds numbers at some banks and text at others; give it one kind in every bank's table, "
-            "or leave it out of the contract"
+            f"the field {name} holds numbers at some banks and text at others{_with_text(kinds, banks)}; give it one kind in "
+            "every bank's table, or leave it out of the contract"
         )
     return said.pop() if said else "number"
+
+
+def _with_text(kinds: Sequence[str], banks: Sequence[str]) -> str:
+    found = [bank for bank, kind in zip(banks, kinds, strict=False) if kind == "text"]
+    return f" (text at {', '.join(found)})" if found else ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +302,11 @@ class Preparation:
             np.array(labels, dtype=np.int64),
             None if firms is None else np.array(firms, dtype=np.int64),
         )
+
+    @property
+    def mark(self) -> Ints:
+        """The SHA-256 of the record as four whole numbers: a question under another preparation is another question."""
+        return np.frombuffer(hashlib.sha256(canonical.encode(self.to_record())).digest(), dtype="<i8").astype(np.int64)
 
     def to_record(self) -> dict[str, Any]:
         """Return the preparation as canonical-JSON values; knots are `repr` texts, which read back exactly."""

@@ -59,6 +59,15 @@ class Table:
         self.check_column(name)
         return _plain_text(self.frame[name]).to_list()
 
+    def first_text(self, name: str) -> int | None:
+        """Return the number of the first data row that keeps the column from being one of numbers, None where nothing does."""
+        series = self.frame[name]
+        if series.dtype != pl.String or _typed(series).dtype != pl.String:
+            return None
+        is_odd = ~series.str.contains(_NUMBER) | series.str.contains(_CODE_WITH_ZERO)
+        places = is_odd.fill_null(False).arg_true()
+        return int(places[0]) + 1 if len(places) else None
+
     def check_column(self, name: str) -> None:
         """Raise InputFault, with the nearest names, unless the table has the column."""
         if name in self.frame.columns:

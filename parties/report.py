@@ -4,7 +4,8 @@
 given as text, or named in `summary["missing"]` as {part: reason}, is shown as that reason. The keys are: `title`,
 `notice`, `run`, `purpose`, `parties`, `started`, `code_version`, `matched` {level: n}, `auc`, `ks` and `gini` {level:
 {model: value}}, `evaluation` (the record of all levels), `bank_evaluations` {bank: record}, `leaks` {party: [leak]}, `curves`
-{level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `importance`, `network`, `left`, `refusals`, `excluded`, `revoked`,
+{level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `importance`, `network`, `privacy`, `left`,
+`advice`, `refusals`, `excluded`, `revoked`,
 `consents`, `plan` {"learns", "bytes", "seconds"}, `seconds`, `bytes_sent`, `verification` {"ok", "checks"},
 `transcript_sha256`, `limits`.
 Levels are `overall` and bank names, models the keys of `LOOKS`.
@@ -71,7 +72,9 @@ def render(summary: Summary) -> str:
 
 def summary_table(summary: Summary) -> Table:
     """Return AUC and KS of every model side by side, a row a level (`overall` first), for the terminal."""
-    result = Table(title=Text(plain(summary.get("title") or "Joint credit model")), padding=0)  # eight figures in 80 columns
+    noise = Text(plain(summary["privacy"])) if summary.get("privacy") else None
+    title = Text(plain(summary.get("title") or "Joint credit model"))
+    result = Table(title=title, caption=noise, caption_justify="left", padding=0)  # eight figures in 80 columns
     result.add_column("level", overflow="fold")
     columns = [(metric, model) for metric in ("auc", "ks") for model in models_of(mapping(summary, metric))]
     for metric, model in columns:

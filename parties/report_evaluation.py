@@ -100,6 +100,7 @@ def paired_table(summary: Summary) -> Table | None:
     if not tests:
         return None
     said = [f"{plain(level['level'])}: {plain(note)}" for level in levels for note in level["notes"]]
+    said = ["Bold: the interval does not hold 0.", *said]
     title, caption = Text("Difference in AUC on the same rows, paired (DeLong)"), Text("\n".join(said))
     result = Table(title=title, caption=caption, caption_justify="left")
     for name in ("level", "comparison", "difference", "95 %", "p"):

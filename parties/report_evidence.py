@@ -105,7 +105,7 @@ def plan_html(summary: Summary) -> str:
     blocks = [records(learns, ("who", "what", "step", "malicious"))] if learns else []
     compared = [row for row in items_of(plan, "compared") or () if isinstance(row, Mapping)]
     if compared:
-        return "".join(blocks) + compared_html(compared, plan.get("calibration"))
+        return "".join(blocks) + compared_html(compared, plan.get("calibration"), plan.get("bounds"))
     costs = [
         [name, *(show(value) for value in _predicted(plan.get(key), summary.get(actual)))]
         for key, actual, name, show in (
@@ -123,10 +123,11 @@ FIGURES = {"bytes": "Bytes", "cpu_s": "Processor time", "phase_s": "Phase", "wal
 GOOD_FACTOR = 1.5
 
 
-def compared_html(rows: Sequence[Mapping[str, Any]], source: object) -> str:
+def compared_html(rows: Sequence[Mapping[str, Any]], source: object, bounds: object = None) -> str:
     """Return the plan beside what the run came to: the totals first, then bytes by step.
 
-    `rows` are those of `plan_actual.compare`; `source` says where the costs came from, "measured" or "reference".
+    `rows` are those of `plan_actual.compare`; `source` says where the costs came from, "measured" or "reference",
+    `bounds` what is to be said of the bounds of times.
     """
     totals = [row for row in rows if row["figure"] != "bytes" or not row["step"]]
     steps = [row for row in rows if row["figure"] == "bytes" and row["step"]]
@@ -139,6 +140,7 @@ def compared_html(rows: Sequence[Mapping[str, Any]], source: object) -> str:
         f"turned out to have, priced at {costs}. Phases are processor seconds of all parties beside seconds by the wall; "
         "with several workers or processes the wall is shorter."
     )
+    about += f" {text(bounds)}" if bounds else ""
     head = ["Cost", "Party", "At most", "Expected", "This run", "Times expected"]
     blocks = table(head, [_compared(row) for row in totals], range(2, 6), "What the plan said, and what it came to.")
     if steps:

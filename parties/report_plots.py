@@ -115,14 +115,17 @@ def convergence_svg(norms: Mapping[str, Sequence[tuple[float, float]]], revoked:
     return _svg(name, draw, small=False, wide=True) if any(drawn.values()) else ""
 
 
-def loss_svg(losses: Mapping[str, Sequence[tuple[float, float]]], name: str) -> str:
-    """Return mean log-loss by round, a line a kind of rows; "" if none."""
+def loss_svg(losses: Mapping[str, Sequence[tuple[float, float]]], name: str, taken_back: Sequence[float] = ()) -> str:
+    """Return mean log-loss by round, a line a kind of rows; rounds that were taken back have hollow marks; "" if none."""
     looks = party_looks(list(losses))
 
     def draw(axes: Any) -> None:
         for kind, points in losses.items():
             rounds, values = zip(*points, strict=True)
             axes.plot(rounds, values, color=looks[kind].colour, linewidth=1.6, marker="o", markersize=3.2)
+            if hollow := [point for point in points if point[0] in taken_back]:
+                mark = {"marker": "o", "markersize": 5.5, "markerfacecolor": "#ffffff", "linestyle": "none"}
+                axes.plot(*zip(*hollow, strict=True), color=looks[kind].colour, **mark)
         axes.set(xlabel="round", ylabel="log-loss")
         axes.xaxis.get_major_locator().set_params(integer=True)
 

@@ -37,7 +37,10 @@ def results_html(summary: Summary) -> str:
     for metric, name in METRICS.items():
         by_level = mapping(summary, metric)
         if by_level:
-            blocks.append(_metric_table(by_level, f"<b>{name}</b>, test rows. {ABOUT_METRICS[metric]}"))
+            noise = f" {text(summary['privacy'])}" if metric == "auc" and summary.get("privacy") else ""
+            worse = _worse_than_chance(auc) if metric == "ks" else frozenset()
+            about = f"<b>{name}</b>, test rows. {ABOUT_METRICS[metric]}{noise}"
+            blocks.append(_metric_table(by_level, about, worse))
     return "".join(blocks)
 
 
@@ -98,7 +101,14 @@ def _how_sure(level: str, record: Mapping[str, Any]) -> str:
     return f"Joint less bank only, on the same rows: 95 % interval {low} to {high}{shown}."
 
 
-def _metric_table(by_level: Mapping[str, Any], caption: str) -> str:
+def _worse_than_chance(auc: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Return each (level, model) whose AUC is below 0.5: its KS is the distance of a ranking that is upside down."""
+    pairs = [(level, model) for level in auc for model in models_of(auc)]
+    found = ((pair, value_at(auc, *pair)) for pair in pairs)
+    return frozenset(pair for pair, value in found if isinstance(value, int | float) and value < 0.5)
+
+
+def _metric_table(by_level: Mapping[str, Any], caption: str, worse: frozenset[tuple[str, str]] = frozenset()) -> str:
     columns = models_of(by_level)
     if {"joint", "bank_only"} <= set(columns):
         columns.insert(columns.index("joint") + 1, GAIN)
@@ -106,7 +116,12 @@ def _metric_table(by_level: Mapping[str, Any], caption: str) -> str:
     rows = []
     for level in levels_of(by_level):
         values = {model: value_at(by_level, level, model) for model in columns}
-        cells = (_gain(values) if key == GAIN else figure_number(value) for key, value in values.items())
+        cells = (
+            _gain(values)
+            if key == GAIN
+            else figure_number(value) + ("<br><small>worse than chance</small>" if (level, key) in worse else "")
+            for key, value in values.items()
+        )
         rows.append([text(level_name(level)), *cells])
     return table(head, rows, range(1, len(head)), caption)
 

@@ -12,7 +12,7 @@ from lianxin.federation import wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract, decode_contract
 from lianxin.federation.errors import LianxinError
-from lianxin.federation.network_terms import LEAST_SECRET
+from lianxin.federation.network_terms import can_go_on
 from lianxin.federation.session import Session
 from lianxin.parties import checkpoint
 from lianxin.parties.active_run import ActiveRun
@@ -66,8 +66,7 @@ def _take_up(node: Node, contract: RunContract, runs: dict[str, ActiveRun], ende
 
 def may_miss(contract: RunContract, absent: Sequence[str]) -> bool:
     """Return whether a run that is resumed goes on without these banks by its contract."""
-    floor = max(contract.min_banks, LEAST_SECRET if contract.aggregation == "secret" else 2)
-    return contract.on_loss == "rerun" and len(contract.banks) - len(absent) >= floor
+    return contract.on_loss == "rerun" and can_go_on(contract, set(contract.banks) - set(absent))
 
 
 def has_ended(node: Node, run: str) -> bool:

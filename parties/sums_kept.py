@@ -1,4 +1,5 @@
-"""What a bank keeps on disk of its secret sums: each label is used once, each (kind, round) is opened to one set alone.
+"""What a bank keeps on disk of its secret sums: each label is used once, each (kind, round) and each question is opened to
+one set alone, and a bank that one sum went without is in none after it.
 
 A bank that was killed while a sum was opened so answers for it when it is back (rule SS08).
 """
@@ -48,6 +49,16 @@ class SumsKept:
         record = {"type": "opened-sum", "version": 1, "banks": list(banks), "digest": digest}
         self._store.put_setting(self._opened(place), canonical.encode(record))
 
+    def gone(self) -> frozenset[str]:
+        """Return the banks that a sum went without."""
+        kept = self._store.setting(f"sum-gone/{self._run}")
+        return frozenset(canonical.decode(kept)["banks"]) if kept is not None else frozenset()
+
+    def note_gone(self, banks: frozenset[str]) -> None:
+        """Note the banks that are gone."""
+        record = {"type": "gone-banks", "version": 1, "banks": sorted(banks)}
+        self._store.put_setting(f"sum-gone/{self._run}", canonical.encode(record))
+
     def _opened(self, place: str) -> str:
         return f"sum-opened/{self._run}/{place}"
 
@@ -59,4 +70,4 @@ def bank_mod(node: Node, contract: RunContract, drbg: Drbg) -> Any:
     def make(request: SumRequest) -> BankSum:
         return ToldSum(terms_for(contract, request), node.party, node.identity.signing_key, own, node.ledger)
 
-    return secure_sum_mod(make, SumsKept(node.store, contract.run))
+    return secure_sum_mod(make, SumsKept(node.store, contract.run), contract)

@@ -37,7 +37,7 @@ class ToldSum(BankSum):
             "kind": "secure-sum", "run": self.terms.run, "contract_hash": self.terms.contract_hash,
             "label": self.terms.label, "asked": list(self.terms.ordered), "threshold": self.terms.threshold,
             "keys": [_told(text, "key") for text in sorted(self._keys)], "senders": list(self._senders),
-            "included": list(self.included), "sets": [_told(text) for text in sorted(sets)],
+            "question": self.question, "included": list(self.included), "sets": [_told(text) for text in sorted(sets)],
         }  # fmt: skip
 
 

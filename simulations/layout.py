@@ -23,7 +23,7 @@ from lianxin.federation.matching import padded
 from lianxin.federation.network_terms import LEAST_SECRET
 from lianxin.parties.catalogue import generated_catalogue, load_catalogue, load_draft
 from lianxin.parties.clock import SystemClock
-from lianxin.parties.config import KEY_FILE
+from lianxin.parties.config import KEY_FILE, PrivacySection
 from lianxin.parties.decision import Catalogue
 from lianxin.parties.identity import make_network
 from lianxin.parties.keys import make_key_file
@@ -315,7 +315,11 @@ def _node_config(layout: Layout, party: PartyInput, is_platform: bool, address: 
     if layout.terms.is_network:
         wanted = {**NETWORK_TERMS, **layout.terms.model_terms}
         policy |= {"aggregation": [wanted["aggregation"]], "max_network_rounds": 200}
-        config["privacy"] = {"epsilon_thousandths": max(8000, wanted["epsilon_thousandths"])}
+        budget = PrivacySection()
+        config["privacy"] = {
+            "epsilon_thousandths": max(budget.epsilon_thousandths, wanted["epsilon_thousandths"]),
+            "delta_exponent": min(budget.delta_exponent, wanted["delta_exponent"]),
+        }
     return config | {"platform_address": address, "policy": policy}
 
 

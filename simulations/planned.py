@@ -19,9 +19,10 @@ from lianxin.crypto.randomness import Drbg
 from lianxin.federation import plan, plan_actual
 from lianxin.federation.contract import RunContract
 from lianxin.federation.plan_actual import EVERYBODY, Actual
-from lianxin.federation.plan_actual_networks import expect_network
+from lianxin.federation.plan_actual_networks import bounded, expect_network
 from lianxin.federation.plan_calibration import Calibration
 from lianxin.federation.plan_costs_networks import FIRST_CELLS, REFINED_CELLS, NetworkSizes, measure_network_costs
+from lianxin.federation.plan_networks import network_plan
 from lianxin.federation.plan_sizes import Known
 from lianxin.parties import coding
 from lianxin.simulations.layout import Layout
@@ -29,6 +30,10 @@ from lianxin.simulations.results import Outcome, contract_of, leaves_of, seconds
 from lianxin.simulations.runner import Ran, reference_plan
 
 CALIBRATION_S = 2.0
+BOUNDS = (
+    "At most, of times: the approved plan's, priced as it was approved or as this machine is, whichever is larger, and never "
+    "below what is expected."
+)
 
 
 @lru_cache(maxsize=4)
@@ -89,9 +94,10 @@ def network_plan_part(layout: Layout, ran: Ran, outcome: Outcome) -> dict[str, A
     starts = None if ran.pids else 1
     known = network_sizes(contract, outcome)
     expected = expect_network(contract, costs, known, len(canonical.encode(made)), starts)
+    at_most = bounded(made, network_plan(contract, costs), expected, starts is not None)
     return {
         "learns": made["learns"], "budgets": made["budgets"], "calibration": costs.source, "workers": 0,
-        "compared": plan_actual.compare(made, expected, actual_of(layout, ran)),
+        "bounds": BOUNDS, "compared": plan_actual.compare(at_most, expected, actual_of(layout, ran)),
     }  # fmt: skip
 
 

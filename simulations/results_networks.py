@@ -17,9 +17,11 @@ from lianxin.parties.node import simulated_seed
 from lianxin.parties.platform_network import initial_seed
 from lianxin.parties.preparation import Preparation, Prepared
 from lianxin.parties.records import load_loan_table, read_table
+from lianxin.simulations.advice_networks import held_back, privacy_figures
 from lianxin.simulations.clear_networks import pooled
 from lianxin.simulations.layout import Layout
 from lianxin.simulations.pooled import OVERALL
+from lianxin.simulations.results import leaves_of
 
 OWN = ("federated", "local", "personalised")
 NETWORKS = (*OWN, "pooled")
@@ -66,6 +68,8 @@ def network_figures(
     layout: Layout, contract: RunContract, platform_model: Mapping[str, Any], models: Models, curves: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what a network's --json object has of its own beside `auc` and `ks`."""
+    leaves = {bank: leaf for bank in models for leaf in leaves_of(layout, bank) if leaf["kind"] == "privacy"}
+    privacy = privacy_figures(contract.record, leaves)
     digests = {platform_model["model_sha256"], *(model["model_sha256"] for model in models.values())}
     return {
         "auc": {level: _measured(row, evaluation.auc) for level, row in curves.items()},
@@ -74,6 +78,7 @@ def network_figures(
         "epsilon": contract.epsilon_thousandths / 1000, "rounds": contract.rounds,
         "rolled_back": list(platform_model["rolled_back"]), "model_sha256": platform_model["model_sha256"],
         "same_model": len(digests) == 1, "recommended": {bank: model["recommended"] for bank, model in models.items()},
+        **held_back(models), **({} if privacy is None else {"privacy": privacy}),
     }  # fmt: skip
 
 

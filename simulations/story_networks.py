@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lianxin.federation.contract import RunContract
-from lianxin.federation.network_terms import threshold
+from lianxin.federation.network_terms import least_of
+from lianxin.simulations.advice_networks import network_advice, privacy_sentence
 from lianxin.simulations.results import Outcome
 from lianxin.simulations.results_networks import train_losses
 from lianxin.simulations.runner import Ran
@@ -25,6 +26,8 @@ def network_parts(contract: RunContract, ran: Ran, outcome: Outcome) -> dict[str
     """Return title, the part `network`, its limits and plan, and nothing of matching and weights of evidence."""
     return {
         "title": TITLE, "matched": {}, "rounds": [], "woe": [],
+        "advice": network_advice(outcome.figures, outcome.models, outcome.platform_model["curve"]),
+        "privacy": privacy_sentence(outcome.figures.get("privacy")),
         "network": {
             "terms": _terms(contract),
             "banks": _banks(outcome),
@@ -32,6 +35,7 @@ def network_parts(contract: RunContract, ran: Ran, outcome: Outcome) -> dict[str
                 name: train_losses(outcome.platform_model["curve"], key)
                 for name, key in (("training rows", "train_loss_micro"), ("rows held back", "validation_loss_micro"))
             },
+            "taken_back": list(outcome.platform_model["rolled_back"]),
             "rounds": _rounds(ran, outcome.platform_model),
             "defence": defence(contract, outcome.platform_model),
         },
@@ -42,7 +46,11 @@ def network_parts(contract: RunContract, ran: Ran, outcome: Outcome) -> dict[str
 def _terms(contract: RunContract) -> dict[str, Any]:
     epsilon, banks = contract.epsilon_thousandths / 1000, len(contract.banks)
     noise = f"ε = {epsilon:g}, δ = 10^-{contract.delta_exponent}, a {contract.privacy_unit}" if epsilon else "no noise"
-    opened = f"secret, opened by {threshold(banks)} of {banks} banks" if contract.aggregation == "secret" else "in clear"
+    opened = (
+        f"secret, opened by {least_of(contract, contract.banks)} of {banks} banks"
+        if contract.aggregation == "secret"
+        else "in clear"
+    )
     hidden = "none" if contract.model == "logistic" else contract.record["hidden_units"]
     return {
         "Network": contract.model, "Hidden units": hidden, "Strategy": contract.strategy, "Sums": opened,
@@ -72,9 +80,17 @@ def _banks(outcome: Outcome) -> list[dict[str, Any]]:
     figures = outcome.figures
     return [
         {"bank": bank, **{name: figures["auc"][bank][name] for name in ("local", "federated", "personalised", "pooled")},
-         "recommended": model["recommended"], "personal model": model["note"]}
+         "recommended": model["recommended"], "rows": figures["validation_rows"][bank],
+         "losses": figures["validation_loss"][bank], "is weak": bank in figures["weak_recommendations"],
+         "personal model": _personal(model)}
         for bank, model in outcome.models.items()
     ]  # fmt: skip
+
+
+def _personal(model: Mapping[str, Any]) -> str:
+    """Return what became of the personal model; a bank may well use its local one beside it."""
+    why = str(model["note"]).replace("; the federated model is kept", "")
+    return f"personalised = federated: {why}" if model["personalised"] == "none" else why
 
 
 def _rounds(ran: Ran, model: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from lianxin.federation.errors import InputFault
-from lianxin.parties.records import load_firm_table, load_loan_table, read_table
+from lianxin.parties.records import Table, load_firm_table, load_loan_table, read_table
 
 _PARTY_MIN, _PARTY_MAX = 3, 64
 COORDINATOR = "coordinator"  # the platform of a run across banks, which has no table
@@ -71,10 +71,30 @@ def check_network_inputs(
         raise InputFault(
             "the banks' tables have no column in common beside id and label; a network needs the same columns"
         )
+    _check_kinds(found, shared)
     alike = tuple(replace(bank, features=shared) for bank in found)
     left = sorted({name for bank in found for name in bank.features} - set(shared))
     platform = PartyInput(COORDINATOR, None, 0, ())
     return Inputs(platform, alike, id_column, label_column, split_column, loan_id_column), tuple(left)
+
+
+def _check_kinds(banks: Sequence[PartyInput], shared: Sequence[str]) -> None:
+    """Raise InputFault, naming file and row, for a column that holds numbers at one bank and text at another."""
+    tables = [read_table(bank.file) for bank in banks]
+    for name in shared:
+        texts = {table.file: table.first_text(name) for table in tables}
+        numbers = [table.file for table in tables if texts[table.file] is None and _has_value(table, name)]
+        odd = {file: row for file, row in texts.items() if row is not None}
+        if numbers and odd:
+            where = ", ".join(f"{file} (first in data row {row})" for file, row in odd.items())
+            raise InputFault(
+                f"column {name} holds numbers in {numbers[0]} and text in {where}; leave the cell empty where a number is "
+                "missing, or give the column one kind in every table"
+            )
+
+
+def _has_value(table: Table, name: str) -> bool:
+    return any(value is not None for value in table.column(name))
 
 
 def check_inputs(

@@ -7,7 +7,12 @@ in CHANGELOG.md that says why.
 import re
 import tarfile
 import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import network_world
 
 from lianxin.simulations import layout, runner, world
 from lianxin.simulations.tables import check_inputs
@@ -22,14 +27,37 @@ def version() -> str:
     return re.search(r'version = "([0-9.]+)"', (ROOT / "pyproject.toml").read_text()).group(1)  # type: ignore[union-attr]
 
 
-def make(target: Path) -> str:
+def joint_run(folder: Path, **terms: Any) -> layout.Layout:
+    """Lay out one small run of two banks with a platform, one firm of which withdraws."""
+    province = world.make_province(SEED, folder / "tables", 400, 2, 200)
+    inputs = check_inputs(province.platform, list(province.banks), "uscc", "label_bad", "split")
+    asked = layout.Terms(
+        seed=SEED, matching="ecdh", outsider_permille=20, revoked_firms=1, revoke_after_round=1, **terms
+    )
+    is_trees = asked.model == "boosted_trees"
+    catalogue = layout.choose_catalogue(inputs, None, not is_trees, is_trees, asked.is_shown)
+    return layout.lay_out(folder / "run", inputs, asked, catalogue)
+
+
+def network_run(folder: Path) -> layout.Layout:
+    """Lay out one small run of a network across three banks."""
+    return network_world.lay(folder / "run", network_world.tables_of(folder / "tables", SEED), rounds=2)
+
+
+def grown_run(folder: Path) -> layout.Layout:
+    """Lay out one small run of boosted trees with their nodes shown."""
+    return joint_run(folder, model="boosted_trees", model_terms={"trees": 2, "depth": 2, "max_bins": 8})
+
+
+RUNS: Mapping[str, Callable[[Path], layout.Layout]] = {
+    "": partial(joint_run, rounds=2), "-network": network_run, "-trees": grown_run,
+}  # fmt: skip
+
+
+def make(target: Path, lay: Callable[[Path], layout.Layout]) -> str:
     """Write the archive of one small run to `target` and return its transcript's digest."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        province = world.make_province(SEED, folder / "tables", 400, 2, 200)
-        inputs = check_inputs(province.platform, list(province.banks), "uscc", "label_bad", "split")
-        terms = layout.Terms(seed=SEED, matching="ecdh", rounds=2, outsider_permille=20, revoked_firms=1, revoke_after_round=1)
-        made = layout.lay_out(folder / "run", inputs, terms, layout.choose_catalogue(inputs, None, True))
+        made = lay(Path(place))
         ran = runner.run_in_memory(made)
         with tarfile.open(target, "w:xz") as archive:
             for party in made.parties:
@@ -40,5 +68,6 @@ def make(target: Path) -> str:
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    digest = make(GOLDEN / f"{version()}.tar.xz")
-    (GOLDEN / f"{version()}.sha256").write_text(digest + "\n")
+    for ending, lay in RUNS.items():
+        digest = make(GOLDEN / f"{version()}{ending}.tar.xz", lay)
+        (GOLDEN / f"{version()}{ending}.sha256").write_text(digest + "\n")

@@ -73,7 +73,7 @@ class Bank:
         return BankSum(terms_for(self.contract, request), self.name, self.key, drbg)
 
     def app(self) -> ClientApp:
-        app = ClientApp(mods=[self._mortal, secure_sum_mod(self.make_sum, self.memory)])
+        app = ClientApp(mods=[self._mortal, secure_sum_mod(self.make_sum, self.memory, self.contract)])
 
         @app.train()
         def train(message: Message, _context: Context) -> Message:

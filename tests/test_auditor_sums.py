@@ -60,6 +60,7 @@ def test_the_leaf_of_a_sum_holds_what_was_signed_and_no_share_mask_or_value(fini
     assert {name for one in leaf["keys"] for name in one} == {"party", "key", "signature"}
     assert {name for one in leaf["sets"] for name in one} == {"party", "signature"}
     own = {"asked", "contract_hash", "included", "keys", "kind", "label", "run", "senders", "sets", "threshold"}
+    own |= {"question"}
     of_every_leaf = {"code_version", "operator", "party", "salt", "time", "type", "version"}
     assert set(leaf) == own | of_every_leaf
 
@@ -180,7 +181,9 @@ def signed_again(world: World, leaf: dict[str, Any], run: Run, signers: tuple[st
         entry = {"key": run.node_keys[one["party"]], "signer": one["party"], "signature": one["signature"]}
         texts.append(canonical.encode({"record": record, "signatures": [entry]}).decode())
     keys = hashlib.sha256(canonical.encode({"keys": sorted(texts)})).hexdigest()
-    view = hashlib.sha256(canonical.encode({"keys": keys, "senders": leaf["senders"]})).hexdigest()
+    view = hashlib.sha256(
+        canonical.encode({"keys": keys, "senders": leaf["senders"], "question": leaf["question"]})
+    ).hexdigest()
     leaf["sets"] = []
     for bank in signers:
         record = {**head, "type": "secure-sum-set", "party": bank, "view": view, "included": leaf["included"]}

@@ -59,7 +59,6 @@ def test_a_secret_sum_adds_no_error_at_all(finished: World, clear: World) -> Non
     ours, plain = (model_of(world, world.platform) for world in (finished, clear))
     assert ours["curve"] == plain["curve"]
     assert ours["preparation"] == plain["preparation"]
-    # the first weights come from the contract, which names the aggregation, and a logistic network begins at zero
     assert ours["model_sha256"] == plain["model_sha256"]
 
 

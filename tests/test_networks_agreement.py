@@ -24,6 +24,7 @@ from lianxin.parties.preparation import SCORE_ONE, NumberField, Preparation
 from lianxin.simulations.runner import run_in_memory
 
 BANKS = ["bank-1", "bank-2", "bank-3"]
+LEDGER = SimpleNamespace(append=lambda _: None)
 NETWORK = {"model": "mlp", "min_banks": 3, "validation_permille": 150}
 
 
@@ -117,13 +118,15 @@ class Refusing:
 
 
 def platform(contract: Any, boundary: Any = None, folder: Path | None = None) -> PlatformNetwork:
-    node = SimpleNamespace(party="platform-a", boundary=boundary, say=lambda _: None, run_folder=lambda _: folder)
+    node = SimpleNamespace(
+        party="platform-a", boundary=boundary, say=lambda _: None, run_folder=lambda _: folder, ledger=LEDGER
+    )
     return PlatformNetwork(node, contract)  # type: ignore[arg-type]
 
 
 def described(**changed: Any) -> dict[str, Any]:
     fields = [{"field": f"g{k}", "kind": "number", "texts": [], **changed} for k in range(4)]
-    return {bank: ({}, {}, {"categories": json.dumps({"fields": fields})}) for bank in BANKS}
+    return {bank: ({}, {}, {"categories": json.dumps({"fields": fields, "judges": True})}) for bank in BANKS}
 
 
 def test_the_platform_hands_nothing_on_that_its_gate_refuses() -> None:
@@ -142,17 +145,19 @@ def test_a_description_that_is_none_is_refused_by_the_platform(changed: dict[str
 
 
 @pytest.mark.parametrize("rows", [-5, 0, 2, 10**9])
-def test_a_sum_over_an_impossible_number_of_rows_is_refused(tmp_path: Path, rows: int) -> None:
+def test_a_sum_over_an_impossible_number_of_rows_is_taken_back(tmp_path: Path, rows: int) -> None:
     work = platform(network_contract(model="logistic"), None, tmp_path)
     work.preparation = Preparation((NumberField("g0", (0.0, 1.0), (-SCORE_ONE, SCORE_ONE), False),), ())
     work.weights = np.zeros(2, dtype=np.float32)
     total = np.array([rows, 100, 0, 0], dtype=np.int64).view(np.uint64)
-    with pytest.raises(PeerError, match="no possible number of rows"):
-        work.summed(Question("train", 1, 4), {0: Summed(total, tuple(BANKS), {})})
-    total = np.array([300, 100, 300 << 24, 0], dtype=np.int64).view(np.uint64)
     work.summed(Question("train", 1, 4), {0: Summed(total, tuple(BANKS), {})})
+    assert work.judging(1) is None
     work.end_round(1)
-    assert work.weights.tolist() == [1.0, 0.0] and work.next_round == 2
+    assert work.weights.tolist() == [0.0, 0.0] and "no possible number of rows" in work.curve[-1]["reason"]
+    total = np.array([300, 100, 300 << 24, 0], dtype=np.int64).view(np.uint64)
+    work.summed(Question("train", 2, 4), {0: Summed(total, tuple(BANKS), {})})
+    work.end_round(2)
+    assert work.weights.tolist() == [1.0, 0.0] and work.next_round == 3 and work.rolled_back == [1]
 
 
 def test_a_negative_sum_is_read_by_twos_complement() -> None:

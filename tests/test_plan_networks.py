@@ -39,17 +39,24 @@ def test_the_platform_learns_sums_and_by_bank_only_texts_words_and_figures():
     by_bank = [e["what"] for e in made["learns"] if e["who"] == "platform-a" and "each bank" in e["what"]]
     assert len(by_bank) == 3 and all(any(word in what for what in by_bank) for word in ("texts", "worse", "AUC"))
     sums = [e for e in made["learns"] if "never one bank's" in e["what"]]
-    assert len(sums) == 2 and all(
-        "with 2 banks, saying that the rest are lost, another one's" in e["malicious"] for e in sums
-    )
+    assert len(sums) == 2 and all("with 2 of the banks, another one's" in e["malicious"] for e in sums)
 
 
-def test_how_many_must_collude_follows_from_the_least_sum_that_a_bank_takes_part_in():
-    assert "together with 2 of them" in said(plan_of(10)) and "sum over 3 to 10 banks" in said(plan_of(10))
-    assert "together with 6 of them" in said(plan_of(10, min_banks=10)) and "7 to 10" in said(plan_of(10, min_banks=10))
-    assert any("raise min_banks" in one for one in plan_of(10)["advice"])
+def test_how_many_must_collude_follows_from_the_policy_of_all_the_contracts_banks():
+    ten, all_ten = said(plan_of(10)), said(plan_of(10, min_banks=10))
+    assert "together with 6 of the banks, saying that the rest are lost" in ten and "sum over 7 to 10 banks" in ten
+    assert "together with 9 of the banks, knows" in all_ten and "sum over 10 banks" in all_ten
     grouped = said(plan_of(12, groups=4, strategy="fedmedian"))
-    assert "in each of 4 groups" in grouped and "together with 2 of them" in grouped
+    assert "in each of 4 groups, the same in all rounds" in grouped and "together with 2 of the banks" in grouped
+    assert "sum over 9 to 12 banks" in grouped  # counts are over all banks, not over a group
+
+
+def test_what_a_bank_checks_of_weights_and_what_rests_on_the_platform_is_told():
+    told = said(plan_of())
+    assert "trains from what it judged and what stands (rule NN04)" in told and "learns them once" in told
+    assert "The preparation rests on the platform" in told
+    assert "reads the figures of these instead, once" in said(plan_of(max_loss_rise_permille=0))
+    assert "AUC and KS of the federated model" in said(plan_of(epsilon_thousandths=2500))
 
 
 def test_sums_in_clear_are_said_to_show_every_banks_own():

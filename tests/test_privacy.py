@@ -21,7 +21,7 @@ from lianxin.parties.privacy import PrivacyBudget, PrivacySettings, plan_privacy
 from lianxin.parties.store import Store
 
 DAY = 86_400
-SETTINGS = PrivacySettings(2.0, 1e-6, "record", 1.0, 1.25, 0.05, 60)
+SETTINGS = PrivacySettings(2.0, 1e-6, "record", 3.0, 1.25, 0.05, 60)
 
 
 def asked(run: str = "run-1", epsilon: int = 2000, **changes):
@@ -67,7 +67,7 @@ def test_the_plan_covers_every_step_of_every_round():
     settings = plan_privacy(asked(rounds=6, local_epochs=2, batch_rows=256), 5000)
     assert settings.sample_rate == 0.0512  # 256 of 5000 rows
     assert settings.steps == 6 * 2 * 20
-    assert (settings.epsilon, settings.delta, settings.unit, settings.clip) == (2.0, 1e-6, "record", 1.0)
+    assert (settings.epsilon, settings.delta, settings.unit, settings.clip) == (2.0, 1e-6, "record", 3.0)
 
 
 def test_a_bank_of_fewer_rows_than_a_batch_draws_all_of_them_in_each_step():
@@ -129,7 +129,7 @@ def test_a_run_is_charged_whole_with_one_leaf_that_holds_counts_alone(house):
 def test_a_resumed_run_is_not_charged_again_and_goes_on_with_its_first_settings(house):
     first = house.budget.charge(asked(), SETTINGS, 5000)
     house.restart()
-    fewer = PrivacySettings(2.0, 1e-6, "record", 1.0, 9.0, 0.5, 12)
+    fewer = PrivacySettings(2.0, 1e-6, "record", 3.0, 9.0, 0.5, 12)
     assert house.budget.charge(asked(), fewer, 4990) == first == SETTINGS
     assert len(house.leaves()) == 1
     assert house.budget.report()["left_thousandths"] == 6000

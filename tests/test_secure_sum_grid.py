@@ -14,7 +14,7 @@ from sums_world import names_of
 from lianxin.federation import apps
 from lianxin.federation.errors import PeerError, RunStopped
 from lianxin.federation.grid import LocalGrid, PartyGrid
-from lianxin.federation.network_terms import groups_of
+from lianxin.federation.network_terms import groups_in
 from lianxin.federation.secure_sum import SumBelowThreshold, SumCheated, from_ring
 from lianxin.federation.secure_sum_leader import _Led, _Stages
 from lianxin.federation.sum_mod import SumLeader, SumRequest, SumsInMemory, secure_sum_mod, terms_for
@@ -110,7 +110,8 @@ def test_wide_rings_cross_as_rows_of_bytes(width: int) -> None:
 def test_groups_are_summed_apart_in_the_same_stages() -> None:
     banks = banks_of(12, groups=4, rounds=5)
     names = names_of(12)
-    groups = [list(group) for group in groups_of(names, 4, 3)]
+    groups = [list(group) for group in groups_in(banks[0].contract)]
+    assert sorted(bank for group in groups for bank in group) == list(names)
     with piped(banks) as grid:
         summed = lead(grid, banks[0].contract, LENGTH, groups=groups)
     for number, group in enumerate(groups):
@@ -156,7 +157,9 @@ class OneBank:
     def __init__(self, banks: int = 3) -> None:
         self.banks = {bank.name: bank for bank in banks_of(banks)}
         self.contract = next(iter(self.banks.values())).contract
-        self.mods = {name: secure_sum_mod(bank.make_sum, bank.memory) for name, bank in self.banks.items()}
+        self.mods = {
+            name: secure_sum_mod(bank.make_sum, bank.memory, bank.contract) for name, bank in self.banks.items()
+        }
 
     def say(self, bank: str, kind: str, round_number: int = 3, **texts: str) -> dict[str, Any]:
         metadata = Metadata(1, "m", 0, 1, "", str(round_number), 0.0, 1e6, kind)
@@ -198,7 +201,7 @@ def test_a_label_is_used_once_even_after_a_restart() -> None:
     one.lead()
     assert rule_of(one.lead) == "SS08"
     bank = one.banks["bank-01"]
-    one.mods["bank-01"] = secure_sum_mod(bank.make_sum, bank.memory)  # restarted, with what it kept
+    one.mods["bank-01"] = secure_sum_mod(bank.make_sum, bank.memory, bank.contract)  # restarted, with what it kept
     assert rule_of(lambda: one.say("bank-01", "query.sumkeys", sum=request())) == "SS08"
     assert one.lead(attempt=1).contributors == names_of(3)
 
@@ -208,6 +211,7 @@ def test_a_second_set_of_one_round_is_opened_by_nobody() -> None:
     one.lead()
     assert rule_of(lambda: one.lead(1, names_of(4))) == "SS08"
     assert one.lead(0, names_of(4), round_number=4).contributors == names_of(4)
+    assert rule_of(lambda: one.lead(0, round_number=5)) == "SS01"  # bank-05 does not come back
 
 
 def test_another_group_number_does_not_make_it_another_round() -> None:
@@ -234,10 +238,14 @@ def test_a_stage_of_a_sum_that_was_not_begun_is_refused() -> None:
         assert rule_of(lambda kind=kind: one.say("bank-01", kind, sum=request())) == "SS08"
 
 
-def test_a_stage_without_a_sum_is_refused_and_a_message_without_one_passes() -> None:
-    one = OneBank()
-    assert rule_of(lambda: one.say("bank-01", "query.sumkeys")) == "SS01"
-    assert one.say("bank-01", "train")["summand"].tolist() == value_of(1).tolist()
+@pytest.mark.parametrize("kind", ["query.sumkeys", "train", "query.judge", "query.firsta", "query.secondh"])
+def test_what_is_summed_is_refused_without_a_sum_before_the_app_sees_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, heard = OneBank(), list[str]()
+    monkeypatch.setattr(one, "app", lambda bank, _message: heard.append(bank))
+    assert rule_of(lambda: one.say("bank-01", kind)) == "SS01"
+    assert not heard
 
 
 def test_a_sum_is_of_the_kind_and_round_that_its_label_names() -> None:
@@ -284,7 +292,7 @@ def test_fewer_banks_than_the_contracts_floor_are_summed_by_nobody() -> None:
     contract = contract_for(5, min_banks=4)
     with pytest.raises(SumCheated):
         terms_for(contract, SumRequest("train/3/0/0", names_of(3), 0, 64, LENGTH))
-    assert terms_for(contract, SumRequest("train/3/0/0", names_of(4), 0, 64, LENGTH)).threshold == 3
+    assert terms_for(contract, SumRequest("train/3/0/0", names_of(4), 0, 64, LENGTH)).threshold == 4
 
 
 def test_a_star_of_two_banks_is_summed_by_both_or_not_at_all() -> None:
@@ -332,7 +340,7 @@ def test_a_memory_says_once_that_a_label_is_new() -> None:
 
 
 def test_a_grid_that_lost_a_bank_is_asked_for_the_others() -> None:
-    banks = banks_of(4, {"bank-01": "query.sumkeys"})
+    banks = banks_of(4, {"bank-01": "train"}, aggregation="clear")
     with piped(banks) as grid:
         lead(grid, banks[0].contract, LENGTH)
         replies, lost = asker(grid)("train", 5, {}, {name: {} for name in names_of(4)})

@@ -141,7 +141,13 @@ def test_the_mod_lets_no_value_out_that_was_asked_for_without_a_sum(monkeypatch:
         return Message(content=apps.record_of({SUMMAND: np.ones(3, np.uint64)}, {}, {}), reply_to=message)
 
     asked = Road(2).create_message(apps.record_of({}, {"attempt": 0}, {}), "train", 1, "1")
-    mod = sum_mod.secure_sum_mod(lambda _request: pytest.fail("no sum was asked for"), sum_mod.SumsInMemory())
+    mod = sum_mod.secure_sum_mod(
+        lambda _request: pytest.fail("no sum was asked for"), sum_mod.SumsInMemory(), contract_of(2)
+    )
+    with pytest.raises(PeerError) as refused:
+        mod(asked, None, app)  # type: ignore[arg-type]
+    assert refused.value.rule == "SS01"
+    monkeypatch.setattr(sum_mod, "is_summed", lambda _contract, _kind: False)
     with pytest.raises(PeerError) as refused:
         mod(asked, None, app)  # type: ignore[arg-type]
     assert refused.value.rule == "SS01"

@@ -149,7 +149,7 @@ def averages(
     terms: RunContract, number: int, weights: Weights, updates: Sequence[np.ndarray]
 ) -> list[tuple[list[np.ndarray], int]]:
     by_bank = dict(zip(terms.banks, updates, strict=True))
-    groups = groups_of(terms.banks, terms.groups, number)
+    groups = groups_of(terms.banks, terms.groups, "poisoning")
     return [([weights + np.mean([by_bank[bank] for bank in group], axis=0)], ROWS * len(group)) for group in groups]
 
 
@@ -221,7 +221,7 @@ def test_by_the_sum_of_losses_alone_the_same_liar_stops_the_run(monkeypatch: pyt
         if before.rows and said.loss * before.rows * 1000 > before.loss * said.rows * (
             1000 + terms.max_loss_rise_permille
         ):
-            return rollback._taken_back(before, "the sum of losses rose", terms)
+            return rollback.taken_back(before, "the sum of losses rose", terms)
         return rollback.Decision(True, "", False, rollback.Standing(sum_of(said), said.rows, before.rollbacks))
 
     def sum_of(said: rollback.Verdicts) -> int:
