@@ -66,8 +66,11 @@ class ConsentRegister:
 
     @property
     def epoch(self) -> int:
-        """The number of records in the registry, as the last decision or import left it: every record comes in here."""
-        return self._registry.epoch
+        """The number of records in the registry, as the last decision or import left it: every record comes in here.
+
+        A registry that has not been read yet is read.
+        """
+        return self._registry.epoch or self.registry().epoch
 
     def register_firm_keys(
         self, keys: Mapping[str, str], kinds: Mapping[str, str] | None = None, operator: str | None = None

@@ -136,7 +136,7 @@ class NumberField:
 
     name: str
     knots: tuple[float, ...]
-    scores: tuple[int, ...]
+    scores: tuple[int, ...] = field(repr=False)
     has_missing: bool
 
     @property

@@ -220,7 +220,7 @@ def test_one_two_and_three_banks_are_told_different_things():
     seen = [at(plan_of(sample(k)), "platform-a", "learning.exchange")["what"] for k in (1, 2, 3)]
     assert "bank-1's own" in seen[0] and "nothing hides" in seen[0]
     assert "summed over the two banks" in seen[1] and "the other's own" in seen[1]
-    assert "summed over 3 banks" in seen[2] and "all the other 2" in seen[2]
+    assert "summed over 3 banks" in seen[2] and "only with 2 others that are in the sum" in seen[2]
     ends = [" ".join(plan_of(sample(k))["not_protected"]) for k in (1, 2, 3)]
     assert "no sum to hide in" in ends[0] and "one of them knows the other's" in ends[1] and "2 of the 3" in ends[2]
 
@@ -278,7 +278,7 @@ def test_a_round_at_thirty_thousand_rows_costs_what_the_design_says():
         for work in (plan_costs.bank_work, plan_costs.platform_work)
         for more, less in [(work(sizes_of(contract), 6), work(sizes_of(contract), 5))]
     ]
-    assert 35e6 < sum(both) < 50e6
+    assert 28e6 < sum(both) < 50e6  # 38 CPU-s there; wide windows take a quarter fewer multiplications
 
 
 def test_matching_costs_what_the_design_says():

@@ -306,7 +306,7 @@ def opened(star: PlatformStar, codes: list[list[int]], labels: list[int], orders
         for wanted in (0, 1):
             chosen = [code for code, label in zip(column, labels, strict=True) if label == wanted]
             flat += np.bincount(chosen, minlength=bins).tolist()
-    star.open_counts({"bank-1": flat}, orders)
+    star.open_counts(flat, orders)
 
 
 def test_a_platforms_features_are_chosen_by_the_contracts_terms_once_the_counts_are_open():
