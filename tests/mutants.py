@@ -68,6 +68,11 @@ _SKEWED = _PARTIES + "test_while_the_clock_is_wrong_nothing_leaves"
 _OVERDUE = _PARTIES + "test_while_the_witnesses_are_overdue_neither_a_release_nor_a_value_leaves"
 _UNHELD = "__import__('contextlib').nullcontext(%s)"
 _TREES = "tests/test_trees_parts.py::"
+_UNSIGNED_CONTRACT = (
+    "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
+    "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])"
+)
+_GOES_ON = _CALLS + "test_a_platform_goes_on_under_no_contract_that_lacks_signatures_whenever_it_reads_it"
 _STATISTIC = _BOUNDARY + "test_a_statistic_over_too_few_or_of_a_refused_field_stays"
 
 MUTANTS: dict[str, tuple[str, str]] = {
@@ -83,6 +88,10 @@ MUTANTS: dict[str, tuple[str, str]] = {
         _CALLS + "test_an_evaluator_takes_no_matching_key_whose_modulus_is_bad"),
     "federation/key_exchange.py received_key modulus_proof.check_public_key": (
         "None", _CALLS + "test_a_received_key_is_admitted_by_form_and_proof"),
+    "federation/secure_sum_records.py read_as verify_signed": (
+        "signed['record']",
+        "tests/test_secure_sum_cheats.py::test_a_platform_that_tampers_with_keys_gets_no_box"
+        "[the platform's own key in a bank's place]"),
     "federation/evaluators.py Evaluator.verify_queries verify_root": ("None", _UNCOMMITTED),
     "federation/matching.py platform_role _verify_committed": ("None", _UNCOMMITTED),
     "federation/matching.py _verify_committed evaluator.verify_queries": ("None", _UNCOMMITTED),
@@ -156,9 +165,9 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/bank.py BankNode._check_signed open_contract": (
         "contract", _CALLS + "test_a_bank_takes_no_part_under_a_contract_that_lacks_signatures"),
     # heads of other ledgers
-    "parties/bank.py BankNode._close self.node.keep_head": (
+    "parties/bank.py BankNode._confirm self.node.keep_head": (
         "None", _CALLS + "test_a_bank_closes_no_run_on_a_head_that_it_could_not_keep"),
-    "parties/platform.py PlatformNode._end self.node.keep_head": (
+    "parties/runs_resumed.py tell_end node.keep_head": (
         "None", _CALLS + "test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds"),
     "parties/node.py Node.keep_head witness.keep_head": (
         "None", _CALLS + "test_a_node_keeps_no_head_that_another_key_signed"),
@@ -244,15 +253,23 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "decision.ReleaseDecision(request.fields, (), request.fields)",
         _SCORES + "test_an_agreement_whose_fields_may_be_in_no_score_is_refused_at_the_start"),
     "parties/score_parts.py contract_of open_contract": (
-        "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
-        "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])",
+        _UNSIGNED_CONTRACT,
         _SCORES + "test_a_model_whose_contract_is_not_signed_by_its_parties_is_not_served"),
     "parties/model_document.py gather open_contract": (
-        "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
-        "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])",
+        _UNSIGNED_CONTRACT,
         "tests/test_model_document.py::test_a_run_whose_contract_its_parties_did_not_all_sign_has_no_document"),
     "parties/bank.py BankNode.__init__ open_contract": ("row.contract", _STANDING + "[BankNode]"),
+    "parties/bank.py BankNode.__init__ open_contract #2": ("row.contract", _STANDING + "[BankNode of a run]"),
     "parties/platform.py PlatformNode.__init__ open_contract": ("row.contract", _STANDING + "[PlatformNode]"),
+    # runs that were under way, or whose end was not heard
+    "parties/bank.py BankNode._was_in open_contract": (
+        _UNSIGNED_CONTRACT, _CALLS + "test_a_bank_was_in_no_run_whose_kept_contract_lacks_signatures"),
+    "parties/bank.py BankNode._end_member open_contract": (
+        _UNSIGNED_CONTRACT, _CALLS + "test_a_bank_is_told_no_end_under_a_kept_contract_that_lacks_signatures"),
+    "parties/runs_resumed.py taken_up open_contract": (_UNSIGNED_CONTRACT, _GOES_ON + "[0]"),
+    "parties/runs_resumed.py taken_up open_contract #2": (_UNSIGNED_CONTRACT, _GOES_ON + "[1]"),
+    "parties/runs_resumed.py tell_ends open_contract": (
+        _UNSIGNED_CONTRACT, _CALLS + "test_a_platform_tells_no_end_under_a_kept_contract_that_lacks_signatures"),
     # consents and decisions
     "parties/consent_register.py ConsentRegister.register_firm_keys self.held": (
         _UNHELD % "self.registry()", _HELD + "[register]"),

@@ -24,7 +24,7 @@ from lianxin.federation.channel import MemoryNetwork
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, LianxinError, PeerError, RunStopped
 from lianxin.federation.services import GrpcLink
 from lianxin.federation.session import Role, Send
-from lianxin.parties import agreement, bank
+from lianxin.parties import agreement, bank, runs_resumed
 from lianxin.parties.agreement import Verdict
 from lianxin.parties.bank import BankNode
 from lianxin.parties.bank_scorecard import BankScorecard as BankRun
@@ -173,7 +173,8 @@ def lobby(contract: Any, **more: Any) -> Any:
     trace = SimpleNamespace(refused=lambda *arguments: refusals.append(arguments[2]))
     policy = PolicySection(operator="operator-2")
     node = SimpleNamespace(
-        party="bank-1", trace=trace, session=never, config=SimpleNamespace(policy=policy, operator="operator-2"),
+        party="bank-1", trace=trace, session=never,
+        config=SimpleNamespace(policy=policy, operator="operator-2", profile="production"),
         identity=None, clock=consents.Clock(), head=lambda *_a: b"", heard=lambda *_a: None,
         store=SimpleNamespace(put_run=never, run=lambda _run: None),
     )  # fmt: skip
@@ -222,6 +223,74 @@ def test_a_platform_notices_that_it_would_send_a_contract_with_a_bad_signature_o
         agreement.join_signatures(ends.contract, ("platform-a", SigningKey.from_seed(b"x" * 32)), approvals)
 
 
+# ---- runs that were under way, or whose end was not heard
+
+
+def half_signed(ends: worlds.Ends) -> bytes:
+    """Return the contract under the bank's signature alone."""
+    return agreement.encode_signed(sign_record(dict(ends.contract.record), [("bank-1", ends.bank.key)]))
+
+
+def all_signed(ends: worlds.Ends) -> bytes:
+    """Return the contract under the signatures of both its parties."""
+    both = [("platform-a", ends.platform.key), ("bank-1", ends.bank.key)]
+    return agreement.encode_signed(sign_record(dict(ends.contract.record), both))
+
+
+def test_a_bank_was_in_no_run_whose_kept_contract_lacks_signatures(ends: worlds.Ends) -> None:
+    here = lobby(ends.contract)
+    for kept, is_held in ((all_signed(ends), True), (half_signed(ends), False)):
+        here.node.store.run = lambda _run, kept=kept: SimpleNamespace(state="running", contract=kept)
+        if is_held:
+            assert BankNode._was_in(here, "run-1") == ends.contract.is_network
+            continue
+        with pytest.raises(PeerError) as refused:
+            BankNode._was_in(here, "run-1")
+        assert refused.value.rule == "C05"
+
+
+def test_a_bank_is_told_no_end_under_a_kept_contract_that_lacks_signatures(ends: worlds.Ends) -> None:
+    here = lobby(ends.contract, members={})
+    here.node.store.envelopes = lambda _run: []
+    here.node.store.run = lambda _run: SimpleNamespace(state="running", contract=half_signed(ends))
+    header = {"run": "run-1", "conversation": "contracts/bank-1/1"}
+    with pytest.raises(PeerError) as refused:
+        BankNode._end_member(here, SimpleNamespace(peer="platform-a"), b"", header)  # type: ignore[arg-type]
+    assert refused.value.rule == "C05"
+
+
+def test_a_platform_tells_no_end_under_a_kept_contract_that_lacks_signatures(ends: worlds.Ends) -> None:
+    store = SimpleNamespace(
+        settings_under=lambda prefix: {f"{prefix}run-1": b"1"}, delete_setting=never, reserve=lambda *_a: 0,
+        run=lambda _run: SimpleNamespace(state="finished", note="", contract=half_signed(ends)),
+    )  # fmt: skip
+    node = SimpleNamespace(store=store, clock=consents.Clock(), session=never)
+    with pytest.raises(PeerError) as refused:
+        runs_resumed.tell_ends(node, SimpleNamespace(peer="bank-1"))  # type: ignore[arg-type]
+    assert refused.value.rule == "C05"
+
+
+@pytest.mark.parametrize("checked", [0, 1])
+def test_a_platform_goes_on_under_no_contract_that_lacks_signatures_whenever_it_reads_it(
+    checked: int, ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Row:
+        """A run under way whose contract is changed between one reading and the next."""
+
+        state, readings = "running", [all_signed(ends)] * checked + [half_signed(ends)]
+
+        @property
+        def contract(self) -> bytes:
+            return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+    seen: list[str] = []
+    monkeypatch.setattr(runs_resumed, "_take_up", lambda _node, contract, *_a: seen.append(contract.run) or checked)
+    node = SimpleNamespace(store=SimpleNamespace(runs=lambda: [Row()]))
+    with pytest.raises(PeerError) as refused:
+        runs_resumed.taken_up(node, {}, {})  # type: ignore[arg-type]
+    assert (refused.value.rule, len(seen)) == ("C05", checked)
+
+
 # ---- heads of the other party's ledger
 
 
@@ -232,14 +301,16 @@ def forged(*_arguments: Any) -> None:
 def test_a_bank_closes_no_run_on_a_head_that_it_could_not_keep(ends: worlds.Ends) -> None:
     here = lobby(ends.contract, ended={})
     here.node.keep_head, here.node.contract_event = forged, lambda *_a: None
+    here._confirm = lambda *arguments: BankNode._confirm(here, *arguments)
     session = SimpleNamespace(peer="platform-a", send=never)
     with pytest.raises(EvidenceRejected):
         status = SimpleNamespace(state="finished", rule="", checkpoint=b"")
         BankNode._close(here, session, ends.contract, status, None)  # type: ignore[arg-type]
 
 
-def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds() -> None:
+def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds(tmp_path: Path) -> None:
     said: list[str] = []
+    told: list[str] = []
     node = SimpleNamespace(
         keep_head=forged, take_answer=lambda *_a: None, head=lambda _peer: b"", contract_event=lambda *_a: None,
         say=said.append,
@@ -248,9 +319,11 @@ def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds
     session = SimpleNamespace(
         peer="bank-1", send=lambda *_a: None, receive=lambda *_a: SimpleNamespace(checkpoint=b"", cosignature=b""),
     )  # fmt: skip
-    here = SimpleNamespace(node=node, _is_signed=lambda _run: False)
+    node.store.delete_setting = told.append
+    node.run_folder = lambda _run: tmp_path
+    here = SimpleNamespace(node=node, lobby={}, _is_signed=lambda _run: False)
     PlatformNode._end(here, contract_of(), {"bank-1": session}, "finished", "")  # type: ignore[arg-type]
-    assert said == ["bank-1 did not confirm the end of test-run-1"]
+    assert (said, told) == (["bank-1 did not confirm the end of test-run-1"], [])
 
 
 def test_a_node_keeps_no_head_that_another_key_signed(tmp_path: Path) -> None:
@@ -293,6 +366,7 @@ def asking(kind: type[Any]) -> Any:
     )
     here._request = lambda *arguments: kind._request(here, *arguments)
     here._held = lambda: {**table.columns, "y": table.labels}
+    here._behind = lambda: kind._behind(here)
     return here
 
 

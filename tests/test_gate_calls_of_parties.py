@@ -173,7 +173,7 @@ def test_while_the_witnesses_are_overdue_neither_a_release_nor_a_value_leaves() 
     with pytest.raises(GateRefused):
         Ledger.append_release(overdue, {}, ())  # type: ignore[arg-type]
     header = dict.fromkeys(("run", "conversation", "step", "seq", "message_type", "payload_hash", "payload_bytes"), "")
-    opened = SimpleNamespace(header=header | {"round": 0}, message_hash="", signature=b"")
+    opened = SimpleNamespace(header=header | {"round": 0}, message_hash="", encoded=b"", signature=b"")
     with pytest.raises(GateRefused):
         crossing = Crossing("MaskSums.ciphertexts", "MASKED")
         LedgerTrace(overdue).crossed("out", "bank-1", opened, [crossing], (), b"")  # type: ignore[arg-type]
@@ -232,18 +232,25 @@ def test_a_query_is_charged_before_it_is_logged_or_answered() -> None:
         QueryDesk._answers(here, "bank-1", "query/bank-1/1", question)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [BankNode, PlatformNode])
+@pytest.mark.parametrize(
+    ("kind", "state", "next_step"),
+    [
+        pytest.param(BankNode, STANDING, "_stand", id="BankNode"),
+        pytest.param(BankNode, "running", "_go_on", id="BankNode of a run"),
+        pytest.param(PlatformNode, STANDING, "_stand", id="PlatformNode"),
+    ],
+)
 def test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_hold(
-    kind: type[Any], ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch
+    kind: type[Any], state: str, next_step: str, ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed = agreement.encode_signed(sign_record(dict(ends.contract.record), [("bank-1", ends.bank.key)]))
     table = SimpleNamespace(identifiers=[], columns={})
     for module, loader in ((bank, "load_loan_table"), (platform, "load_firm_table")):
         monkeypatch.setattr(module, "read_table", lambda _path: None)
         monkeypatch.setattr(module, loader, lambda *_a: table)
-    monkeypatch.setattr(kind, "_stand", never)
-    data = SimpleNamespace(label="y", table=None, id="", split=None, loan_id=None)
-    store = SimpleNamespace(runs=lambda: [SimpleNamespace(state=STANDING, contract=signed)])
+    monkeypatch.setattr(kind, next_step, never)
+    data = SimpleNamespace(label="y", table=Path("table.csv"), id="", split=None, loan_id=None)
+    store = SimpleNamespace(runs=lambda: [SimpleNamespace(state=state, contract=signed)])
     node = SimpleNamespace(config=SimpleNamespace(data=data, evaluation=EvaluationSection()), store=store, rules=NO_RULES)
     with pytest.raises(PeerError) as refused:
         kind(node, None)
