@@ -251,7 +251,9 @@ def test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_
     monkeypatch.setattr(kind, next_step, never)
     data = SimpleNamespace(label="y", table=Path("table.csv"), id="", split=None, loan_id=None)
     store = SimpleNamespace(runs=lambda: [SimpleNamespace(state=state, contract=signed)])
-    node = SimpleNamespace(config=SimpleNamespace(data=data, evaluation=EvaluationSection()), store=store, rules=NO_RULES)
+    node = SimpleNamespace(
+        config=SimpleNamespace(data=data, evaluation=EvaluationSection()), store=store, rules=NO_RULES
+    )
     with pytest.raises(PeerError) as refused:
         kind(node, None)
     assert refused.value.rule == "C05"
