@@ -9,7 +9,8 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 PROTOS := $(wildcard proto/*.proto)
 TORTURE := tests/attacks $(addprefix tests/test_,$(addsuffix .py,canonical consent_bulk consent_records consent_snapshot decision_laws decoders \
 	desensitise_risk group histogram intervals \
-	key_file modulus_proof multiexp overflow_proof packing paillier pairwise_masks psi_ecdh psi_paillier))
+	key_file modulus_proof multiexp overflow_proof packing paillier pairwise_masks preparation psi_ecdh psi_paillier \
+	secure_sum shamir training))
 
 .PHONY: demo test torture dev check bench protos clean
 
