@@ -31,6 +31,7 @@ from lianxin.federation.session import Session, rule_id
 from lianxin.parties import checkpoint
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
 from lianxin.parties.bank_evaluation import check_columns
+from lianxin.parties.bank_side import ResumableSide
 from lianxin.parties.bank_worker import Worker, write_result
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.identifiers import identifiers_are_uscc
@@ -263,7 +264,7 @@ class BankNode:
             check_goes_on(self.node, contract)
             run = bank_run(self.node, contract, self.table, self.link)
             kept = checkpoint.read(self.node.run_folder(contract.run), contract.run)
-            if kept is not None:
+            if kept is not None and isinstance(run, ResumableSide):
                 run.restore(kept)
         except LianxinError as fault:
             end_left(self.node, contract, str(fault), self.ended)

@@ -22,7 +22,7 @@ from lianxin.federation.model import Provenance
 from lianxin.federation.network_terms import RING_BITS
 from lianxin.parties import training
 from lianxin.parties.bank_fields import FieldCounts, check_kinds, held_back_fault, named, told, without_rare
-from lianxin.parties.bank_side import BankSide
+from lianxin.parties.bank_side import ResumableSide
 from lianxin.parties.bank_weights import WeightsTaken
 from lianxin.parties.network_models import Compared, NetworkRows, compare, rows_as_text, rows_from
 from lianxin.parties.node import Node
@@ -37,7 +37,7 @@ from lianxin.parties.training_shapes import Weights
 _STAGES = frozenset(f"query.{kind}" for kind in federated.SUM_KINDS)
 
 
-class BankNetwork(BankSide):
+class BankNetwork(ResumableSide):
     """A bank's side of one run; its steps are called by the bank's ClientApp."""
 
     compared: Compared

@@ -53,14 +53,6 @@ class BankSide(ABC):
     def model_record(self) -> dict[str, Any]:
         """Return the bank's model of this run, for its own state folder."""
 
-    def checkpoint(self) -> dict[str, Any]:
-        """Return what a bank that starts again goes on with; a joint model has nothing: its runs do not go on."""
-        raise NotImplementedError
-
-    def restore(self, kept: Mapping[str, Any]) -> None:
-        """Go on from what `checkpoint` gave."""
-        raise NotImplementedError
-
     def _once(self, step: str) -> None:
         if step in self._done:
             raise PeerError(f"the platform asked for {step} a second time; its randomness serves once", "S05")
@@ -140,3 +132,15 @@ class BankSide(ABC):
                 figures[f"auc_{model}"] = round(area * 10**6)
                 figures[f"ks_{model}"] = round(distance * 10**6)
         return figures
+
+
+class ResumableSide(BankSide):
+    """A bank's side of a run that goes on after the bank was killed; runs of joint models do not."""
+
+    @abstractmethod
+    def checkpoint(self) -> dict[str, Any]:
+        """Return what a bank that starts again goes on with, as canonical-JSON values."""
+
+    @abstractmethod
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what `checkpoint` gave. Raises RunStopped where it no longer fits what the bank holds."""

@@ -19,9 +19,10 @@ from lianxin.federation.federated import SUM_KINDS
 from lianxin.federation.grid import answer_instructions
 from lianxin.parties import checkpoint
 from lianxin.parties.bank_evaluation import write_evaluation
-from lianxin.parties.bank_side import BankSide
+from lianxin.parties.bank_side import BankSide, ResumableSide
 from lianxin.parties.lineage import BY_ROW, CHANCES
 from lianxin.parties.node import WORKERS_LOST, Node
+from lianxin.parties.retention import write_beside
 
 REDIAL_S = 1.0
 END_S = 5.0
@@ -41,7 +42,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Do the bank's part; what stopped it is in `failure` then."""
         try:
-            self._follow() if self.contract.is_network else self._once(f"learning/{self.node.party}")
+            self._follow(self.work) if isinstance(self.work, ResumableSide) else self._once(f"learning/{self.node.party}")
         except LianxinError as failure:
             self._fail(failure)
         except (BrokenExecutor, TimeoutError):
@@ -70,34 +71,35 @@ class Worker(threading.Thread):
         patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
         answer_instructions(app, session, lambda: self.work.rights, patience, is_over)
 
-    def _follow(self) -> None:
+    def _follow(self, work: ResumableSide) -> None:
         """Take part in one learning conversation after the other, until the run is over."""
         while not self.over.is_set():
             try:
-                self._take_part()
+                self._take_part(work)
             except (PeerGone, DeadlinePassed):
                 pause = END_S if self.work.finished else REDIAL_S
                 if not self.over.wait(pause):
                     self.node.say(f"dialling again for run {self.contract.run}")
 
-    def _take_part(self) -> None:
+    def _take_part(self, work: ResumableSide) -> None:
         number = self.node.store.reserve(f"learning/{self.contract.run}", 1)
         name = f"learning/{self.node.party}" + (f"/{number}" if number else "")
         channel = self.link.open(name, self.contract.run)
         try:
-            self._answer(channel, name, self._keeping(self.work.client_app()), self.over.is_set)
+            self._answer(channel, name, self._keeping(work), self.over.is_set)
         finally:
             channel.close()
 
-    def _keeping(self, app: Any) -> Callable[[Any, Any], Any]:
+    def _keeping(self, work: ResumableSide) -> Callable[[Any, Any], Any]:
         """Return the ClientApp, each answer of which is on disk before it leaves."""
+        app = work.client_app()
 
         def answer(asked: Any, context: Any) -> Any:
             reply = app(asked, context)
             if asked.metadata.message_type not in _STAGES:
-                checkpoint.write(self.node.run_folder(self.contract.run), self.work.checkpoint())
-                if self.work.finished:
-                    write_result(self.node, self.work)
+                checkpoint.write(self.node.run_folder(self.contract.run), work.checkpoint())
+                if work.finished:
+                    write_result(self.node, work)
             return reply
 
         return answer
@@ -106,7 +108,7 @@ class Worker(threading.Thread):
 def write_result(node: Node, run: BankSide) -> None:
     """Keep a run's model and held-out scores in the bank's own state folder."""
     folder = node.run_folder(run.contract.run)
-    (folder / "model.json").write_text(json.dumps(run.model_record(), ensure_ascii=False))
+    write_beside(folder / "model.json", json.dumps(run.model_record(), ensure_ascii=False).encode())
     scores = {name: run.result[name] for name in BY_ROW} | {k: run.result[k] for k in CHANCES if k in run.result}
-    (folder / "scores.json").write_text(json.dumps(scores))
+    write_beside(folder / "scores.json", json.dumps(scores).encode())
     write_evaluation(run, folder)

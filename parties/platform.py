@@ -34,7 +34,7 @@ from lianxin.parties.query_conversations import STANDING, end_expired, resumed_s
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.quota import SplitQuota
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
-from lianxin.parties.retention import sweep_daily
+from lianxin.parties.retention import sweep_daily, write_beside
 from lianxin.parties.run_kinds import platform_run
 from lianxin.parties.runs_left import is_numbered, is_unused
 from lianxin.parties.runs_resumed import closing_sessions, has_ended, may_miss, taken_up, tell_end, tell_ends, untold
@@ -366,7 +366,7 @@ class PlatformNode:
         record = active.work.model_record()
         if record is not None:
             path = self.node.run_folder(contract.run) / "model.json"
-            path.write_text(json.dumps(record, ensure_ascii=False))
+            write_beside(path, json.dumps(record, ensure_ascii=False).encode())
 
     def _end(self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
         untold(self.node, contract)

@@ -32,8 +32,9 @@ def taken_up(node: Node, runs: dict[str, ActiveRun], ended: dict[str, dict[str, 
     for row in node.store.runs():
         if row.state == "proposed":
             _end_proposed(node, decode_contract(row.contract), ended)
-        elif row.state == "running" and _take_up(node, open_contract(row.contract), runs, ended):
-            going.append(open_contract(row.contract))
+        elif row.state == "running":
+            contract = open_contract(row.contract)
+            going += [contract] if _take_up(node, contract, runs, ended) else []
     return going
 
 
