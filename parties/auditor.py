@@ -56,13 +56,19 @@ PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked: `subject` is the party, `detail` says what was found, `remedy` what to ask whom."""
+    """One thing that was checked: `subject` is the party, `detail` says what was found, `remedy` what to ask whom.
+
+    `leaf`, `rule` and `message` are those of the `Finding`.
+    """
 
     name: str
     subject: str
     ok: bool
     detail: str
     remedy: str = ""
+    leaf: int = -1
+    rule: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def _checked(name: str, subject: str, findings: Iterable[Finding], passed: str) 
     found = list(findings)
     if not found:
         return [Check(name, subject, True, passed)]
-    shown = [Check(name, subject, False, one.detail, one.remedy) for one in found[:FINDINGS_PER_CHECK]]
+    shown = [Check(name, subject, False, **asdict(one)) for one in found[:FINDINGS_PER_CHECK]]
     rest = len(found) - len(shown)
     more = [Check(name, subject, False, f"{rest} more of this check at {subject}", "mend the ones above first")]
     return shown + (more if rest else [])

@@ -68,10 +68,17 @@ HEADER = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: where it is and what rule it breaks, and what to ask whom."""
+    """One fault: where it is and what rule it breaks, and what to ask whom.
+
+    `leaf` is the index of the leaf in the party's ledger (-1: none), `rule` a rule id of docs/reference.md or "", `message`
+    the place of the envelope as conversation/sender/seq or "".
+    """
 
     detail: str
     remedy: str
+    leaf: int = -1
+    rule: str = ""
+    message: str = ""
 
 
 @dataclass

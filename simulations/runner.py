@@ -31,6 +31,7 @@ POLL_S = 0.1
 CAUSE_DEADLINE_S = 3.0
 STOP_DEADLINE_S = 10.0
 Watch = Callable[[str], None]
+Tamper = Callable[[Any, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,13 @@ def reference_plan(contract: Any) -> dict[str, Any]:
     return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
 
 
-def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = None) -> Ran:
+def run_in_memory(
+    layout: Layout, watch: Watch | None = None, strategy: Any = None, tamper: Tamper | None = None
+) -> Ran:
     """Run every node of `layout` in this process and return how it went. Raises the LianxinError that ended the run.
 
-    `strategy(contract, steps)` replaces the star's Flower strategy.
+    `strategy(contract, steps)` replaces the star's Flower strategy; `tamper(platform, banks)` is given the node of the
+    platform and those of the banks by party before they start: that is how a scenario makes one of them cheat.
     """
     from lianxin.federation.apps import strategy_of
     from lianxin.federation.grid import LocalGrid
@@ -74,6 +78,8 @@ def run_in_memory(layout: Layout, watch: Watch | None = None, strategy: Any = No
     platform = PlatformNode(opened[first], reference_plan, LocalGrid, strategy or strategy_of)
     network = MemoryNetwork(platform.handle, first)
     banks = [BankNode(opened[party], network.link(party)) for party in others]
+    if tamper is not None:
+        tamper(platform, {bank.node.party: bank for bank in banks})
     threads = [threading.Thread(target=bank.serve, daemon=True) for bank in banks]
     watcher = _Watcher(opened[first], watch)
     try:
