@@ -7,7 +7,7 @@ over other inputs never meets the same stream (protocols.md, section 1).
 
 import hashlib
 import secrets
-from collections.abc import MutableSequence
+from collections.abc import Iterable, MutableSequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,20 @@ def derive_seed(seed: bytes, *labels: Label) -> bytes:
     inner.update(message)
     outer.update(inner.digest())
     return outer.digest()
+
+
+def derive_seeds(seed: bytes, first: Label, lasts: Iterable[Label]) -> list[bytes]:
+    """Return `derive_seed(seed, first, last)` for each of `lasts`, at half of the price: what all share is hashed once."""
+    inner, outer = (pad.copy() for pad in _pads(seed))
+    start = _encode_label(first)
+    inner.update(len(start).to_bytes(8, "big") + start)
+    seeds = []
+    for last in lasts:
+        label, below, above = _encode_label(last), inner.copy(), outer.copy()
+        below.update(len(label).to_bytes(8, "big") + label)
+        above.update(below.digest())
+        seeds.append(above.digest())
+    return seeds
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from lianxin.federation.field_query import MODEL as FIELD_QUERY
 from lianxin.federation.plan_calibration import (
     REFERENCE,
     Calibration,
+    Meter,
     measure_calibration,
     reference_calibration,
 )
@@ -42,6 +43,7 @@ from lianxin.federation.steps import STEPS
 __all__ = [
     "REFERENCE",
     "Calibration",
+    "Meter",
     "check_transcript_against_plan",
     "describe_plan",
     "make_plan",

@@ -5,6 +5,7 @@ simulations need; a platform that launches a run in earnest measures its own mac
 `crypto` under a clock of processor time that is passed in, with a key that is drawn quickly and serves nothing else.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -74,31 +75,62 @@ def reference_calibration(key_bits: int) -> Calibration:
     return replace(base, key_bits=key_bits, **scaled)
 
 
+class Meter:
+    """Unit costs averaged over samples, taken at once or from time to time beside a run.
+
+    What an operation takes depends on who shares the machine, and that changes from second to second: a run is priced by
+    samples from the seconds in which it ran. Samples of equal processor time make the average what the run's own
+    operations took. `clock_ns` is processor time in nanoseconds. The primes behind the timings are drawn quickly, are
+    not safe and serve nothing else; the cost of generating a key varies too much to be measured and is the reference's,
+    scaled.
+    """
+
+    def __init__(self, key_bits: int, drbg: Drbg, clock_ns: Callable[[], int]) -> None:
+        self._key_bits, self._clock_ns = key_bits, clock_ns
+        self._works = _kernels(key_bits, drbg)
+        self._runs: Counter[str] = Counter()
+        self._spent_ns: Counter[str] = Counter()
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of what is timed, the two that take a quarter of a second among them."""
+        return tuple(self._works)
+
+    def sample(self, name: str, share_ns: int) -> None:
+        """Do one kernel once, uncounted, then again and again for `share_ns` of processor time."""
+        work = self._works[name]
+        work()
+        start, runs, spent = self._clock_ns(), 0, 0
+        while not runs or spent < share_ns:
+            work()
+            runs += 1
+            spent = self._clock_ns() - start
+        self._runs[name] += runs
+        self._spent_ns[name] += spent
+
+    def calibration(self) -> Calibration:
+        """Return the average over all samples. Raises ValueError unless each kernel was sampled."""
+        missing = [name for name in self._works if not self._runs[name]]
+        if missing:
+            raise ValueError(f"{missing[0]} was never sampled; a calibration needs every kernel")
+        took = {name: max(1, self._spent_ns[name] // self._runs[name]) for name in self._works}
+        at_half = took.pop("half_power")
+        took["decrypt_ns"] = took["encrypt_ns"] + 2 * at_half
+        took["power_bit_ns"] = max(1, took["power_bit_ns"] // psi_paillier.EXPONENT_BOUND.bit_length())
+        base = reference_calibration(self._key_bits)
+        generate = base.generate_key_ns * took["textbook_ns"] // base.textbook_ns
+        return Calibration(key_bits=self._key_bits, source="measured", generate_key_ns=generate, **took)
+
+
 def measure_calibration(key_bits: int, drbg: Drbg, clock_ns: Callable[[], int], seconds: float = 2.0) -> Calibration:
     """Return what the kernels cost here, on this core; takes about `seconds` and the time to build small tables.
 
-    `clock_ns` is processor time in nanoseconds. The primes behind the timings are drawn quickly, are not safe and serve
-    nothing else; the cost of generating a key varies too much to be measured and is the reference's, scaled.
+    See `Meter` for `clock_ns` and for what the timings are made of.
     """
-    works = _kernels(key_bits, drbg)
-    share_ns = int(seconds * 1e9) // len(works)
-    took = {name: _time_one(work, clock_ns, share_ns) for name, work in works.items()}
-    at_half = took.pop("half_power")
-    took["decrypt_ns"] = took["encrypt_ns"] + 2 * at_half
-    took["power_bit_ns"] = max(1, took["power_bit_ns"] // psi_paillier.EXPONENT_BOUND.bit_length())
-    base = reference_calibration(key_bits)
-    generate = base.generate_key_ns * took["textbook_ns"] // base.textbook_ns
-    return Calibration(key_bits=key_bits, source="measured", generate_key_ns=generate, **took)
-
-
-def _time_one(work: Callable[[], Any], clock_ns: Callable[[], int], share_ns: int) -> int:
-    start, runs = clock_ns(), 0
-    while True:
-        work()
-        runs += 1
-        spent = clock_ns() - start
-        if spent >= share_ns:
-            return max(1, spent // runs)
+    meter = Meter(key_bits, drbg, clock_ns)
+    for name in meter.kernels:
+        meter.sample(name, int(seconds * 1e9) // len(meter.kernels))
+    return meter.calibration()
 
 
 def _kernels(key_bits: int, drbg: Drbg) -> dict[str, Callable[[], Any]]:

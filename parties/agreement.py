@@ -19,6 +19,7 @@ from lianxin.federation.network_terms import network_fault
 from lianxin.federation.scorecard import plan_layouts
 from lianxin.parties.clock import after
 from lianxin.parties.config import PolicySection, RunConfig
+from lianxin.parties.decision_policy import judge_policy
 from lianxin.parties.identity import Identity
 
 FORMS = {
@@ -41,7 +42,6 @@ _FROM_RUN = (
     "lawful_basis", "impact_assessment", "agreement", *MODEL_TERMS, *NETWORK_TERMS,
 )  # fmt: skip
 _SCREENS = ("min_iv_millionths", "max_correlation_permille", "max_vif_hundredths", "sign_check")
-_Limits = dict[str, tuple[bool, str]]  # {rule: (whether it holds, what is told where it does not)}
 _AGREEMENT_FAULTS = {field_query.MODEL: field_query.agreement_fault, scoring.MODEL: scoring.agreement_fault}
 
 
@@ -157,58 +157,9 @@ def _fits(contract: RunContract) -> bool:
 def judge_by_policy(contract: RunContract, policy: PolicySection, party: str) -> Verdict:
     """Return whether a bank's policy for unattended approval admits these terms: the first limit that does not hold.
 
-    What a model has no use for is no ground to refuse: trees have no rounds, and a standing agreement matches and trains
-    nothing, whatever its contract says of both.
+    The comparison itself is `decision_policy`, which an auditor repeats.
     """
-    limits = _limits_of_all(contract, policy, party)
-    if not contract.is_standing:
-        limits |= _limits_of_training(contract, policy)
-    if contract.model == "boosted_trees":
-        limits |= _limits_of_trees(contract, policy)
-    if contract.is_network:
-        limits |= _limits_of_networks(contract, policy)
-    return next(
-        (Verdict(rule, reason) for rule, (holds, reason) in sorted(limits.items()) if not holds), Verdict("", "")
-    )
-
-
-def _limits_of_all(contract: RunContract, policy: PolicySection, party: str) -> _Limits:
-    asked = set(contract.fields_of(party, "feature")) | set(contract.fields_of(party, "label"))
-    return {
-        "P01": (contract.purpose in policy.purposes, "the purpose is not in the policy"),
-        "P06": (policy.fields is None or asked <= set(policy.fields), "a field that the policy does not list"),
-        "P08": (contract.model in policy.models, "a model that the policy does not list"),
-    }
-
-
-def _limits_of_training(contract: RunContract, policy: PolicySection) -> _Limits:
-    has_few_rounds = contract.model != "scorecard" or contract.rounds <= policy.max_rounds
-    rows: _Limits = {"P05": (contract.min_rows >= policy.min_rows, "a smaller minimum of rows than the policy allows")}
-    if contract.is_network:
-        return rows
-    return rows | {
-        "P02": (contract.matching in policy.matching, "the matching protocol is not in the policy"),
-        "P03": (has_few_rounds, "more rounds than the policy allows"),
-        "P04": (contract.key_bits >= policy.min_key_bits, "a smaller key than the policy allows"),
-        "P07": (contract.profile in policy.profiles, "an encryption profile that the policy does not list"),
-    }
-
-
-def _limits_of_trees(contract: RunContract, policy: PolicySection) -> _Limits:
-    return {
-        "P09": (contract.trees <= policy.max_trees, "more trees than the policy allows"),
-        "P10": (contract.nodes in policy.nodes, "nodes shown or hidden as the policy does not allow"),
-        "P11": (contract.split_bits <= policy.max_split_bits, "more cuts of the platform's than the policy allows"),
-    }
-
-
-def _limits_of_networks(contract: RunContract, policy: PolicySection) -> _Limits:
-    epsilon, most = contract.epsilon_thousandths, policy.max_epsilon_thousandths
-    return {
-        "P12": (contract.rounds <= policy.max_network_rounds, "more rounds of a network than the policy allows"),
-        "P13": (contract.aggregation in policy.aggregation, "an aggregation that the policy does not list"),
-        "P14": (not most or 0 < epsilon <= most, "no differential privacy, or a larger epsilon than the policy allows"),
-    }
+    return Verdict(*judge_policy(contract.record, policy.model_dump(), party))
 
 
 def approve(contract: RunContract, party: str, key: SigningKey) -> bytes:

@@ -3,67 +3,35 @@
 A line that is no canonical object stands as an empty record, so that positions stay true and the checks that follow
 never meet a value of another type than its `fits` shape says. Content is judged in the `auditor_*` modules, under one
 `Run`: the contract that all parties signed and every party's `Evidence`.
+
+Nothing of a line stays in memory but some bytes (`auditor_lines`, `auditor_columns`): the first reading says whether it is
+canonical, of which kind and of which run; a record is decoded again each time it is asked for.
 """
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-from lianxin.crypto import canonical, merkle
-from lianxin.crypto.errors import CryptoError
+from lianxin.crypto import merkle
+from lianxin.parties import auditor_columns, auditor_lines
+from lianxin.parties.auditor_columns import KINDS, Columns, fits
+from lianxin.parties.auditor_lines import Lines, LineTree, Record, Records
 
-Record = dict[str, Any]
-_LINE_FILES = ("checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes")
+LINE_FILES = ("checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes")
 _LATER_FILES = ("grades",)  # evidence of 0.1 and 0.2 has none of these
+_DOCUMENTS = ("plan", "policy", "software", "commitments")  # evidence of before 0.6 has none of these
+_NAMED_LINES = 20
 CONTRACT = {
     "run": str, "purpose": str, "created_at": str, "expires_at": str, "rounds": int, "min_rows": int,
     "parties": [{"party": str, "node_key": str}], "fields": [{"provider": str, "field": str, "use": str}],
     "catalogues": {},
 }  # fmt: skip
-_LEAF = {"kind": str, "time": str, "run": str, "party": str, "operator": str, "code_version": str}
-KINDS: Mapping[str, Record] = {
-    "contract": {"contract_hash": str, "event": str},
-    "registry": {"epoch": int},
-    "firm-keys": {"keys": int, "keys_root": str},
-    "release": {
-        "provider": str, "recipient": str, "purpose": str, "mode": str, "step": str, "epoch": int,
-        "contract_hash": str, "catalogue_hash": str, "fields": [str], "refused": [{"field": str, "rule": str}],
-        "rows": int, "consent_root": str, "consents": int,
-    },
-    "envelope": {
-        "direction": str, "peer": str, "conversation": str, "step": str, "round": int, "seq": int, "message_type": str,
-        "message_hash": str, "payload_hash": str, "forms": [{"field": str, "form": str}], "releases": [str],
-        "decision": str,
-    },
-    "refusal": {"peer": str, "rule": str},
-    "grade": {"grade_hash": str, "policy_hash": str, "table_hash": str, "model": str, "accepted": bool},
-    "deletion": {"dataset": str, "rule": str, "count": int},
-    "objection": {"event": str, "field": str, "record_hash": str},
-    "model-marked": {"revocations": int, "consent_root": str, "choice": str},
-    "alarm": {"rule": str, "skew_s": int},
-    "split-bits": {"peer": str, "bits": int},
-    "score": {"peer": str, "score": str, "firms": int, "conversation": str},
-    "scored": {"peer": str, "score": str, "release": str, "scores": int},
-    "secure-sum": {
-        "contract_hash": str, "label": str, "asked": [str], "threshold": int, "senders": [str], "included": [str],
-        "question": str,
-        "keys": [{"party": str, "key": str, "signature": str}], "sets": [{"party": str, "signature": str}],
-    },
-    "privacy": {
-        "contract_hash": str, "unit": str, "epsilon_thousandths": int, "delta_exponent": int, "left_thousandths": int,
-    },
-    "network-round": {"round": int, "accepted": bool, "reason": str, "rows": int, "weights_sha256": str},
-}  # fmt: skip
-HEADER = {
-    "run": str, "conversation": str, "step": str, "round": int, "seq": int, "sender": str, "recipient": str,
-    "previous": str, "contract": str, "epoch": int, "expires_at": str, "message_type": str, "payload_hash": str,
-    "payload_bytes": int,
-}  # fmt: skip
+HEADER = auditor_columns.HEADER
+NOBODY = "-"
 
 
 @dataclass(frozen=True)
@@ -71,7 +39,8 @@ class Finding:
     """One fault: where it is and what rule it breaks, and what to ask whom.
 
     `leaf` is the index of the leaf in the party's ledger (-1: none), `rule` a rule id of docs/reference.md or "", `message`
-    the place of the envelope as conversation/sender/seq or "".
+    the place of the envelope as conversation/sender/seq or "". `accused` is the party that did wrong as far as evidence
+    shows it: "" where it is the one whose evidence was checked, `NOBODY` where it cannot be told.
     """
 
     detail: str
@@ -79,41 +48,67 @@ class Finding:
     leaf: int = -1
     rule: str = ""
     message: str = ""
+    accused: str = ""
+
+
+class Crossings(Iterable[tuple[int, Record]]):
+    """The leaves of envelopes that crossed, each with its index, decoded one after another; how many is known before."""
+
+    def __init__(self, indexes: Sequence[int], leaves: Sequence[Record]) -> None:
+        self.indexes, self._leaves = indexes, leaves
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def __iter__(self) -> Iterator[tuple[int, Record]]:
+        return ((index, self._leaves[index]) for index in self.indexes)
+
+    def part(self, start: int, stop: int) -> "Crossings":
+        """Return those from `start` to before `stop`."""
+        return Crossings(self.indexes[start:stop], self._leaves)
 
 
 @dataclass
 class Evidence:
-    """One party's files; `leaves[i]` decodes `ledger_lines[i]`, or is empty where that is no canonical leaf."""
+    """One party's files; `leaves[i]` decodes `ledger_lines[i]`, or is empty where that is no canonical leaf.
+
+    `marks` has eight bytes of the hash of each line of envelopes; `documents` are the files
+    of one record each that there are: plan, policy, software, commitments.
+    """
 
     party: str
     contract: Record
-    ledger_lines: list[bytes]
-    records: Mapping[str, list[Record]]
+    ledger_lines: Sequence[bytes]
+    records: Mapping[str, Sequence[Record]]
     catalogue: bytes
-    leaves: list[Record] = field(default_factory=list)
+    columns: Columns
+    marks: Sequence[int] = ()
     unreadable: list[str] = field(default_factory=list)
+    documents: Mapping[str, Record] = field(default_factory=dict)
 
     @cached_property
-    def tree(self) -> merkle.MerkleTree:
+    def leaves(self) -> Sequence[Record]:
+        """Each leaf by its index."""
+        lines = self.ledger_lines
+        return Records(lines, self.columns.flags) if isinstance(lines, Lines) else []
+
+    @cached_property
+    def tree(self) -> merkle.HashTree:
         """The RFC 9162 tree over the ledger's lines as they are."""
-        tree = merkle.MerkleTree()
-        for line in self.ledger_lines:
-            tree.append(line)
-        return tree
+        return LineTree(self.ledger_lines, bytes(self.columns.tiles))
 
     def of_kind(self, kind: str, run: str | None = None) -> Iterator[tuple[int, Record]]:
         """Yield (index, leaf) of the well-formed leaves of one kind, of one run or of all."""
-        for index, leaf in enumerate(self.leaves):
-            if leaf.get("kind") == kind and run in (None, leaf["run"]) and fits(leaf, KINDS[kind]):
+        for index in self.columns.of_kind(kind, run):
+            leaf = self.leaves[index]
+            if kind in KINDS or leaf.get("kind") == kind:
                 yield index, leaf
 
     @cached_property
     def _epochs(self) -> list[tuple[int, int]]:
         """(leaf, highest epoch up to it): a registry only grows, whatever a later leaf says."""
-        leaves = list(self.of_kind("registry"))
-        return list(
-            zip((index for index, _ in leaves), accumulate((leaf["epoch"] for _, leaf in leaves), max), strict=True)
-        )
+        leaves = [(index, leaf["epoch"]) for index, leaf in self.of_kind("registry")]
+        return list(zip((index for index, _ in leaves), accumulate((epoch for _, epoch in leaves), max), strict=True))
 
     def epoch_before(self, index: int) -> int:
         """Return the registry's epoch as the leaves before `index` have it."""
@@ -126,11 +121,15 @@ class Evidence:
 
     def headers(self) -> Iterator[Record]:
         """Yield the well-formed envelope headers in ledger order."""
-        return (one["header"] for one in self.records["envelopes"] if fits(one.get("header"), HEADER))
+        headers = (one.get("header") for one in self.records["envelopes"])
+        return (header for header in headers if isinstance(header, dict) and auditor_columns.is_header(header))
 
-    def crossings(self, run: str) -> list[tuple[int, Record]]:
-        """Return the envelope leaves of what crossed; a refused one did not."""
-        return [(index, leaf) for index, leaf in self.of_kind("envelope", run) if leaf["decision"] != "refuse"]
+    def crossings(self, run: str, direction: str = "", flag: int = 0) -> Crossings:
+        """Return the envelope leaves of what crossed, in one direction ("in", "out") or both; a refused one did not.
+
+        With a `flag` of `auditor_columns`, those that have it alone.
+        """
+        return Crossings(self.columns.crossed(run, direction, flag), self.leaves)
 
 
 @dataclass(frozen=True)
@@ -160,47 +159,92 @@ class Run:
         return bool(ends & {"failed", "refused"})
 
 
-def read_evidence(folder: Path) -> Evidence:
-    """Return the evidence in `folder`/evidence; what is missing or malformed is named in `unreadable`."""
+def read_evidence(folder: Path, spread: auditor_columns.Spread = auditor_columns.here) -> Evidence:
+    """Return the evidence in `folder`/evidence; what is missing or malformed is named in `unreadable`.
+
+    `spread` reads many lines in parts, by default one after another in this process.
+    """
     unreadable: list[str] = []
-    there = [name for name in _LATER_FILES if (folder / "evidence" / f"{name}.jsonl").exists()]
-    read = {name: _read(folder, f"{name}.jsonl", unreadable) for name in ("ledger", *_LINE_FILES, *there)}
-    lines = {name: _split_lines(name, data, unreadable) for name, data in read.items()}
-    records = {name: [_decoded(line) for line in lines[name]] for name in (*_LINE_FILES, *there)}
-    for name, found in records.items():
-        unreadable += [f"{name}.jsonl, line {n}, is not canonical" for n, one in enumerate(found, 1) if not one]
-    contract = _decoded(_read(folder, "contract.json", unreadable).removesuffix(b"\n"))
-    catalogue = _read(folder, "catalogue.csv", unreadable)
-    leaves = [_decoded(line) for line in lines["ledger"]]
-    leaves = [leaf if fits(leaf, _LEAF) else {} for leaf in leaves]
-    return Evidence(folder.name, contract, lines["ledger"], records, catalogue, leaves, unreadable)
+    lines = _lines_of(folder, unreadable)
+    judged = auditor_columns.judge(lines, folder.name, spread)
+    records: dict[str, Sequence[Record]] = {}
+    for name in lines.keys() - {"ledger"}:
+        records[name] = Records(lines[name], judged[name].flags)
+        unreadable += _bad_lines(name, judged[name].flags)
+    contract = _document(folder, "contract.json", unreadable)
+    there = [name for name in _DOCUMENTS if _is_there(folder, f"{name}.json")]
+    documents = {name: record for name in there if (record := _document(folder, f"{name}.json", unreadable))}
+    catalogue = _bytes(folder, "catalogue.csv", unreadable)
+    columns, marks = judged["ledger"], judged["envelopes"].marks
+    return Evidence(folder.name, contract, lines["ledger"], records, catalogue, columns, marks, unreadable, documents)
 
 
-def _read(folder: Path, name: str, unreadable: list[str]) -> bytes:
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / "evidence" / name).exists()
+
+
+def _lines_of(folder: Path, unreadable: list[str]) -> dict[str, Lines]:
+    later = [name for name in _LATER_FILES if _is_there(folder, f"{name}.jsonl")]
+    return {name: _lines(folder, name, unreadable) for name in ("ledger", *LINE_FILES, *later)}
+
+
+def _lines(folder: Path, name: str, unreadable: list[str]) -> Lines:
     try:
-        return (folder / "evidence" / name).read_bytes()
+        lines = Lines(folder / "evidence" / f"{name}.jsonl")
     except OSError:
-        unreadable.append(f"{name} is missing or cannot be read")
-        return b""
-
-
-def _split_lines(name: str, data: bytes, unreadable: list[str]) -> list[bytes]:
-    if data and not data.endswith(b"\n"):
+        unreadable.append(f"{name}.jsonl is missing or cannot be read")
+        return Lines(None)
+    if not lines.is_whole:
         unreadable.append(f"{name}.jsonl ends within a line")
-    return data.removesuffix(b"\n").split(b"\n") if data else []
+    unreadable += [
+        f"{name}.jsonl, line {n + 1}, is over {auditor_lines.LONGEST} bytes" for n in lines.too_long[:_NAMED_LINES]
+    ]
+    return lines
 
 
-def _decoded(line: bytes) -> Record:
+def _bad_lines(name: str, flags: bytearray) -> Iterator[str]:
+    place, found = flags.find(0), 0
+    while place >= 0:
+        found += 1
+        if found <= _NAMED_LINES:
+            yield f"{name}.jsonl, line {place + 1}, is not canonical"
+        place = flags.find(0, place + 1)
+    if found > _NAMED_LINES:
+        yield f"{name}.jsonl: {found - _NAMED_LINES} more lines are not canonical"
+
+
+def _bytes(folder: Path, name: str, unreadable: list[str]) -> bytes:
+    """Return a file's bytes, none where it is missing, no file, or too large to be what it is called."""
+    path = folder / "evidence" / name
     try:
-        return canonical.decode_fragment(line)
-    except CryptoError:
-        return {}
+        if path.is_file() and path.stat().st_size <= auditor_lines.LONGEST:
+            return path.read_bytes()
+    except OSError:
+        pass
+    unreadable.append(f"{name} is missing or cannot be read")
+    return b""
 
 
-def fits(value: Any, shape: Any) -> bool:
-    """Return whether `value` has the keys and types of `shape`; a list's shape is that of each of its items."""
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(item, shape[0]) for item in value)
-    if isinstance(shape, Mapping):
-        return isinstance(value, dict) and all(key in value and fits(value[key], one) for key, one in shape.items())
-    return type(value) is shape
+def _document(folder: Path, name: str, unreadable: list[str]) -> Record:
+    data = _bytes(folder, name, unreadable)
+    record = auditor_lines.decoded(data.removesuffix(b"\n"))
+    if record is None and data and name != "contract.json":  # of a contract its own check speaks
+        unreadable.append(f"{name} is not canonical")
+    return record or {}
+
+
+def leaf_finding(own: Evidence, index: int, what: str, ask: str, rule: str = "", message: str = "") -> Finding:
+    """Return the finding `what` about one leaf of `own`; `ask` is what to ask its party."""
+    return Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} {ask}", index, rule, message)
+
+
+def message_of(party: str, leaf: Record) -> str:
+    """Return the place of the message that an envelope leaf of `party` is about: conversation/sender/seq."""
+    sender = party if leaf["direction"] == "out" else leaf["peer"]
+    return f"{leaf['conversation']}/{sender}/{leaf['seq']}"
+
+
+__all__ = [
+    "CONTRACT", "HEADER", "KINDS", "NOBODY", "Crossings", "Evidence", "Finding", "Record", "Run", "fits", "leaf_finding",
+    "message_of", "read_evidence",
+]  # fmt: skip

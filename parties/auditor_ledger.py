@@ -7,45 +7,51 @@ from collections.abc import Iterator
 
 from lianxin.crypto import notes, signing
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties.auditor_evidence import KINDS, Evidence, Finding, Record, Run, fits
+from lianxin.parties.auditor_columns import OWN
+from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits, leaf_finding
 
 _TIME = "time "  # the extension line of a checkpoint
 
 
 def leaf_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the leaves that are not canonical, not this party's, or lack fields of their kind."""
-    ask = f"ask {own.party} for the ledger that it signed"
-    for index, leaf in enumerate(own.leaves):
-        shape = KINDS.get(leaf.get("kind", ""), {})
+    ask, columns = "for the ledger that it signed", own.columns
+    for index, flags in enumerate(columns.flags):
+        if flags & OWN and columns.kinds[index]:
+            continue
+        leaf = own.leaves[index]
         if not leaf:
-            yield Finding(f"{own.party}, leaf {index}: no canonical leaf", ask)
-        elif leaf.get("type") != "leaf" or leaf.get("version") != 1 or leaf["party"] != own.party:
-            yield Finding(f"{own.party}, leaf {index}: another type, version or party", ask)
-        elif not fits(leaf, shape):
-            yield Finding(f"{own.party}, leaf {index}: lacks fields of its kind", ask)
+            yield leaf_finding(own, index, "no canonical leaf", ask)
+        elif not flags & OWN:
+            yield leaf_finding(own, index, "another type, version or party", ask)
+        else:
+            yield leaf_finding(own, index, "lacks fields of its kind", ask)
 
 
 def checkpoint_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the signed heads that the ledger does not agree with, and leaves that no head covers."""
-    heads = [(n, _verified_head(signed, own.party, run)) for n, signed in enumerate(own.records["checkpoints"])]
     last = -1
-    for n, head in heads:
+    for n, signed in enumerate(own.records["checkpoints"]):
+        head = _verified_head(signed, own.party, run)
         where = f"{own.party}, checkpoint {n}"
         if head is None:
             yield Finding(f"{where}: not signed by its node key", f"ask {own.party} who signed it")
             continue
         if not last <= head["size"]:
-            yield Finding(f"{where}: a shorter ledger than before", f"ask {own.party} which leaves it dropped")
+            ask = f"ask {own.party} which leaves it dropped"
+            yield Finding(f"{where}: a shorter ledger than before", ask, head["size"])
         elif not _is_prefix(head, own):
             yield Finding(
                 f"{where}: its {head['size']} leaves are not the ledger's; leaves were changed, reordered or dropped",
                 f"ask {own.party} for the ledger that it signed",
+                head["size"] - 1,
             )
         last = max(last, head["size"])
     if last < len(own.ledger_lines):
         yield Finding(
             f"{own.party}, leaf {max(last, 0)}: no checkpoint covers it and the leaves after it",
             f"ask {own.party} for a checkpoint over its whole ledger",
+            max(last, 0),
         )
 
 
@@ -59,10 +65,10 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         if head is None:
             yield Finding(f"{own.party}, witnessed head {n}: no party of the run signed it", f"ask {own.party}")
         elif party in run.evidence and not _is_prefix(head, run.evidence[party]):
-            yield Finding(
-                f"{party}: its ledger of {head['size']} leaves, as {own.party} saw it, is not in its evidence",
-                f"ask {party} why it signed two ledgers",
-            )
+            what = f"its ledger of {head['size']} leaves, as {own.party} saw it, is not in its evidence"
+            roots = f"signed root {head['root']}, root of its evidence {_root_at(head['size'], run.evidence[party])}"
+            ask = f"ask {party} why it signed two ledgers"
+            yield Finding(f"{party}: {what} ({roots})", ask, max(head["size"] - 1, -1), accused=party)
 
 
 def heads_of(run: Run, own: Evidence) -> Iterator[tuple[Record, Record]]:
@@ -128,9 +134,11 @@ def _note_of(line: Record) -> notes.Note | None:
 
 
 def _log_of(line: Record) -> str:
-    """Return the party that a kept head says it is of, "" when it says none."""
+    """Return the party that a kept head says it is of, "" when it says none, or no signature on it is named like that."""
     if (note := _note_of(line)) is not None:
-        return note.text.partition("\n")[0].removeprefix(notes.log_name(""))
+        origin = note.text.partition("\n")[0]
+        is_named = any(one.name == origin for one in note.signatures)
+        return origin.removeprefix(notes.log_name("")) if is_named else ""
     record = line.get("record")
     named = record.get("party") if isinstance(record, dict) else None
     return named if isinstance(named, str) else ""
@@ -165,6 +173,11 @@ def _is_prefix(head: Record, evidence: Evidence) -> bool:
     return 0 <= size <= evidence.tree.size and evidence.tree.root(size).hex() == head["root"]
 
 
+def _root_at(size: int, evidence: Evidence) -> str:
+    is_there = 0 <= size <= evidence.tree.size
+    return evidence.tree.root(size).hex() if is_there else f"none: it has {evidence.tree.size} leaves"
+
+
 def approval_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield a finding when no leaf shows the contract agreed before the first release."""
     agreed = [
@@ -172,8 +185,8 @@ def approval_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         for index, leaf in own.of_kind("contract", run.id)
         if leaf["contract_hash"] == run.contract_hash and leaf["event"] in ("proposed", "approved", "signed")
     ]
-    released = [index for index, _ in own.of_kind("release", run.id)]
-    if not agreed or (released and released[0] < agreed[0]):
+    released = next((index for index, _ in own.of_kind("release", run.id)), None)
+    if not agreed or (released is not None and released < agreed[0]):
         yield Finding(
             f"{own.party}: no leaf shows that the contract was agreed before the first release",
             f"ask {own.party} which operator approved it, and when",
@@ -181,7 +194,5 @@ def approval_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     for index, leaf in own.of_kind("contract", run.id):
         proposer, operator = run.contract.get("proposer"), str(leaf.get("operator", "")).strip()
         if leaf["event"] == "approved" and leaf["contract_hash"] == run.contract_hash and operator in ("", proposer):
-            yield Finding(
-                f"{own.party}, leaf {index}: the operator who approved is nobody or the proposer (R26)",
-                f"ask {own.party} who decided",
-            )
+            what = "the operator who approved is nobody or the proposer (R26)"
+            yield leaf_finding(own, index, what, "who decided", "R26")

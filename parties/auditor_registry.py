@@ -4,22 +4,26 @@
 been used by then. It goes forward only and keeps one state, since epochs do not fall along a ledger.
 """
 
+import hashlib
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from heapq import merge
 from operator import itemgetter
 
 from lianxin.crypto import canonical, merkle, snapshot
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties import decision
-from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits
+from lianxin.parties import decision, decision_consents
+from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits, leaf_finding
+from lianxin.parties.auditor_lines import Places, Records
 from lianxin.parties.decision_consents import essence_of, snapshot_entries
 from lianxin.parties.decision_signers import grantors_of, keys_root, signers_of
 
 _FIRM_KEY = {"subject_key": str, "key": str}
 _CONSENT_LIST = {"release": str, "consents": [str]}
 _WITHOUT_KEY_LEAVES = ("lianxin 0.1.", "lianxin 0.2.")
+_KEPT = 256
 _UNFIT = (CryptoError, KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -34,9 +38,13 @@ class History:
     def __init__(self, own: Evidence) -> None:
         self._own, self._state, self._epoch, self._is_broken = own, decision.Registry(), 0, False
         self._used: dict[str, set[str]] = defaultdict(set)
-        self._lists = {
-            one["release"]: one["consents"] for one in own.records["release_consents"] if fits(one, _CONSENT_LIST)
-        }
+        self._limits: dict[tuple[bytes, int], tuple[str, ...]] = {}
+        self._times: list[str] = []
+        self._lists = Places()
+        for at in range(len(own.records["release_consents"])):
+            release = _release_of(own.records["release_consents"], at)
+            if release is not None:
+                self._lists.add(release, at)
 
     def at(self, epoch: int) -> decision.Registry | None:
         """Return the state at `epoch`, or at the latest asked for; None where the records do not make one.
@@ -45,31 +53,87 @@ class History:
         """
         if self._is_broken or epoch > len(self._own.records["registry"]):
             return None
-        for signed in self._own.records["registry"][self._epoch : epoch]:
+        for place in range(self._epoch, epoch):
+            signed = self._own.records["registry"][place]
             try:
                 record = signed["record"]
                 self._state.admit(essence_of(record), bytes.fromhex(canonical.record_hash(record)))
+                self._note_times(record)
             except _UNFIT:
                 self._is_broken = True
                 return None
             self._epoch += 1
         return replace(self._state, epoch=self._epoch)
 
+    def _note_times(self, record: Record) -> None:
+        for name in ("not_before", "expires_at"):
+            time = record.get(name)
+            place = bisect_left(self._times, time) if isinstance(time, str) else -1
+            if place >= 0 and self._times[place : place + 1] != [time]:
+                self._times.insert(place, str(time))
+
+    def era(self, now: str) -> tuple[int, int]:
+        """Return what the state of every consent without a limit depends on: its records, and which of their times are past."""
+        return self._epoch, bisect_right(self._times, now)
+
+    def list_of(self, index: int) -> int | None:
+        """Return the line of the list of consents behind the release at this leaf, None when it is missing."""
+        return self._lists.get(_name(self._own.release_id(index)))
+
     def consents_of(self, index: int) -> list[str] | None:
         """Return the ids of the consents behind the release at this leaf, None when their list is missing."""
-        return self._lists.get(self._own.release_id(index))
+        at = self.list_of(index)
+        found = {} if at is None else self._own.records["release_consents"][at]
+        return found["consents"] if fits(found, _CONSENT_LIST) else None
+
+    def digest_of(self, index: int) -> bytes:
+        """Return the hash of the list behind the release at this leaf, without the release's id; b"" when it is missing."""
+        at, records = self.list_of(index), self._own.records["release_consents"]
+        if at is None:
+            return b""
+        line = records.line(at) if isinstance(records, Records) else canonical.encode(records[at])
+        return hashlib.sha256(line[:-78] if _is_plain(line) else line).digest()
 
     def note_uses(self, index: int, leaf: Record) -> None:
         """Count what the release at this leaf used; the leaves before it are counted already."""
-        for name in self.consents_of(index) or ():
-            consent = self._state.consents.get(name)
-            if consent is None or _is_limited(consent):
-                self._used[name].add(use_of(leaf))
+        for name in self._limited_of(index):
+            self._used[name].add(use_of(leaf))
+
+    def _limited_of(self, index: int) -> tuple[str, ...]:
+        """Return which of the consents behind a release limit their uses, or are unknown."""
+        key = (self.digest_of(index), self._epoch)
+        if key not in self._limits:
+            if len(self._limits) >= _KEPT:
+                self._limits.clear()
+            known = ((name, self._state.consents.get(name)) for name in self.consents_of(index) or ())
+            self._limits[key] = tuple(name for name, consent in known if consent is None or _is_limited(consent))
+        return self._limits[key]
+
+    def is_limited(self, scope: decision_consents.Scope) -> bool:
+        """Return whether some consent of a scope limits its uses."""
+        return any(map(_is_limited, self._state.by_scope.get(scope, ())))
 
     def uses(self, consents: Iterable[str], but: Record | None = None) -> dict[str, int]:
         """Return by how many uses each limited one of these consents was used, leaving out that of the leaf `but`."""
         own = set() if but is None else {use_of(but)}
         return {name: len(self._used[name] - own) for name in consents if name in self._used}
+
+
+def _release_of(records: Sequence[Record], at: int) -> bytes | None:
+    """Return the release that a list of consents is of, without decoding the list where it can be seen; None for no list."""
+    line = records.line(at) if isinstance(records, Records) else b""
+    if _is_plain(line):
+        return line[-66:-2]
+    return _name(records[at]["release"]) if fits(records[at], _CONSENT_LIST) else None
+
+
+def _is_plain(line: bytes) -> bool:
+    """Return whether a canonical line ends in a release's id and starts with its consents."""
+    return line[-78:-66] == b',"release":"' and line[-2:] == b'"}' and line.startswith(b'{"consents":[')
+
+
+def _name(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 def _is_limited(consent: decision.Consent) -> bool:
@@ -84,29 +148,28 @@ def registry_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         epoch = leaf["epoch"]
         if epoch < newest:
             what = f"epoch {epoch} comes after epoch {newest}; a registry only grows"
-            yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} which records it took back")
+            yield leaf_finding(own, index, what, "which records it took back")
         elif not epoch <= len(records) or not _is_named(leaf, records, tree):
-            yield Finding(
-                f"{own.party}, leaf {index}: the registry up to epoch {epoch} is not what the leaf commits to",
-                f"ask {own.party} for its consents and revocations in the order it logged them",
-            )
+            what = f"the registry up to epoch {epoch} is not what the leaf commits to"
+            yield leaf_finding(own, index, what, "for its consents and revocations in the order it logged them")
         covered.add(epoch)
         newest = max(newest, epoch)
         root_until = max(root_until, epoch if "registry_root" in leaf else 0)
-    bare = [epoch for epoch in range(root_until + 1, len(records) + 1) if epoch not in covered]
+    bare = next((epoch for epoch in range(root_until + 1, len(records) + 1) if epoch not in covered), 0)
     if bare:
-        yield Finding(f"{own.party}, epoch {bare[0]}: no leaf commits to this record", f"ask {own.party} whence it is")
+        yield Finding(f"{own.party}, epoch {bare}: no leaf commits to this record", f"ask {own.party} whence it is")
     yield from _signature_findings(own)
 
 
-def _tree(records: Iterable[Record]) -> merkle.MerkleTree:
+def _tree(records: Sequence[Record]) -> merkle.MerkleTree:
     tree = merkle.MerkleTree()
-    for record in records:
-        tree.append(canonical.encode(record))
+    for at, record in enumerate(records):
+        line = records.line(at) if isinstance(records, Records) else b""
+        tree.append(line or canonical.encode(record))
     return tree
 
 
-def _is_named(leaf: Record, records: list[Record], tree: merkle.MerkleTree) -> bool:
+def _is_named(leaf: Record, records: Sequence[Record], tree: merkle.MerkleTree) -> bool:
     epoch = leaf["epoch"]
     if "registry_root" in leaf:
         return bool(leaf["registry_root"] == tree.root(epoch).hex())
@@ -126,6 +189,7 @@ def _signature_findings(own: Evidence) -> Iterator[Finding]:
             yield Finding(
                 f"{own.party}, epoch {epoch}: malformed, or not signed by the firm's registered key (rule R37)",
                 f"ask {own.party} for the firm's own signature",
+                rule="R37",
             )
     try:
         decision.Registry().extended(own.records["registry"], {}, verify=False)
@@ -170,7 +234,7 @@ def _unregistered(own: Evidence) -> Iterator[Finding]:
         read = max(read, leaf["epoch"])
         if len(named) > registered and not leaf["code_version"].startswith(_WITHOUT_KEY_LEAVES):
             what = f"{len(named)} subjects have signed, and {registered} keys were registered before"
-            yield Finding(f"{own.party}, leaf {index}: {what} (rule R37)", f"ask {own.party} who registered the others")
+            yield leaf_finding(own, index, f"{what} (rule R37)", "who registered the others", "R37")
             return
 
 
@@ -190,10 +254,8 @@ def snapshot_findings(run: Run, own: Evidence) -> Iterator[Finding]:
             history.at(own.epoch_before(index))
             history.note_uses(index, leaf)
         elif "snapshot_root" in leaf and not _is_snapshot(leaf, history):
-            yield Finding(
-                f"{own.party}, leaf {index}: its snapshot is not the state of the registry at epoch {leaf['epoch']}",
-                f"ask {own.party} which consents it showed as live",
-            )
+            what = f"its snapshot is not the state of the registry at epoch {leaf['epoch']}"
+            yield leaf_finding(own, index, what, "which consents it showed as live")
 
 
 def _is_snapshot(leaf: Record, history: History) -> bool:

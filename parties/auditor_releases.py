@@ -6,28 +6,42 @@ its uses is counted over the other uses in the same ledger, each named by the le
 release leaves by a grade record that is in evidence, and that an earlier leaf says was measured.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lianxin.crypto import canonical, merkle
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties import decision
-from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run
+from lianxin.parties import decision, decision_consents
+from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, leaf_finding
 from lianxin.parties.auditor_registry import History
+
+_KEPT = 512
+_NAMED_RULE = re.compile(r"\(rule ([A-Z]+-?[A-Z0-9]+)\)\Z")
 
 
 def release_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases whose terms, epoch or allowed and refused fields the rules do not give again."""
-    history, catalogue, grades = History(own), _catalogue(own), _grades(own)
-    if catalogue is None:
+    history, gate = History(own), _gate(run, own)
+    if gate is None:
         yield Finding(f"{own.party}: its catalogue cannot be read", f"ask {own.party} for the catalogue of the run")
         return
     measured = _measured(own)
     for index, leaf in own.of_kind("release", run.id):
-        case = _Case.of(run, leaf, history.at(own.epoch_before(index)), catalogue, grades)
-        reason = _release_fault(run, own, index, case) or _grade_fault(run, index, case, measured)
+        case = gate.case(leaf, history.at(own.epoch_before(index)))
+        reason, rule = _release_fault(run, own, index, case), ""
+        if not reason:
+            reason, rule = _grade_fault(run, index, case, measured), "R22"
         if reason:
-            yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} by which right the fields left")
+            rule = rule or _rule_in(reason)
+            yield leaf_finding(own, index, reason, "by which right the fields left", rule)
+
+
+def _rule_in(reason: str) -> str:
+    """Return the rule that a sentence ends with, "" where it ends with none."""
+    found = _NAMED_RULE.search(reason)
+    return found.group(1) if found else ""
 
 
 def _release_fault(run: Run, own: Evidence, index: int, case: "_Case") -> str:
@@ -62,9 +76,8 @@ def _grade_fault(run: Run, index: int, case: "_Case", measured: Mapping[str, int
 def _measured(own: Evidence) -> dict[str, int]:
     """Return each grade's hash with the index of the first leaf that says it was measured."""
     found: dict[str, int] = {}
-    for index, leaf in enumerate(own.leaves):
-        if leaf.get("kind") == "grade" and isinstance(grade := leaf.get("grade_hash"), str):
-            found.setdefault(grade, index)
+    for index, leaf in own.of_kind("grade"):
+        found.setdefault(leaf["grade_hash"], index)
     return found
 
 
@@ -89,14 +102,72 @@ def _catalogue(own: Evidence) -> decision.Catalogue | None:
 
 def consent_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases whose consents were not live, do not cover them, or are not the ones committed to."""
-    history, catalogue, grades = History(own), _catalogue(own), _grades(own)
+    history, gate = History(own), _gate(run, own)
     for index, leaf in own.of_kind("release"):
         registry = history.at(own.epoch_before(index))
-        if leaf["run"] == run.id and catalogue is not None:
-            case = _Case.of(run, leaf, registry, catalogue, grades)
-            for reason in _consent_faults(case, history, history.consents_of(index)):
-                yield Finding(f"{own.party}, leaf {index}: {reason}", f"ask {own.party} for the firm's consent")
+        if leaf["run"] == run.id and gate is not None:
+            for reason in gate.consent_faults(index, gate.case(leaf, registry), history):
+                yield leaf_finding(own, index, reason, "for the firm's consent", _rule_in(reason))
         history.note_uses(index, leaf)
+
+
+def _gate(run: Run, own: Evidence) -> "_Gate | None":
+    catalogue = _catalogue(own)
+    return None if catalogue is None else _Gate(run, catalogue, _grades(own))
+
+
+class _Gate:
+    """The gate's rules under one contract and catalogue. What it decided of the same rows and rights, it remembers: a run
+    releases the same list of firms again and again."""
+
+    def __init__(self, run: Run, catalogue: decision.Catalogue, grades: Mapping[str, decision.Record]) -> None:
+        self._contract, self._catalogue, self._grades = run.contract, catalogue, grades
+        self._decided: dict[tuple[decision.ReleaseRequest, bool], decision.ReleaseDecision] = {}
+        self._faults: dict[tuple[object, ...], tuple[str, ...]] = {}
+
+    def case(self, leaf: Record, registry: decision.Registry | None) -> "_Case":
+        """Return the release's case; without a registry (an epoch that was not reached) it is decided on an empty one."""
+        request, state = _request(leaf), registry or decision.Registry()
+        key = (request, self._is_in_force(leaf["time"]))  # all that the decision on fields takes from the time
+        if key not in self._decided:
+            _make_room(self._decided)
+            self._decided[key] = decision.decide_release(
+                self._contract, self._catalogue, state, request, leaf["time"], self._grades
+            )
+        return _Case(leaf, state, self._catalogue, self._grades, request, self._decided[key], registry is not None)
+
+    def _is_in_force(self, now: str) -> bool:
+        return bool(self._contract["created_at"] <= now < self._contract["expires_at"])
+
+    def consent_faults(self, index: int, case: "_Case", history: History) -> tuple[str, ...]:
+        """Return what is wrong with the consents behind the release at `index`, "" for nothing."""
+        leaf = case.leaf
+        said = (
+            leaf["consent_root"],
+            leaf["consents"],
+            leaf["rows"],
+            case.has_registry,
+            self._is_in_force(leaf["time"]),
+        )
+        key = (history.digest_of(index), case.request, *said, *history.era(leaf["time"]))
+        if key in self._faults:
+            return self._faults[key]
+        ids = history.consents_of(index)
+        faults = tuple(_consent_faults(case, history, ids))
+        if not any(map(history.is_limited, _scopes(case.registry, ids or ()))):
+            _make_room(self._faults)
+            self._faults[key] = faults
+        return faults
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    if len(kept) >= _KEPT:
+        kept.clear()
+
+
+def _scopes(registry: decision.Registry, ids: Iterable[str]) -> Iterator[decision_consents.Scope]:
+    found = (registry.consents.get(one) for one in ids)
+    return (consent.scope for consent in found if consent is not None)
 
 
 @dataclass(frozen=True)
@@ -110,16 +181,6 @@ class _Case:
     request: decision.ReleaseRequest
     fields: decision.ReleaseDecision
     has_registry: bool
-
-    @classmethod
-    def of(
-        cls, run: Run, leaf: Record, registry: decision.Registry | None, catalogue: decision.Catalogue,
-        grades: Mapping[str, decision.Record],
-    ) -> "_Case":  # fmt: skip
-        """Return the case; without a registry (an epoch that was not reached) it is decided on an empty one."""
-        request, state = _request(leaf), registry or decision.Registry()
-        fields = decision.decide_release(run.contract, catalogue, state, request, leaf["time"], grades)
-        return cls(leaf, state, catalogue, grades, request, fields, registry is not None)
 
 
 def _consent_faults(case: _Case, history: History, ids: list[str] | None) -> Iterator[str]:

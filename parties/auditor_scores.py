@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits
+from lianxin.parties.auditor_evidence import NOBODY, Evidence, Finding, Record, Run, fits, leaf_finding, message_of
 
 _ANSWER, _ASK, _REPLY = "scoring.answer", "scoring.ask", "ScoreReply"
 _NUMBERS = re.compile(r"(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,17})", re.ASCII)
@@ -89,9 +89,9 @@ def _count_faults(leaf: Record, asked: Record) -> list[str]:
 def _answer_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
     """Yield the answers that left without the one release of the request that was due."""
     answered, used = Counter[str](), Counter[str]()
-    for index, leaf in own.crossings(run.id):
+    for index, leaf in own.crossings(run.id, "out"):
         behind, is_reply = [name for name in leaf["releases"] if name in book.releases], leaf["message_type"] == _REPLY
-        if leaf["direction"] != "out" or not (behind or is_reply):
+        if not (behind or is_reply):
             continue
         used.update(behind)
         due = _due(run, leaf["peer"], leaf["conversation"], answered)
@@ -103,7 +103,7 @@ def _answer_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
         }
         what = next((what for what, holds in broken.items() if holds), "")
         if what:
-            yield _finding(own, index, f"an answer with scores left {what}")
+            yield _finding(own, index, f"an answer with scores left {what}", message_of(own.party, leaf))
 
 
 def _due(run: Run, bank: str, conversation: str, answered: Counter[str]) -> str:
@@ -128,7 +128,12 @@ def _came_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
         counted = [at for at, one in book.scored.get(due, ()) if at > index and one["peer"] == leaf["peer"]]
         is_cut = not counted and index == last[leaf["conversation"]] and cut.get(leaf["conversation"], -1) > index
         if len(counted) != 1 and not is_cut:
-            yield _finding(own, index, "an answer came, and not one leaf says how many scores it brought")
+            yield _finding(
+                own,
+                index,
+                "an answer came, and not one leaf says how many scores it brought",
+                message_of(own.party, leaf),
+            )
     for request in sorted(set(book.scored) - came):
         yield _finding(own, book.scored[request][0][0], "scores are counted of an answer that never came")
 
@@ -153,7 +158,9 @@ def _scored_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
         other = others.setdefault(peer, _Book.of(run, run.evidence[peer]))
         what = _scored_fault(leaf, request, sent.get(request), other)
         if what:
-            yield Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} and {peer} what crossed")
+            rule = "G04" if "(rule G04)" in what else ""
+            ask = f"ask {own.party} and {peer} what crossed"
+            yield Finding(f"{own.party}, leaf {index}: {what}", ask, index, rule, accused=NOBODY)
 
 
 def _scored_fault(leaf: Record, request: str, sent: int | None, other: _Book) -> str:
@@ -167,5 +174,5 @@ def _scored_fault(leaf: Record, request: str, sent: int | None, other: _Book) ->
     return "" if asked == [sent] else f"{peer} answered about another number of firms than were named to it"
 
 
-def _finding(own: Evidence, index: int, what: str) -> Finding:
-    return Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} by which right it left")
+def _finding(own: Evidence, index: int, what: str, message: str = "") -> Finding:
+    return leaf_finding(own, index, what, "by which right it left", "", message)

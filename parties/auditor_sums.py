@@ -18,7 +18,7 @@ from typing import Any
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run
+from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, leaf_finding
 
 NETWORKS = frozenset({"logistic", "mlp", "tabular"})
 LEAST = 3
@@ -30,14 +30,16 @@ _MOST_ROUNDS = 1000  # a contract of any content may lie in a folder
 def sum_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the sums that this party opened otherwise than the protocol and the contract's policy have it."""
     used = Counter(leaf["label"] for _, leaf in own.of_kind("secure-sum", run.id))
-    opened = _opened(run)
+    opened, behind = _opened(run), _Behind(run, own) if is_network(run) else None
     for index, leaf in own.of_kind("secure-sum", run.id):
         what = _terms_fault(run, own, leaf) or _signed_fault(run, leaf) or _place_fault(opened, leaf)
         what = (
-            what or ("opened a label twice" if used[leaf["label"]] > 1 else "") or _behind_fault(run, own, index, leaf)
+            what
+            or ("opened a label twice" if used[leaf["label"]] > 1 else "")
+            or (behind.fault(index, leaf) if behind else "")
         )
         if what:
-            yield _finding(own, index, f"sum {_shown(leaf['label'])} {what}")
+            yield _finding(own, index, f"sum {_shown(leaf['label'])} {what}", _rule_of(what))
     if is_network(run):
         yield from _missing_findings(run, own)
 
@@ -138,9 +140,12 @@ def _view(keys: list[str], senders: list[str], question: str) -> str:
 def _opened(run: Run) -> dict[str, list[tuple[str, frozenset[str]]]]:
     """Return which sets all parties' leaves say were opened, by kind/round, with who says so."""
     found: dict[str, list[tuple[str, frozenset[str]]]] = defaultdict(list)
+    sets: dict[frozenset[str], frozenset[str]] = {}
     for party, one in run.evidence.items():
         for _, leaf in one.of_kind("secure-sum", run.id):
-            found[_place(leaf)].append((party, frozenset(leaf["included"])))
+            told = (party, sets.setdefault(banks := frozenset(leaf["included"]), banks))
+            if told not in found[place := _place(leaf)]:
+                found[place].append(told)
     return found
 
 
@@ -158,17 +163,27 @@ def _place_fault(opened: Mapping[str, list[tuple[str, frozenset[str]]]], leaf: R
     return ""
 
 
-def _behind_fault(run: Run, own: Evidence, index: int, leaf: Record) -> str:
-    """Return which release of the round is missing in front of a network's sum."""
-    if not is_network(run):
+class _Behind:
+    """Where this party first released rows, and aggregates by step, for each round of a network."""
+
+    def __init__(self, run: Run, own: Evidence) -> None:
+        self._rows: dict[object, int] = {}
+        self._aggregates: dict[tuple[object, str], int] = {}
+        for index, leaf in own.of_kind("release", run.id):
+            turn = leaf.get("round") if isinstance(leaf.get("round"), int) else None
+            if leaf["mode"] == "COMPUTE_ONLY":
+                self._rows.setdefault(turn, index)
+            elif leaf["mode"] == "AGGREGATE":
+                self._aggregates.setdefault((turn, leaf["step"]), index)
+
+    def fault(self, index: int, leaf: Record) -> str:
+        """Return which release of the round is missing in front of a network's sum."""
+        kind, turn, _, _ = leaf["label"].split("/")
+        if not self._rows.get(int(turn), index) < index:
+            return f"was opened without a release of rows for round {turn} (rule G04)"
+        if kind == "train" and not self._aggregates.get((int(turn), kind), index) < index:
+            return f"was opened without a release of an aggregate for round {turn} (rule G04)"
         return ""
-    kind, turn, _, _ = leaf["label"].split("/")
-    before = [one for at, one in own.of_kind("release", run.id) if at < index and one.get("round") == int(turn)]
-    if not any(one["mode"] == "COMPUTE_ONLY" for one in before):
-        return f"was opened without a release of rows for round {turn} (rule G04)"
-    if kind == "train" and not any(one["mode"] == "AGGREGATE" and one["step"] == kind for one in before):
-        return f"was opened without a release of an aggregate for round {turn} (rule G04)"
-    return ""
 
 
 def _missing_findings(run: Run, own: Evidence) -> Iterator[Finding]:
@@ -219,9 +234,7 @@ def privacy_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 def _first_training(run: Run, own: Evidence) -> int | None:
     """Return the index of the first masked or clear value of a round that left."""
     sent = (
-        index
-        for index, leaf in own.crossings(run.id)
-        if leaf["direction"] == "out" and leaf["round"] and leaf["step"] == "learning.exchange"
+        index for index, leaf in own.crossings(run.id, "out") if leaf["round"] and leaf["step"] == "learning.exchange"
     )
     return next(sent, None)
 
@@ -268,8 +281,12 @@ def _shown(text: str) -> str:
     return text if _LABEL.fullmatch(text) or re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", text) else "of an odd name"
 
 
-def _finding(own: Evidence, index: int, what: str) -> Finding:
-    return Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} for the sum's records")
+def _rule_of(what: str) -> str:
+    return next((rule for rule in ("SS08", "G04") if rule in what), "")
+
+
+def _finding(own: Evidence, index: int, what: str, rule: str = "") -> Finding:
+    return leaf_finding(own, index, what, "for the sum's records", rule)
 
 
 __all__ = ["is_network", "policy_threshold", "privacy_findings", "round_findings", "sum_findings"]

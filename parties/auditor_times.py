@@ -7,19 +7,16 @@ is decided is written a moment later, so a minute either way is left alone. A wi
 ledger goes; where only that one disagrees, either clock may have been wrong.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from dataclasses import replace
 from itertools import accumulate
 
-from lianxin.parties.auditor_evidence import Evidence, Finding, Run
+from lianxin.parties.auditor_columns import NEVER, seconds_of
+from lianxin.parties.auditor_evidence import NOBODY, Evidence, Finding, Run, leaf_finding
 from lianxin.parties.auditor_ledger import cosigned_at, heads_of
 
 TOLERANCE_S = 60
-_FORM = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
-_START = datetime.fromisoformat("1970-01-01T00:00:00Z")
-_NEVER = 2**63
 Marks = list[tuple[int, int]]
 
 
@@ -32,22 +29,20 @@ def time_findings(run: Run, own: Evidence) -> Iterator[Finding]:
                 f"{own.party}: a signed head of {head['size']} leaves says no time", f"ask {own.party} for it"
             )
     before, witnessed, after = _Steps(heads, max), _Steps(seen, max), _Steps([(-size, at) for size, at in heads], min)
-    latest = -_NEVER
-    for index, leaf in enumerate(own.leaves):
-        at = seconds_of(leaf.get("time"))
-        if not leaf:
+    latest = NEVER
+    for index, at in enumerate(own.columns.times):
+        if not own.columns.flags[index]:
             continue  # no canonical leaf, which `leaf_findings` says
-        if at is None:
+        if at == NEVER:
             yield _finding(own, index, "its time is none (YYYY-MM-DDTHH:MM:SSZ)")
             continue
-        floor = max(latest, before.until(index, -_NEVER))
+        floor = max(latest, before.until(index, NEVER))
         if at < floor - TOLERANCE_S:
             yield _finding(own, index, f"it is dated {floor - at} s before an earlier leaf or signed head")
-        elif at < witnessed.until(index, -_NEVER) - TOLERANCE_S:
-            yield _finding(
-                own, index, "it is dated before a witness cosigned the leaves before it, or one clock was wrong"
-            )
-        if at > after.until(-index - 1, _NEVER) + TOLERANCE_S:
+        elif at < witnessed.until(index, NEVER) - TOLERANCE_S:
+            what = "it is dated before a witness cosigned the leaves before it, or one clock was wrong"
+            yield replace(_finding(own, index, what), accused=NOBODY)
+        if at > after.until(-index - 1, -NEVER) + TOLERANCE_S:
             yield _finding(own, index, "it is dated after a signed head that covers it")
         latest = max(latest, at)
 
@@ -63,16 +58,6 @@ class _Steps:
     def until(self, place: int, default: int) -> int:
         found = bisect_right(self._places, place)
         return self._values[found - 1] if found else default
-
-
-def seconds_of(time: object) -> int | None:
-    """Return the seconds from 1970-01-01 (UTC) to `YYYY-MM-DDTHH:MM:SSZ`, None for anything else."""
-    if not isinstance(time, str) or _FORM.fullmatch(time) is None:
-        return None
-    try:
-        return round((datetime.fromisoformat(time) - _START).total_seconds())
-    except ValueError:
-        return None
 
 
 def _heads(run: Run, own: Evidence) -> Marks:
@@ -95,9 +80,8 @@ def _cosigned(run: Run, own: Evidence) -> Marks:
 
 def _last(evidence: Evidence) -> int:
     """Return the time until which this party's own ledger goes."""
-    times = [seconds_of(leaf.get("time")) for leaf in evidence.leaves]
-    return max((at for at in times if at is not None), default=-_NEVER)
+    return max(evidence.columns.times, default=NEVER)
 
 
 def _finding(own: Evidence, index: int, what: str) -> Finding:
-    return Finding(f"{own.party}, leaf {index}: {what}", f"ask {own.party} what its clock showed")
+    return leaf_finding(own, index, what, "what its clock showed")

@@ -33,6 +33,7 @@ from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by
 from lianxin.parties.bank_evaluation import check_columns
 from lianxin.parties.bank_side import ResumableSide
 from lianxin.parties.bank_worker import Worker, write_result
+from lianxin.parties.commitments import plan_fault
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.identifiers import identifiers_are_uscc
 from lianxin.parties.network_agreement import judge_network
@@ -148,8 +149,10 @@ class BankNode:
         self._check_new(channel, contract)
         session = self.node.session(contract, channel, f"contracts/{self.node.party}")
         session.accept(data, "contract.agree", (wire.Proposal,))
+        odd = plan_fault(self.node, contract, proposal.plan)
         self.node.contract_event(contract.run, contract.hash, "proposed")
-        verdict, operator = self._judge(channel, contract, proposal.plan)
+        unread = (Verdict("C01", odd), self.node.config.operator)
+        verdict, operator = unread if odd else self._judge(channel, contract, proposal.plan)
         if verdict.rule:
             self._refuse(session, contract, verdict, operator)
             return

@@ -29,6 +29,7 @@ from lianxin.parties.node import Node
 from lianxin.parties.outputs import far_from_earlier
 from lianxin.parties.records import LoanTable
 from lianxin.parties.replies import Reply
+from lianxin.parties.workers import processes_of
 
 
 class BankRun(BankSide):
@@ -128,7 +129,8 @@ class BankRun(BankSide):
         source = paillier.OwnerEncryptor(key, self.contract.exponents, draws)
         seed = self.drbg.child_seed("randomiser-pool", key.public.key_id)
         reserve = partial(self.node.store.reserve, f"pool/{key.public.key_id}")
-        return RandomiserPool(source, seed, reserve, self.node.config.randomisers_ahead, self.node.executor)
+        ahead, processes = self.node.config.randomisers_ahead, processes_of(self.node.executor)
+        return RandomiserPool(source, seed, reserve, ahead, processes)
 
     def _send_training_rows(self, right: Provenance) -> None:
         place = {firm: row for row, firm in enumerate(self.firms)}

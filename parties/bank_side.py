@@ -41,7 +41,7 @@ class BankSide(ABC):
         self.rights: tuple[Provenance, ...] = ()
         self.finished = False
         self.result: dict[str, Any] = {}
-        self.filler = IdleFiller(always=node.executor is not None)
+        self.filler = IdleFiller(node.executor)
         self._withheld = NO_CELLS
         self._done: set[str] = set()
 

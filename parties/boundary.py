@@ -281,11 +281,12 @@ class Boundary:
         released: dict[str, str] = {}
         consents: set[str] = set()
         excluded: Counter[str] = Counter()
+        terms: dict[str, Any] = {"scores": fields.scores, **self._grades()}
+        asked = (request, registry, case.now, self._catalogue)
+        judges = {k: decision.Judge(fields.needed_by(k), *asked, k, **terms) for k in set(types.values())}
         for firm, kind in types.items():
-            decided = decision.decide_firm(
-                keys[firm], fields.needed_by(kind), request, registry, case.now, self._catalogue, kind, uses,
-                scores=fields.scores, **self._grades(),
-            )  # fmt: skip
+            judge = judges[kind]
+            decided = judge.decide_firm(keys[firm], uses)
             if decided.allow:
                 released[firm] = keys[firm]
                 consents.update(decided.consents)
@@ -337,7 +338,7 @@ class Boundary:
             "mode": request.mode,
             "rows": rows,
             "rows_root": rows_root,
-            "consent_root": merkle.root_of(consent.encode() for consent in firms.consents).hex(),
+            "consent_root": merkle.root_of_all([consent.encode() for consent in firms.consents]).hex(),
             "epoch": case.registry.epoch,
         }
         table = "" if self.desensitiser is None else self.desensitiser.table_of(request.grade)

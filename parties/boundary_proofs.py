@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from lianxin.crypto import merkle
 from lianxin.crypto.errors import ProofOfInclusionRejected
-from lianxin.crypto.randomness import derive_seed
+from lianxin.crypto.randomness import derive_seed, derive_seeds
 from lianxin.federation.errors import InputFault
 from lianxin.parties.store import Store
 
 _COMMITMENTS = "release-commitments/"
-_SALT_BYTES = 32
+_SALT_BYTES, _FIRM = 32, "firm"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FirmProof:
 
 def firm_salt(release_salt: bytes, key: str) -> bytes:
     """Return the 32-byte salt of one subject key under a release's salt."""
-    return derive_seed(release_salt, "firm", key)
+    return derive_seed(release_salt, _FIRM, key)
 
 
 def firm_commitment(salt: bytes, key: str) -> bytes:
@@ -44,8 +44,10 @@ def commitments_to(salt: bytes, keys: Iterable[str]) -> tuple[str, dict[str, byt
 
     That is a setting of the store, salt and commitments, and goes into the transaction of the release's leaf.
     """
-    commitments = [firm_commitment(firm_salt(salt, key), key) for key in keys]
-    rows_root = merkle.root_of(commitments).hex()
+    named = list(keys)
+    salts = derive_seeds(salt, _FIRM, named)
+    commitments = [firm_commitment(own, key) for own, key in zip(salts, named, strict=True)]
+    rows_root = merkle.root_of_all(commitments).hex()
     return rows_root, {_COMMITMENTS + rows_root: salt + b"".join(commitments)}
 
 

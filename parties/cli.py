@@ -21,6 +21,7 @@ from lianxin.crypto.errors import CryptoError
 from lianxin.federation.errors import LianxinError
 from lianxin.federation.protobuf_parser import require_parser
 from lianxin.parties import (
+    cli_ask,
     cli_audit,
     cli_bench,
     cli_bins,
@@ -30,10 +31,14 @@ from lianxin.parties import (
     cli_consent,
     cli_desensitise,
     cli_document,
+    cli_export,
     cli_ledger,
     cli_nodes,
+    cli_open,
     cli_privacy,
     cli_query,
+    cli_replay,
+    cli_scenarios,
     cli_score,
     cli_simulate,
 )
@@ -45,11 +50,13 @@ app = typer.Typer(
 app.add_typer(cli_nodes.network, name="network")
 app.add_typer(cli_query.platform, name="platform")  # the groups of cli_nodes, with the commands of field queries
 app.add_typer(cli_query.bank, name="bank")
-FURTHER = (cli_bins, cli_card, cli_document, cli_privacy, cli_score)  # modules whose commands are in the groups above
+FURTHER = (
+    cli_ask, cli_bins, cli_card, cli_document, cli_export, cli_open, cli_privacy, cli_scenarios, cli_score,
+)  # fmt: skip  # modules whose commands are in the groups above
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")
 app.add_typer(cli_boundary.boundary, name="boundary")
-app.command(name="replay")(cli_audit.replay)
+app.command(name="replay")(cli_replay.replay)
 app.add_typer(cli_bench.bench, name="bench")
 app.add_typer(cli_ledger.ledger, name="ledger")
 app.add_typer(cli_catalogue.catalogue, name="catalogue")

@@ -1,18 +1,31 @@
-"""Commands of an auditor: verify a run's evidence, replay a simulated run."""
+"""Commands of an auditor: verify a run's evidence."""
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from lianxin.federation.errors import EvidenceRejected, InputFault
+from lianxin.federation.errors import EvidenceRejected, InputFault, RunStopped
+
+if TYPE_CHECKING:
+    from lianxin.parties.auditor_verdict import Verdict
 
 audit = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check evidence, offline, trusting nobody.")
-RunDir = Annotated[Path, typer.Argument(help="The run's folder.")]
+Given = Annotated[
+    list[Path], typer.Argument(help="Evidence packs or run folders of one run; several are taken together.")
+]
+KnownKeys = Annotated[
+    Path | None, typer.Option("--known-keys", help='A JSON file {"party": node key in hex}, known from elsewhere.')
+]
+Html = Annotated[Path | None, typer.Option("--html", help="Write the verdict as a page to this file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @audit.callback()
@@ -21,38 +34,63 @@ def _group() -> None:
 
 
 @audit.command("verify")
-def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
+def verify(given: Given, known_keys: KnownKeys = None, html: Html = None, as_json: AsJson = False) -> None:
     """Check contract, consents, every ledger against the others, and run every decision again.
 
     Example: lianxin audit verify build/demo
     """
-    from lianxin.parties.auditor import verify_run
+    from lianxin.parties.verdict_report import write_verdict
 
-    if not (run_dir / "parties").is_dir():
-        raise InputFault(f"{run_dir} is no run folder: it has no parties/; name the folder that `--out` gave")
-    verdict = verify_run(run_dir)
+    keys = _read_keys(known_keys) if known_keys is not None else None
+    with Console(stderr=True).status("reading") as status:
+        verdict = _verdict_on(given, keys, status.update)
+    if html is not None:
+        write_verdict(html, verdict)
     if as_json:
         typer.echo(json.dumps(verdict.to_record()))
     else:
-        table = Table("check", "party", "holds", "detail")
-        for check in verdict.checks:
-            table.add_row(check.name, check.subject, "yes" if check.ok else "NO", check.detail if not check.ok else "")
-        Console().print(table)
-        typer.echo("verified" if verdict.ok else "NOT VERIFIED")
+        _show(verdict)
     if not verdict.ok:
         first = verdict.failures[0]
         raise EvidenceRejected(f"{first.name} of {first.subject}: {first.detail}; {first.remedy}")
 
 
-def replay(run_dir: RunDir, as_json: AsJson = False) -> None:
-    """Run a simulated run again from its seed and compare every message byte for byte.
+def _verdict_on(given: list[Path], keys: Mapping[str, str] | None, say: Callable[[str], None]) -> "Verdict":
+    from lianxin.parties.auditor import verify_packs, verify_run
 
-    Example: lianxin replay build/demo
-    """
-    from lianxin.simulations.replay import replay_run
+    for path in given:
+        if not path.exists():
+            raise InputFault(f"{path} does not exist; name a pack or the folder that `--out` gave")
+        if path.is_dir() and not (path / "parties").is_dir():
+            raise InputFault(f"{path} is no run folder: it has no parties/; name the folder that `--out` gave")
+    try:
+        if len(given) == 1 and given[0].is_dir():
+            return verify_run(given[0], keys, say=say)
+        return verify_packs(given, keys, say=say)
+    except OSError as fault:
+        raise RunStopped(
+            f"the evidence could not be read or unpacked: {fault.strerror or 'the system refused it'}"
+        ) from None
 
-    outcome = replay_run(run_dir)
-    if as_json:
-        typer.echo(json.dumps(outcome.to_record()))
-    else:
-        typer.echo(f"{outcome.compared} messages are equal, byte for byte; transcript {outcome.transcript_sha256}")
+
+def _read_keys(path: Path) -> Mapping[str, str]:
+    try:
+        keys = json.loads(path.read_bytes())
+    except OSError as fault:
+        raise InputFault(f"{path} cannot be read: {fault.strerror or 'the system refused it'}") from None
+    except (ValueError, RecursionError):
+        raise InputFault(f'{path} is no JSON; write {{"party": "its node key in hex"}}') from None
+    if not isinstance(keys, dict) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in keys.values()):
+        raise InputFault(f"{path} holds something else than a node key of 64 hex digits for each party")
+    return keys
+
+
+def _show(verdict: "Verdict") -> None:
+    typer.echo(verdict.line)
+    for party, detail in verdict.accused:
+        typer.echo(f"{party}: {detail}")
+    table = Table("check", "party", "holds", "detail")
+    for check in verdict.checks:
+        detail = "" if check.ok else f"{check.detail}; {check.remedy}"
+        table.add_row(check.name, check.subject, "yes" if check.ok else "NO", escape(detail))
+    Console().print(table)

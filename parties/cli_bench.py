@@ -113,6 +113,25 @@ def ledger(
     _tell(record, as_json)
 
 
+@bench.command("audit")
+def audit(
+    leaves: Annotated[int, typer.Option(min=1_000, max=100_000_000, help="Leaves of both parties together.")] = 100_000,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where the pack is made and unpacked.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Seconds and memory to verify one large evidence pack, and its bytes a message.
+
+    Example: lianxin bench audit --leaves 100000 --folder build --json
+    """
+    from lianxin.simulations.bench_audit import Asked, bench_audit
+
+    if folder is not None:
+        _check_out(folder)
+    with Console(stderr=True).status("making evidence") as status:
+        record = bench_audit(Asked(leaves), folder, status.update)
+    _tell(record, as_json)
+
+
 @bench.command("sums")
 def sums(
     banks: Annotated[int, typer.Option(min=3, max=64, help="Banks of the sum.")] = 40,

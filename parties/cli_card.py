@@ -40,8 +40,8 @@ def bank_card(
 
     Example: lianxin bank card run-1 --node a.toml --format pmml --out card.pmml
     """
-    from lianxin.parties.node import code_version
     from lianxin.parties.scorecard_export import check_writable, export_card, write_beside
+    from lianxin.parties.software import code_version
 
     _check_form(form, out)
     if out is not None:

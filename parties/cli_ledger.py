@@ -182,17 +182,10 @@ def export(
 
     Example: lianxin ledger export platform.toml --run run-1 --out handed-over/parties/platform-qh
     """
-    from lianxin.crypto import canonical, notes
-    from lianxin.parties.ledger_export import catalogue_of, write_evidence
-    from lianxin.parties.ledger_witness import note_of
+    from lianxin.parties.ledger_export import export_from_store
 
-    party, store, _ = _opened(config)
-    row, data = store.run(run), store.last_checkpoint()
-    catalogue = catalogue_of(store, party, row.contract) if row is not None and row.contract else None
-    if row is None or catalogue is None or data is None:
-        raise InputFault(f"{party} has no finished contract, catalogue or checkpoint for run {run}; name a known run")
-    head = notes.parse_checkpoint(note_of(canonical.decode_fragment(data)).text)
-    typer.echo(f"wrote {write_evidence(store, party, out, row.contract, catalogue, head)}")
+    party, store, settings = _opened(config)
+    typer.echo(f"wrote {export_from_store(store, party, run, out, settings.state / 'runs' / run)}")
 
 
 @ledger.command("head")

@@ -165,11 +165,11 @@ def _status(node: "Node", start: int, ended: Mapping[str, Any]) -> dict[str, Any
     return {"party": node.party, "events": node.events(start), "ended": dict(ended)}
 
 
+Record = Annotated[Path | None, typer.Option(help="Keep every envelope here, for an auditor's replay of one side.")]
+
+
 @platform.command("serve")
-def platform_serve(
-    config: Config,
-    record: Annotated[Path | None, typer.Option(help="Keep every envelope here (trials only).")] = None,
-) -> None:
+def platform_serve(config: Config, record: Record = None) -> None:
     """Run the platform's node until it is stopped.
 
     Example: lianxin platform serve platform.toml
@@ -179,8 +179,6 @@ def platform_serve(
     from lianxin.parties.platform import PlatformNode
 
     settings = _config(config, "platform")
-    if record is not None and settings.simulation is None:
-        raise InputFault("--record keeps messages in clear and is for trials; production ledgers keep digests")
     node = open_node(settings, record)
     served = PlatformNode(node, _planner(settings))
     identity, address = node.identity, settings.listen or ""
@@ -229,7 +227,7 @@ def _lead(served: "PlatformNode", terms: Any, operator: str) -> None:
 
 
 @bank.command("serve")
-def bank_serve(config: Config) -> None:
+def bank_serve(config: Config, record: Record = None) -> None:
     """Run a bank's node until it is stopped; it dials the platform and waits there for proposals.
 
     Example: lianxin bank serve a.toml
@@ -239,7 +237,7 @@ def bank_serve(config: Config) -> None:
     from lianxin.parties.node import open_node
 
     settings = _config(config, "bank")
-    node = open_node(settings)
+    node = open_node(settings, record)
     identity = node.identity
     (name,) = [peer.party for peer in identity.peers.values() if peer.role == "platform"]
     window_s, address = settings.resume_window_s, settings.platform_address or ""

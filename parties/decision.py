@@ -289,24 +289,58 @@ def decide_firm(
     says it is. `uses` counts the other uses of a limited consent. The newest consent that covers wins. A refusal's rule
     is the shortfall of the consent that came nearest, or where there is none the strictest class's rule.
     """
-    fields = tuple(fields_needing_consent)
-    rule = _row_rule(fields, request, subject_type, grades, catalogue)
-    is_free = not fields and not (request.step in SCORE_STEPS if scores is None else scores)
-    if rule or is_free:
-        is_raw = request.mode != DESENSITISED
-        return Decision(False, rule) if rule else Decision(True, "OPEN" if is_raw else DESENSITISED)
-    rules = []
-    for consent in registry.by_scope.get((subject_key, request.recipient, request.purpose), ()):
-        state = registry.state_of(consent.id, now, (uses or {}).get(consent.id, 0))
-        rule = _STATE_RULES.get(state, "R38")
-        if state == "ACTIVE":
-            rule = _scope_rule(consent, fields, request, catalogue, subject_type)
-        if state == "ACTIVE" and not rule:
-            return Decision(True, "CONSENT", True, consents=(consent.id,))
-        rules.append(rule)
-    if not rules:
-        return Decision(False, _need(catalogue, fields, subject_type or "ENT").missing, True)
-    return Decision(False, max(rules, key=_FIRM_ORDER.index) or "R03", True)
+    judge = Judge(fields_needing_consent, request, registry, now, catalogue, subject_type, grades, scores)
+    return judge.decide_firm(subject_key, uses)
+
+
+class Judge:
+    """The question of `decide_firm` asked of many firms at one instant: what is the same for all is found out once.
+
+    What a consent's terms, fields, mode and having co-signers come to is kept while the judge lives, since thousands of firms
+    sign the same; whether it is live is asked each time. One release, one judge: it is never kept for the next.
+    """
+
+    def __init__(
+        self, fields_needing_consent: Sequence[str], request: ReleaseRequest, registry: Registry, now: str,
+        catalogue: Catalogue, subject_type: str | None = None, grades: Mapping[str, Record] | None = None,
+        scores: bool | None = None,
+    ) -> None:  # fmt: skip
+        self._fields, self._request, self._registry = tuple(fields_needing_consent), request, registry
+        self._now, self._catalogue, self._type = now, catalogue, subject_type
+        asks = request.step in SCORE_STEPS if scores is None else scores
+        self._same_for_all = self._without_consent(grades, not self._fields and not asks)
+        self._scope_rules: dict[tuple[int, int, int, bool], tuple[Consent, str]] = {}
+
+    def _without_consent(self, grades: Mapping[str, Record] | None, is_free: bool) -> Decision | None:
+        """Return what is decided whatever a firm consented to, None where its consents are asked."""
+        rule = _row_rule(self._fields, self._request, self._type, grades, self._catalogue)
+        if rule:
+            return Decision(False, rule)
+        is_raw = self._request.mode != DESENSITISED
+        return Decision(True, "OPEN" if is_raw else DESENSITISED) if is_free else None
+
+    def decide_firm(self, subject_key: str, uses: Mapping[str, int] | None = None) -> Decision:
+        """Return what the function of this name says of this firm."""
+        if self._same_for_all is not None:
+            return self._same_for_all
+        rules, uses, request = [], uses or {}, self._request
+        for consent in self._registry.by_scope.get((subject_key, request.recipient, request.purpose), ()):
+            state = self._registry.state_of(consent.id, self._now, uses.get(consent.id, 0))
+            rule = self._scope_rule(consent) if state == "ACTIVE" else _STATE_RULES.get(state, "R38")
+            if state == "ACTIVE" and not rule:
+                return Decision(True, "CONSENT", True, consents=(consent.id,))
+            rules.append(rule)
+        if not rules:
+            return Decision(False, _need(self._catalogue, self._fields, self._type or "ENT").missing, True)
+        return Decision(False, max(rules, key=_FIRM_ORDER.index) or "R03", True)
+
+    def _scope_rule(self, consent: Consent) -> str:
+        key = (id(consent.terms), id(consent.fields), consent.mode, bool(consent.persons))
+        known = self._scope_rules.get(key)
+        if known is None:  # kept with the consent, so that nothing else takes the place that an id names
+            rule = _scope_rule(consent, self._fields, self._request, self._catalogue, self._type)
+            known = self._scope_rules[key] = consent, rule
+        return known[1]
 
 
 def _row_rule(

@@ -1,24 +1,27 @@
 """What a bank does while it waits for the platform: it makes the randomisers that its next messages will use.
 
 A thread works on a pool only while some conversation of the run waits for a message, so that it never competes with
-the node's own work for longer than one block takes. Where workers lend processors the pool is filled all the time: two
-threads keep them busy while the node's own process reads and writes messages.
+the node's own work for longer than one block takes. Where workers lend processors two threads fill the pool all the time,
+but while every worker has work that the node waits for: this tree's sums come before the next trees' randomisers.
 """
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from lianxin.crypto.pool import RandomiserPool
 from lianxin.federation.channel import Channel
+from lianxin.parties.workers import Workers
 
 POLL_S = 0.2
 
 
 class IdleFiller:
-    """Fills one pool in threads of its own, between `start` and `stop`: whenever somebody waits, or `always`."""
+    """Fills one pool in threads of its own, between `start` and `stop`: whenever somebody waits, with an executor always."""
 
-    def __init__(self, always: bool = False) -> None:
+    def __init__(self, executor: Executor | None = None) -> None:
+        always, self._workers = executor is not None, executor if isinstance(executor, Workers) else None
         self._pool: RandomiserPool | None = None
         self._waiting, self._stopped = int(always), False
         self._change = threading.Condition()
@@ -61,6 +64,8 @@ class IdleFiller:
                 self._change.wait_for(lambda: self._stopped or self._waiting > 0)
                 if self._stopped:
                     return
+            if self._workers is not None and not self._workers.wait_until_spare(POLL_S):
+                continue
             try:
                 is_full = not self._pool.prepare()
             except Exception:  # the run has ended, or its workers have: whoever takes next meets the fault and tells it

@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from lianxin.crypto import canonical
+from lianxin.crypto import canonical, notes
 from lianxin.crypto.merkle import leaf_hash
 from lianxin.crypto.notes import Checkpoint
 from lianxin.crypto.tiles import Frontier, TiledTree
-from lianxin.federation.errors import EvidenceRejected, RunStopped
+from lianxin.federation.errors import EvidenceRejected, InputFault, RunStopped
+from lianxin.parties.commitments import Commitments, documents
 from lianxin.parties.decision_signers import key_lines
+from lianxin.parties.ledger_witness import note_of
 from lianxin.parties.store import Store
 
 GRADE_SETTINGS = "grade/"
@@ -36,19 +38,31 @@ def catalogue_of(store: Store, party: str, contract: bytes) -> bytes | None:
     return store.setting(CATALOGUE_SETTING) if kept is None else kept
 
 
-def write_evidence(store: Store, party: str, folder: Path, contract: bytes, catalogue: bytes, head: Checkpoint) -> Path:
+def write_evidence(
+    store: Store,
+    party: str,
+    folder: Path,
+    contract: bytes,
+    catalogue: bytes,
+    head: Checkpoint,
+    home: Path | None = None,
+) -> Path:
     """Write one run's evidence to `folder`/evidence and return that path; the folder appears complete or not at all.
+
+    `home` is the run's folder under the node's state, where its model is; by default `folder`.
 
     Raises EvidenceRejected when the stored leaves are not the ones under `head`, RunStopped when the disk is full.
     """
     record = canonical.decode_fragment(contract)["record"]
     run, parties = record["run"], {entry["party"] for entry in record.get("parties", ())}
-    ledger = _checked_lines(store, party, head)
+    seen = Commitments(run)
+    ledger = _checked_lines(store, party, head, seen)
     files = {
         "contract.json": [contract, b"\n"],
         "catalogue.csv": [catalogue],
         "ledger.jsonl": ledger,
         **_files(store, run, parties),
+        **documents(store, party, seen, home or folder),
     }
     try:
         return _write_folder(folder, "evidence", files)
@@ -56,6 +70,19 @@ def write_evidence(store: Store, party: str, folder: Path, contract: bytes, cata
         raise RunStopped(
             f"the evidence of run {run} could not be written to {folder}: {fault.strerror or fault}"
         ) from fault
+
+
+def export_from_store(store: Store, party: str, run: str, folder: Path, home: Path) -> Path:
+    """Write one run's evidence up to the last checkpoint, from a store that is only read, and return its path.
+
+    That is for a running node, and for an agreement that still stands. Raises InputFault for a run without a contract.
+    """
+    row, data = store.run(run), store.last_checkpoint()
+    catalogue = catalogue_of(store, party, row.contract) if row is not None and row.contract else None
+    if row is None or catalogue is None or data is None:
+        raise InputFault(f"{party} has no finished contract, catalogue or checkpoint for run {run}; name a known run")
+    head = notes.parse_checkpoint(note_of(canonical.decode_fragment(data)).text)
+    return write_evidence(store, party, folder, row.contract, catalogue, head, home)
 
 
 def _files(store: Store, run: str, parties: Set[str]) -> dict[str, Iterable[bytes]]:
@@ -74,9 +101,10 @@ def _files(store: Store, run: str, parties: Set[str]) -> dict[str, Iterable[byte
     }
 
 
-def _checked_lines(store: Store, party: str, head: Checkpoint) -> Iterator[bytes]:
+def _checked_lines(store: Store, party: str, head: Checkpoint, seen: Commitments) -> Iterator[bytes]:
     frontier, tiles = Frontier(), dict[tuple[int, int], bytes]()
-    for leaf in store.leaves(0, head.size):
+    for index, leaf in enumerate(store.leaves(0, head.size)):
+        seen.see(index, leaf)
         frontier, full = frontier.grown([leaf_hash(leaf)])
         tiles |= {(tile.level, tile.index): tile.data for tile in full if tile.level}
         yield leaf + b"\n"

@@ -207,7 +207,7 @@ def governance_html(facts: "ModelFacts") -> str:
     events = [
         [text(e["time"]), text(e["event"]), text(e["operator"]), text(e.get("proposer")), text(e.get("approver"))]
         for e in facts.events
-        if e["event"] != "seed-committed"
+        if e["event"] not in ("seed-committed", "inputs-committed")
     ]
     parties = [
         [text(p["party"]), text(p["role"]), f"<code>{text(p['node_key'])}</code>"]

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import IO
@@ -35,6 +34,7 @@ from lianxin.parties.boundary_clock import TOLERANCE_S, LedgerClock, newest_time
 from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, grade_of, keep_grade
 from lianxin.parties.clock import SimulatedClock, SystemClock
 from lianxin.parties.coding_rules import NO_RULES, BinRules, load_rules
+from lianxin.parties.commitments import proposal_hashes
 from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent import Admission, ConsentRegister, decode_signed
 from lianxin.parties.consent_high_water import FILE as HIGH_WATER
@@ -45,8 +45,11 @@ from lianxin.parties.keys import KeyStore, load_protection
 from lianxin.parties.ledger import Ledger, Witness
 from lianxin.parties.ledger_export import keep_catalogue
 from lianxin.parties.ledger_witness import TIME
+from lianxin.parties.run_inputs import commit_inputs
+from lianxin.parties.software import code_version
 from lianxin.parties.store import Store
 from lianxin.parties.trace import LedgerTrace
+from lianxin.parties.workers import Workers
 
 SUBJECT_KEY_FILE = "subject.key"
 WORKER_DEADLINE_S = 60.0
@@ -102,6 +105,7 @@ class Node:
         commitment = hashlib.sha256(b"lianxin/seed\x00" + seed).hexdigest()
         leaf = {"kind": "contract", "run": run, "event": "seed-committed", "rule": "", "contract_hash": commitment}
         self.ledger.append(leaf)
+        commit_inputs(self, run, seed)
         self.store.put_setting(key, self.keys.seal_seed(seed, run))
         return seed
 
@@ -141,6 +145,7 @@ class Node:
         leaf = {"kind": "contract", "run": run, "contract_hash": contract_hash, "event": event, "rule": rule}
         if proposer:
             self._eyes[run] = {"proposer": proposer, "approver": operator or self.config.operator}
+        leaf |= proposal_hashes(self.store, run, event)
         self.ledger.append(leaf | (self._eyes.get(run, {}) if event in ("approved", "signed") else {}), operator)
 
     def take_revocations(self, before_round: int) -> int:
@@ -230,11 +235,6 @@ def simulated_seed(seed: int) -> bytes:
     return hashlib.sha256(f"lianxin/simulation/{seed}".encode()).digest()
 
 
-def code_version() -> str:
-    """Return the installed version of this package."""
-    return f"lianxin {metadata.version('lianxin')}"
-
-
 def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     """Return the node of `config`, its consents imported at the first start. Raises InputFault for what is missing."""
     identity = load_identity(config.identity)
@@ -320,7 +320,8 @@ def make_executor(workers: int) -> Executor | None:
     """Return a pool of `workers` processes that import nothing of the node, None for computing in the caller."""
     if not workers:
         return None
-    return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_leave_stopping_to_the_owner)
+    context = get_context("forkserver")
+    return Workers(ProcessPoolExecutor(workers, context, initializer=_leave_stopping_to_the_owner), workers)
 
 
 def _leave_stopping_to_the_owner() -> None:

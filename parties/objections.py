@@ -25,6 +25,17 @@ _KEPT = "objections"
 Record = dict[str, Any]
 
 
+def objections_in(store: Store) -> list[Record]:
+    """Return every objection that a store keeps, in the order in which they were opened."""
+    kept = store.setting(_KEPT)
+    return list(canonical.decode(kept)["objections"]) if kept else []
+
+
+def put_objections(store: Store, records: list[Record]) -> None:
+    """Keep these objections in place of those that a store has."""
+    store.put_setting(_KEPT, canonical.encode({"type": "objections", "version": 1, "objections": records}))
+
+
 class Objections:
     """One node's objections, in its store and ledger. Safe to share between threads."""
 
@@ -65,8 +76,7 @@ class Objections:
 
     def records(self) -> list[Record]:
         """Return every objection, in the order in which they were opened."""
-        kept = self._store.setting(_KEPT)
-        return list(canonical.decode(kept)["objections"]) if kept else []
+        return objections_in(self._store)
 
     def disputed(self) -> dict[str, dict[str, str]]:
         """Return, for each field with an open objection, by when the answer for each subject key is due."""
@@ -85,5 +95,4 @@ class Objections:
             "record_hash": canonical.record_hash(changed),
         }  # fmt: skip
         self._ledger.append(leaf, operator)
-        kept = {"type": "objections", "version": 1, "objections": records}
-        self._store.put_setting(_KEPT, canonical.encode(kept))
+        put_objections(self._store, records)

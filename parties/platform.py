@@ -26,6 +26,7 @@ from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties import checkpoint
 from lianxin.parties.active_run import ActiveRun, cause_of
 from lianxin.parties.agreement import draft_contract, join_signatures, open_contract
+from lianxin.parties.commitments import keep_plan
 from lianxin.parties.config import RunConfig
 from lianxin.parties.network_agreement import judge_network
 from lianxin.parties.node import WORKERS_LOST, Node
@@ -181,7 +182,7 @@ class PlatformNode:
             self._leading.release()
 
     def _lead(self, contract: RunContract, operator: str) -> dict[str, Any]:
-        run = contract.run
+        run, plan = contract.run, keep_plan(self.node, contract, self._planner(contract))
         self.node.store.put_run(run, "proposed", canonical.encode(dict(contract.record)))
         self.node.contract_event(run, contract.hash, "proposed", operator=operator)
         self.node.say(f"run {run} proposed")
@@ -189,7 +190,7 @@ class PlatformNode:
         active: ActiveRun | None = None
         try:
             sessions = self._lobby_sessions(contract)
-            signed = self._agree(contract, sessions)
+            signed = self._agree(contract, sessions, plan)
             if contract.is_standing:
                 return self._begin_standing(contract, sessions, signed, operator)
             self.node.renew_workers()
@@ -320,10 +321,9 @@ class PlatformNode:
             channels = {bank: self.lobby[bank] for bank in contract.banks}
         return {bank: self.node.session(contract, ch, f"contracts/{bank}") for bank, ch in channels.items()}
 
-    def _agree(self, contract: RunContract, sessions: dict[str, Session]) -> bytes:
+    def _agree(self, contract: RunContract, sessions: dict[str, Session], plan: bytes) -> bytes:
         proposal = canonical.encode(dict(contract.record))
-        made = self._planner(contract)
-        plan, self._meter = canonical.encode(made), Meter(self.node, made)
+        self._meter = Meter(self.node, canonical.decode_fragment(plan))
         for session in sessions.values():
             session.send(wire.Proposal(contract=proposal, plan=plan), "contract.agree")
         approvals: dict[str, bytes] = {}

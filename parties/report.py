@@ -7,7 +7,7 @@ given as text, or named in `summary["missing"]` as {part: reason}, is shown as t
 {level: {model: {"labels", "scores"}}}, `rounds`, `woe`, `importance`, `network`, `privacy`, `left`,
 `advice`, `refusals`, `excluded`, `revoked`,
 `consents`, `plan` {"learns", "bytes", "seconds"}, `seconds`, `bytes_sent`, `verification` {"ok", "checks"},
-`transcript_sha256`, `limits`.
+`transcript_sha256`, `limits`; of a scenario `story` {"text"} and `conclusion` (`report_story`).
 Levels are `overall` and bank names, models the keys of `LOOKS`.
 
 The file needs nothing from elsewhere, holds no clock of its own and is the same for the same summary.
@@ -23,7 +23,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lianxin.federation.errors import LianxinError
-from lianxin.parties import report_evaluation, report_evidence, report_networks, report_results, report_trees
+from lianxin.parties import (
+    report_evaluation,
+    report_evidence,
+    report_networks,
+    report_results,
+    report_story,
+    report_trees,
+)
 from lianxin.parties.report_page import (
     Part,
     duration,
@@ -135,6 +142,7 @@ def _optional(show: Callable[[object], str], value: object) -> str | None:
 
 TEXT_PARTS = ("transcript_sha256", "limits")
 SECTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Summary], str]], ...] = (
+    ("story", "The story", ("story",), report_story.story_html),
     ("results", "Results", ("auc", "ks", "gini"), report_results.results_html),
     ("evaluation", "How sure the figures are", ("evaluation",), report_evaluation.evaluation_html),
     ("curves", "Curves", ("curves",), report_results.curves_html),
@@ -148,4 +156,5 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Summary], str]], ...]
     ("plan", "Plan: who learns what, and the cost", ("plan",), report_evidence.plan_html),
     ("verification", "Verification", ("verification", "transcript_sha256"), report_evidence.verification_html),
     ("limits", "Limits", ("limits",), report_evidence.limits_html),
+    ("conclusion", "How the story ended", ("conclusion",), report_story.conclusion_html),
 )

@@ -1,9 +1,10 @@
-"""The trace of a session: a leaf for every envelope at both ends, and in simulations the envelope itself.
+"""The trace of a session: a leaf for every envelope at both ends, and where it is asked for the envelope itself.
 
 The leaf is durable before the sender's bytes leave and before the receiver acts (boundary.md, section 6). It holds
 digests, forms and the ids of the releases behind the message, never a value.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lianxin.parties.store_ledger import StandingRow
 
 
 class LedgerTrace:
-    """Writes each crossing to the ledger; with `recording`, keeps the bytes too, for replay of simulated runs."""
+    """Writes each crossing to the ledger; with `recording`, keeps the bytes too, for replay."""
 
     def __init__(
         self, ledger: Ledger, recording: Path | None = None, watch: Callable[[int, str], None] | None = None
@@ -61,8 +62,10 @@ class LedgerTrace:
     def _keep(self, header: dict[str, Any], envelope: bytes) -> None:
         assert self._recording is not None
         folder = self._recording / header["run"] / header["conversation"].replace("/", "_")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{header['sender']}-{header['seq']:06d}.envelope").write_bytes(envelope)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / f"{header['sender']}-{header['seq']:06d}.envelope"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(envelope)
 
     def refused(self, run: str, peer: str, rule: str, step: str, message_hash: str | None) -> None:
         """Append a refusal leaf."""

@@ -86,15 +86,21 @@ def bench_training(asked: Asked, folder: Path | None, out: Path, tell: Tell) -> 
     address = runner.free_address() if asked.processes else "127.0.0.1:7443"
     tell(f"{asked.name}: keys and consents of {inputs.platform.rows} firms")
     laid = layout.lay_out(home / "run", inputs, terms, catalogue, address)
-    ran = _run(asked, laid, lambda note: tell(f"{asked.name}: {note}"))
+    with planned.metered(asked.key_bits) as beside:
+        ran = _run(asked, laid, lambda note: tell(f"{asked.name}: {note}"))
+    _take_off(ran, beside.own_cpu_s)
     tell(f"{asked.name}: references in clear")
     outcome = results.gather(laid, ran)
-    company = min(planned.cores(), max(asked.workers, len(laid.parties) if asked.processes else 1)) - 1
-    calibration = planned.calibrate(asked.key_bits, company)
-    summary = story.summary_of(laid, ran, outcome, calibration=calibration)
+    summary = story.summary_of(laid, ran, outcome, calibration=beside.calibration)
     record = _record(asked, laid, ran, outcome, summary["plan"]["compared"])
     _write(home, summary, record)
     return record
+
+
+def _take_off(ran: runner.Ran, meter_s: float) -> None:
+    """Take the meter's processor time off a run in one process, which counts everything that this process started."""
+    if planned.EVERYBODY in ran.cpu_s:
+        ran.cpu_s[planned.EVERYBODY] -= meter_s
 
 
 def _run(asked: Asked, laid: layout.Layout, watch: Callable[[str], None]) -> runner.Ran:

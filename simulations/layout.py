@@ -39,6 +39,7 @@ from lianxin.simulations.authorisations import (
     write_records,
 )
 from lianxin.simulations.binning_file import BINNING, BinningFile, read_binning
+from lianxin.simulations.replay_inputs import stamped
 from lianxin.simulations.tables import Inputs, PartyInput
 
 START = "2026-01-05T01:00:00Z"
@@ -162,7 +163,9 @@ def lay_out(
     for party in [inputs.platform, *inputs.banks]:
         _write_party(layout, party, firms, keys, seed, address)
     (folder / "run.toml").write_text(tomli_w.dumps(_run_terms(layout, firms)))
-    (folder / "scenario.json").write_text(json.dumps(_scenario(layout), indent=1, default=dict, ensure_ascii=False))
+    (folder / "scenario.json").write_text(
+        json.dumps(stamped(_scenario(layout), folder), indent=1, default=dict, ensure_ascii=False)
+    )
     return layout
 
 

@@ -5,13 +5,14 @@ is made with costs measured on this machine, and at the sizes that the run turne
 """
 
 import base64
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 from lianxin.crypto import canonical
@@ -30,6 +31,10 @@ from lianxin.simulations.results import Outcome, contract_of, leaves_of, seconds
 from lianxin.simulations.runner import Ran, reference_plan
 
 CALIBRATION_S = 2.0
+SAMPLE_NS = 10_000_000
+PAUSES = 25  # times as long as a sample took
+RARE_KERNELS = ("prove_key_ns", "check_key_ns")  # a quarter of a second each, and done once or twice in a run
+_METER_SEED = b"calibration of this machine     "
 BOUNDS = (
     "At most, of times: the approved plan's, priced as it was approved or as this machine is, whichever is larger, and never "
     "below what is expected."
@@ -37,34 +42,56 @@ BOUNDS = (
 
 
 @lru_cache(maxsize=4)
-def calibrate(key_bits: int, company: int = 0) -> Calibration:
-    """Return what the kernels cost on this machine with keys of `key_bits`: about two seconds, once a process.
+def calibrate(key_bits: int) -> Calibration:
+    """Return what the kernels cost on this machine now with keys of `key_bits`: about two seconds, once a process."""
+    return plan.measure_calibration(key_bits, Drbg(_METER_SEED), time.process_time_ns, CALIBRATION_S)
 
-    `company` other processes multiply meanwhile: where processors share a core, as in the run itself, each operation takes
-    longer.
-    """
-    with _in_company(company):
-        return plan.measure_calibration(
-            key_bits, Drbg(b"calibration of this machine     "), time.process_time_ns, CALIBRATION_S
-        )
+
+@dataclass
+class Beside:
+    """What a meter beside a run found, once the run is over: unit costs and its own processor time meanwhile."""
+
+    calibration: Calibration | None = None
+    own_cpu_s: float = 0.0
 
 
 @contextmanager
-def _in_company(company: int) -> Iterator[None]:
-    others = [get_context("forkserver").Process(target=_keep_busy, daemon=True) for _ in range(company)]
-    for other in others:
-        other.start()
+def metered(key_bits: int) -> Iterator[Beside]:
+    """Measure the kernels, a hundredth of a second at a time, in a process of its own while the body runs.
+
+    A machine that is shared gives a run other seconds than the moment after it: what is yielded knows the unit costs of
+    the body's own seconds when the body has ended.
+    """
+    ours, theirs = Pipe()
+    process = get_context("forkserver").Process(target=_meter, args=(theirs, key_bits), daemon=True)
+    process.start()
+    theirs.close()
+    found = Beside()
     try:
-        yield
+        ours.recv()  # its tables are made
+        yield found
+        ours.send("")
+        found.calibration, found.own_cpu_s = ours.recv()
     finally:
-        for other in others:
-            other.kill()
-            other.join()
+        process.kill()
+        process.join()
+        ours.close()
 
 
-def _keep_busy() -> None:
-    while True:
-        pow(3, (1 << 4096) - 1, (1 << 4096) - 3)
+def _meter(pipe: Connection, key_bits: int) -> None:
+    """Sample in turn until the other side says that it has ended, then send the costs and what measuring took."""
+    meter = plan.Meter(key_bits, Drbg(_METER_SEED), time.process_time_ns)
+    for name in RARE_KERNELS:
+        meter.sample(name, 0)
+    names = [name for name in meter.kernels if name not in RARE_KERNELS]
+    pipe.send("")
+    began, turn = time.process_time(), 0
+    while turn < len(names) or not pipe.poll():
+        before = time.process_time()
+        meter.sample(names[turn % len(names)], SAMPLE_NS)
+        turn += 1
+        pipe.poll(PAUSES * (time.process_time() - before))
+    pipe.send((meter.calibration(), time.process_time() - began))
 
 
 def plan_part(layout: Layout, ran: Ran, outcome: Outcome, calibration: Calibration | None = None) -> dict[str, Any]:
@@ -146,11 +173,6 @@ def actual_of(layout: Layout, ran: Ran) -> Actual:
                 sent[leaf["step"], party] += leaf["size_bytes"]
     took = seconds_of(ran.events)
     return Actual(dict(sent), dict(ran.cpu_s), took, took["total"])
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def factor_of(rows: Sequence[Mapping[str, Any]], figure: str, party: str = EVERYBODY) -> float | None:

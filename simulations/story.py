@@ -8,7 +8,7 @@ from lianxin.federation.contract import parse_contract
 from lianxin.federation.plan_calibration import Calibration
 from lianxin.parties import coding
 from lianxin.parties.model_document_facts import MADE_UP
-from lianxin.parties.node import code_version
+from lianxin.parties.software import code_version
 from lianxin.simulations.evaluations import evaluation_parts
 from lianxin.simulations.layout import START, Layout
 from lianxin.simulations.planned import network_plan_part, plan_part

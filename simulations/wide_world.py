@@ -37,26 +37,29 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 
-def make_wide(seed: int, folder: Path, shape: Shape) -> Inputs:
-    """Write `platform.csv.gz` and `bank-1.csv.gz` of a shape to `folder` and return the inputs.
+def make_wide(seed: int, folder: Path, shape: Shape, banks: int = 1) -> Inputs:
+    """Write `platform.csv.gz` and `bank-1.csv.gz`… of a shape to `folder` and return the inputs.
 
-    Each loan is of another firm. Raises InputFault where there are more loans than firms.
+    Each loan is of another firm, over all banks. Raises InputFault where there are more loans than firms.
     """
-    if shape.loans > shape.firms:
-        raise InputFault(f"{shape.firms} firms cannot have {shape.loans} loans of different firms; ask for fewer loans")
+    if shape.loans * banks > shape.firms:
+        told = f"{shape.firms} firms cannot have {shape.loans * banks} loans of different firms"
+        raise InputFault(f"{told}; ask for fewer loans")
     folder.mkdir(parents=True, exist_ok=True)
     rng = stream(seed, "wide-world")
     conduct, size, standing = rng.standard_normal((3, shape.firms))
     ids = [f"firm-{number:07d}" for number in range(shape.firms)]
     write_table(folder / "platform.csv.gz", {"firm_id": ids, **_fields(rng, "field", shape.fields, conduct, size)})
-    rows = rng.choice(shape.firms, shape.loans, replace=False)
-    chance = 1 / (1 + np.exp(_CONDUCT * conduct[rows] + _STANDING * standing[rows] - _BASE))
-    bad = rng.random(shape.loans) < chance
-    split = np.where(rng.random(shape.loans) < _TEST_SHARE, "test", "train")
-    roles = {"firm_id": [ids[row] for row in rows], "label_bad": bad.astype(int).tolist(), "split": split.tolist()}
-    own = _fields(rng, "own", shape.own_fields, standing[rows], size[rows])
-    write_table(folder / "bank-1.csv.gz", {**roles, **own})
-    return check_inputs(folder / "platform.csv.gz", [folder / "bank-1.csv.gz"], "firm_id", "label_bad", "split")
+    borrowers = rng.choice(shape.firms, shape.loans * banks, replace=False)
+    paths = [folder / f"bank-{number + 1}.csv.gz" for number in range(banks)]
+    for path, rows in zip(paths, np.split(borrowers, banks), strict=True):
+        chance = 1 / (1 + np.exp(_CONDUCT * conduct[rows] + _STANDING * standing[rows] - _BASE))
+        bad = rng.random(shape.loans) < chance
+        split = np.where(rng.random(shape.loans) < _TEST_SHARE, "test", "train")
+        roles = {"firm_id": [ids[row] for row in rows], "label_bad": bad.astype(int).tolist(), "split": split.tolist()}
+        own = _fields(rng, "own", shape.own_fields, standing[rows], size[rows])
+        write_table(path, {**roles, **own})
+    return check_inputs(folder / "platform.csv.gz", paths, "firm_id", "label_bad", "split")
 
 
 def _fields(rng: Generator, name: str, count: int, conduct: Floats, size: Floats) -> dict[str, list[Any]]:

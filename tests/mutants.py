@@ -194,7 +194,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/boundary.py Boundary._decide_fields decision.decide_release": (
         "ReleaseDecision(request.fields, (), ())",
         _BOUNDARY + "test_only_rows_of_firms_with_a_live_consent_and_columns_with_a_right_cross"),
-    "parties/boundary.py Boundary._decide_firms decision.decide_firm": (
+    "parties/boundary.py Boundary._decide_firms judge.decide_firm": (
         "decision.Decision(True, 'CONSENT')",
         _BOUNDARY + "test_only_rows_of_firms_with_a_live_consent_and_columns_with_a_right_cross"),
     "parties/boundary.py Boundary.aggregate size_rule": ("''", _STATISTIC + "[OUT-ROWS-49-None-None-fields0]"),
@@ -291,7 +291,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/consent_register.py check_revocation verify_record": ("signed['record']", _OTHER_KEY),
     "parties/consent_signing.py checked_request verify_signed": (
         "signed['record']", _PARTIES + "test_a_firm_signs_no_request_that_its_bank_did_not"),
-    "parties/decision.py decide_firm _row_rule": (
+    "parties/decision.py Judge._without_consent _row_rule": (
         "''",
         _PARTIES + "test_a_row_in_a_mode_that_nobody_knows_has_no_right_even_where_no_consent_is_needed"),
     "parties/decision_consents.py Registry.extended verify_record": (
@@ -311,7 +311,11 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/decision.py decide_field _field_rule": ("''", _NO_RIGHT + "[R20-a prohibited field]"),
     "parties/decision.py decide_release decide_field": (
         "Decision(True, 'OPEN')", _NO_RIGHT + "[R20-a prohibited field]"),
-    "parties/decision.py decide_firm _scope_rule": ("''", _NO_RIGHT + "[R03-a wider mode than the consent's]"),
+    "parties/decision.py Judge._scope_rule _scope_rule": ("''", _NO_RIGHT + "[R03-a wider mode than the consent's]"),
+    "parties/decision.py Judge.decide_firm self._scope_rule": (
+        "''", _NO_RIGHT + "[R03-a wider mode than the consent's]"),
+    "parties/decision.py decide_firm judge.decide_firm": (
+        "Decision(True, 'CONSENT')", _NO_RIGHT + "[R39-a trade secret without consent]"),
     "parties/decision.py decide decide_firm": (
         "Decision(True, 'CONSENT')", _NO_RIGHT + "[R39-a trade secret without consent]"),
     "parties/decision.py decide decide_release": (

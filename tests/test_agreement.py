@@ -88,7 +88,7 @@ class Nodes:
         """Return (event, rule, operator) of a party's contract leaves that are not about its seed."""
         node = self.platform.node if party == "platform" else self.banks[party].node
         leaves = [canonical.decode(leaf) for leaf in node.store.leaves()]
-        agreed = [leaf for leaf in leaves if leaf["kind"] == "contract" and leaf["event"] != "seed-committed"]
+        agreed = [leaf for leaf in leaves if leaf["kind"] == "contract" and not leaf["event"].endswith("-committed")]
         return [(leaf["event"], leaf["rule"], leaf["operator"]) for leaf in agreed]
 
 

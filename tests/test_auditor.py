@@ -212,10 +212,17 @@ FILES_CHANGED: dict[str, tuple[Callable[[Path], None], set[str], str]] = {
         _in_file(PLATFORM, "catalogue.csv", _edited(3, "BAN", "PUB")), {"releases"}, "catalogue",
     ),
     "an altered header": (
-        _in_file(BANK, "envelopes.jsonl", _edited(-1, 'bytes":10', 'bytes":11')), {"envelopes"}, "hash",
+        _in_file(BANK, "envelopes.jsonl", _edited(-1, 'bytes":10', 'bytes":11')),
+        {"envelopes", "commitments"}, "hash",
     ),
-    "an altered envelope signature": (_in_file(BANK, "envelopes.jsonl", _flipped_signature), {"envelopes"}, "signed"),
-    "a dropped envelope": (_in_file(BANK, "envelopes.jsonl", lambda lines: lines[:-1]), {"envelopes"}, "2 envelopes"),
+    "an altered envelope signature": (
+        _in_file(BANK, "envelopes.jsonl", _flipped_signature),
+        {"envelopes", "commitments"}, "signed",
+    ),
+    "a dropped envelope": (
+        _in_file(BANK, "envelopes.jsonl", lambda lines: lines[:-1]),
+        {"envelopes", "commitments"}, "2 envelopes",
+    ),
     "a forged witnessed head": (
         _in_file(BANK, "witnessed.jsonl", lambda lines: [_head(lines, "stranger")]), {"witnessed"}, "no party",
     ),

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import scoring_world
+from evidence_lists import listed
 from scoring_world import AGREEMENT, BANK, PLATFORM, Scene
 
 from lianxin.federation import scoring
 from lianxin.parties import auditor, auditor_scores, score_platform
-from lianxin.parties.auditor_evidence import Evidence, Run, read_evidence
+from lianxin.parties.auditor_evidence import Evidence, Run
 
 own = scoring_world.own
 
@@ -28,7 +29,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path) -> Run:
-    evidence = {path.name: read_evidence(path) for path in (folder / "parties").iterdir()}
+    evidence = {path.name: listed(path) for path in (folder / "parties").iterdir()}
     contract = evidence[PLATFORM].contract["record"]
     return Run(contract, "", {entry["party"]: entry["node_key"] for entry in contract["parties"]}, evidence)
 
@@ -137,7 +138,7 @@ def test_an_answer_that_was_cut_off_needs_no_count_where_it_is_the_last_of_its_c
         conversation = answers(run)[place]["conversation"]
         drop(run, BANK, scored(run)[place])
         assert len(found(run)) == 1
-        noted = {"kind": "refusal", "run": AGREEMENT, "peer": PLATFORM, "rule": "Q05", "conversation": conversation}
+        noted = scored(run)[0] | {"kind": "refusal", "peer": PLATFORM, "rule": "Q05", "conversation": conversation}
         run.evidence[BANK].leaves.append(noted)
         assert (found(run) == []) is is_excused
 

@@ -9,12 +9,13 @@ from typing import Any
 import network_world
 import pytest
 import worlds
+from evidence_lists import listed
 from worlds import World
 
 from lianxin.crypto import canonical
 from lianxin.federation.network_terms import threshold
 from lianxin.parties import auditor, auditor_sums
-from lianxin.parties.auditor_evidence import Run, read_evidence
+from lianxin.parties.auditor_evidence import Run
 from lianxin.parties.identity import load_identity
 
 finished = network_world.finished
@@ -25,7 +26,7 @@ Lie = Callable[[Run], Any]
 
 def read(world: World) -> Run:
     """The evidence of a finished run, to be changed at will."""
-    evidence = {path.name: read_evidence(path) for path in (world.layout.folder / "parties").iterdir()}
+    evidence = {path.name: listed(path) for path in (world.layout.folder / "parties").iterdir()}
     contract = deepcopy(evidence[PLATFORM].contract["record"])
     keys = {entry["party"]: entry["node_key"] for entry in contract["parties"]}
     return Run(contract, canonical.record_hash(contract), keys, evidence)

@@ -204,9 +204,36 @@ def test_a_warm_pool_holds_all_that_the_run_takes(tmp_path, monkeypatch):
     assert "randomisers" not in (tmp_path / "platform" / "node.toml").read_text()
 
 
-def test_costs_are_measured_in_company_that_ends_with_the_measurement():
+def test_a_run_is_priced_by_costs_measured_while_it_ran_less_the_measuring():
     before = set(active_children())
-    with planned._in_company(2):
-        company = set(active_children()) - before
-        assert len(company) == 2
+    with planned.metered(2048) as beside:
+        assert beside.calibration is None and len(set(active_children()) - before) == 1
     assert not set(active_children()) - before
+    assert beside.calibration.source == "measured" and beside.calibration.key_bits == 2048
+    assert beside.calibration.multiply_ns < beside.calibration.encrypt_ns < beside.calibration.check_key_ns
+    assert 0 < beside.own_cpu_s < 10
+    ran = SimpleNamespace(cpu_s={planned.EVERYBODY: 10.0 + beside.own_cpu_s})
+    bench_training._take_off(ran, beside.own_cpu_s)
+    assert ran.cpu_s[planned.EVERYBODY] == pytest.approx(10)
+    apart = SimpleNamespace(cpu_s={"bank-1": 3.0})  # processes are counted each by itself, without the meter
+    bench_training._take_off(apart, 1.0)
+    assert apart.cpu_s == {"bank-1": 3.0}
+
+
+def test_a_meter_ends_with_a_run_that_fails(monkeypatch):
+    said = []
+
+    class Process(SimpleNamespace):
+        def start(self):
+            self.args[0].send("")
+
+        def kill(self):
+            said.append("killed")
+
+        def join(self):
+            said.append("joined")
+
+    monkeypatch.setattr(planned, "get_context", lambda kind: SimpleNamespace(Process=Process))
+    with pytest.raises(RuntimeError), planned.metered(2048):
+        raise RuntimeError
+    assert said == ["killed", "joined"]

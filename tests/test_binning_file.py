@@ -75,7 +75,7 @@ def cut(province: Inputs, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A finished run of one round whose nodes were given one binning file."""
     folder = tmp_path_factory.mktemp("cut")
     (folder / "mine.toml").write_text(SAID)
-    world = worlds.run(worlds.lay(folder / "run", province, rounds=1, binning=folder / "mine.toml"))
+    world = worlds.run(worlds.lay(folder / "run", province, rounds=1, binning=folder / "mine.toml", **worlds.SHORT))
     (folder / "mine.toml").unlink()
     return world
 

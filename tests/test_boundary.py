@@ -107,7 +107,7 @@ def test_without_the_consent_check_a_firm_without_consent_would_cross(
     provider: w.Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert B not in release(provider).firms
-    monkeypatch.setattr(decision, "decide_firm", lambda *_, **_named: decision.Decision(True, "CONSENT"))
+    monkeypatch.setattr(decision.Judge, "decide_firm", lambda *_: decision.Decision(True, "CONSENT"))
     assert B in release(provider).firms
 
 

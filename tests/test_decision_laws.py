@@ -98,6 +98,30 @@ def test_widening_a_request_never_turns_a_refusal_into_a_right() -> None:
         assert not wide.allow or answer(replace(case, request=replace(case.request, mode=low))).allow, case
 
 
+def test_one_judge_of_many_firms_says_of_each_what_is_said_of_it_alone() -> None:
+    """The firms of one release have consents of equal and of different terms, live and ended."""
+    asked = [case for _, case in questions("judge")]
+    seen: Counter[str] = Counter()
+    for start in range(0, len(asked), 10):
+        case, firms = asked[start], asked[start : start + 10]
+        records = [renamed(record, str(place)) for place, firm in enumerate(firms) for record in firm.records]
+        terms = (case.request.fields, case.request, w.registry_of(*records), case.now, w.CATALOGUE, case.kind)
+        judge = decision.Judge(*terms, {"g": case.grade})
+        for place in (*range(len(firms)), 0):
+            subject = f"{w.subject_of(w.FIRM)}{place}"
+            decided = judge.decide_firm(subject, case.used)
+            assert decided == decision.decide_firm(subject, *terms, case.used, {"g": case.grade})
+            seen[decided.rule if decided.allow else "no"] += 1
+    assert seen["CONSENT"] and seen["no"]
+
+
+def renamed(record: dict[str, Any], mark: str) -> dict[str, Any]:
+    """Return the record as one of another firm."""
+    own = w.subject_of(w.FIRM)
+    named = {name: record[name] + mark for name in ("consent_id", "supersedes") if name in record}
+    return record | named | ({"subject_key": own + mark} if record["subject_key"] == own else {})
+
+
 @pytest.mark.rule("R03")
 def test_a_superset_of_every_consents_fields_is_denied() -> None:
     for chance, case in questions("superset"):

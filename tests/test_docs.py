@@ -58,7 +58,7 @@ def test_the_readme_commands_run_in_their_order(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     lines = [line for line in shell_lines() if "lianxin" in line and "COL" not in line]
     lines.sort(key=lambda line: "simulate" not in line)
-    assert len(lines) == 3
+    assert len(lines) == 8
     for line in lines:
         words = shlex.split(line.replace("build/demo", "build/small"))
         assert cli.run(words[1:]) == 0, capfd.readouterr().err

@@ -151,7 +151,7 @@ def test_a_firms_proof_under_another_root_is_refused(provider: consents.Provider
 def test_rows_do_not_leave_in_the_mode_of_statistics_whatever_is_said_of_their_firms(
     provider: consents.Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decision, "decide_firm", lambda *_a, **_n: decision.Decision(True, "CONSENT"))
+    monkeypatch.setattr(decision.Judge, "decide_firm", lambda *_: decision.Decision(True, "CONSENT"))
     request = consents.request_of("staff_count", mode=decision.AGGREGATE)
     with pytest.raises(GateRefused) as refused:
         provider.boundary.release(consents.contract_of(), request, [FIRM], {"staff_count": [1]})

@@ -43,7 +43,7 @@ def crossings(folder: Path, parties: list[str]) -> set[str]:
 
 
 def run_with(strategy: type[apps.StarStrategy], folder: Path, inputs: Inputs) -> set[str]:
-    layout = worlds.lay(folder / "run", inputs)
+    layout = worlds.lay(folder / "run", inputs, **worlds.SHORT)
     worlds.run(layout, strategy=strategy)
     return crossings(layout.folder, layout.parties)
 

@@ -356,6 +356,21 @@ def test_measuring_times_every_kernel_under_the_clock_that_is_passed_in():
     assert canonical.decode(canonical.encode(plan.make_plan(sample(), real)))["calibration"]["source"] == "measured"
 
 
+def test_a_meter_averages_what_its_samples_took_and_needs_one_of_each():
+    now = [0]
+    meter = plan.Meter(2048, Drbg(b"c" * 32), lambda: now[0])
+    sign, took = "sign_ns", iter([0, 5, 5, 0, 20])  # the first of each sample is not counted
+    meter._works = {name: lambda: None for name in meter.kernels} | {
+        sign: lambda: now.__setitem__(0, now[0] + next(took))
+    }
+    meter.sample(sign, 10)
+    with pytest.raises(ValueError, match="never sampled"):
+        meter.calibration()
+    for name in meter.kernels:
+        meter.sample(name, 0)
+    assert meter.calibration().sign_ns == 10  # (5 + 5 + 20) / 3
+
+
 def test_other_key_sizes_are_priced_above_smaller_ones():
     small, large = plan.reference_calibration(3072), plan.reference_calibration(4096)
     assert large.textbook_ns > 2 * small.textbook_ns and large.group_base_ns == small.group_base_ns

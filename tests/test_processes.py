@@ -44,7 +44,7 @@ def nodes(four: Inputs, tmp_path: Path) -> Iterator[Callable[..., Processes]]:
     started: list[Processes] = []
 
     def start(inputs: Inputs = four, **terms: Any) -> Processes:
-        started.append(Processes(worlds.lay(tmp_path / "run", inputs, free_address(), **terms)))
+        started.append(Processes(worlds.lay(tmp_path / "run", inputs, free_address(), **worlds.SHORT, **terms)))
         started[-1].start()
         return started[-1]
 

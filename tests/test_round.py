@@ -93,7 +93,9 @@ def test_only_firms_that_agreed_to_scoring_and_did_not_withdraw_are_scored(finis
 @pytest.mark.slow
 def test_the_joint_model_is_the_pooled_model_in_clear_and_better_than_the_bank_alone(tmp_path: Path) -> None:
     inputs = worlds.tables_of(tmp_path / "tables", seed=1, firms=3000, loans=1000)
-    layout = worlds.lay(tmp_path / "run", inputs, seed=1, rounds=6, workers=2, minimums={"spare_attempts": 0})
+    layout = worlds.lay(
+        tmp_path / "run", inputs, seed=1, rounds=6, workers=2, minimums={"spare_attempts": 0}, **worlds.SHORT
+    )
     world = worlds.run(layout)
     figures = gather(layout, world.ran).figures
     overall = figures["auc"]["overall"]
@@ -145,13 +147,14 @@ def test_a_firm_that_withdraws_after_round_two_is_gone_from_round_three(finished
 def test_a_gate_that_ignores_withdrawals_keeps_the_firm_in_round_three_and_the_auditor_sees_it(
     province: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decide = decision.decide_firm
+    class Blind(decision.Judge):
+        """A gate that does not see withdrawals."""
 
-    def blind_to_withdrawals(key: str, needed: Any, request: Any, registry: Any, *rest: Any, **named: Any) -> Any:
-        return decide(key, needed, request, replace(registry, ended={}), *rest, **named)
+        def __init__(self, needed: Any, request: Any, registry: Any, *rest: Any, **named: Any) -> None:
+            super().__init__(needed, request, replace(registry, ended={}), *rest, **named)
 
-    monkeypatch.setattr(decision, "decide_firm", blind_to_withdrawals)
-    careless = worlds.run(worlds.lay(tmp_path / "run", province))
+    monkeypatch.setattr(decision, "Judge", Blind)
+    careless = worlds.run(worlds.lay(tmp_path / "run", province, **worlds.SHORT))
     with pytest.raises(AssertionError):
         revoked_is_gone_from_round_three(careless)
     assert len(set(live_rows(careless, "bank-1"))) == 1

@@ -45,7 +45,7 @@ def run_of(nodes: str, folder: Path, inputs: Inputs) -> World:
     """Return a finished run with these node sets, made once in this process."""
     if nodes not in _RUNS:
         terms = {"model": "boosted_trees", "model_terms": TERMS | {"nodes": nodes}, "minimums": {}, **CONSENTS}
-        chosen = Terms(**{"seed": 5, "matching": "ecdh", **worlds.QUICK, **worlds.CONSENTS, **terms})
+        chosen = Terms(**{"seed": 5, "matching": "ecdh", **worlds.QUICK, **worlds.SHORT, **worlds.CONSENTS, **terms})
         catalogue = choose_catalogue(
             inputs, None, nodes == "hidden", True, nodes == "shown"
         )  # the draft keeps banks' fields back
@@ -261,7 +261,7 @@ def test_a_bank_that_is_lost_at_a_tree_leaves_the_others_to_go_on_with_evidence_
         return train(self, tree, *told)
 
     monkeypatch.setattr(BankTrees, "train", fail)
-    terms = {"model": "boosted_trees", "model_terms": {"trees": 3, "depth": 1}, "minimums": {"min_banks": 1}}
+    terms = {"model": "boosted_trees", "model_terms": {"trees": 3, "depth": 1}, "minimums": {"min_banks": 1}, **worlds.SHORT}
     world = worlds.run(worlds.lay(tmp_path / "run", province, **terms))
     assert list(world.ran.summary["scored"]) == ["bank-1"]
     assert [len(model_of(world, "bank-1")["ensemble"]["trees"])] == [3]

@@ -127,7 +127,7 @@ def with_rules(layout: Any, party: str, text: str) -> None:
 def chosen(province: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A finished run under every selection term, with a binning file at the platform and at one bank: the models."""
     minimums = {**worlds.QUICK["minimums"], "max_bins": 5, **TERMS}
-    layout = worlds.lay(tmp_path_factory.mktemp("chosen") / "run", province, minimums=minimums)
+    layout = worlds.lay(tmp_path_factory.mktemp("chosen") / "run", province, minimums=minimums, **worlds.SHORT)
     with_rules(layout, layout.parties[0], '[judgment_cnt_36m]\nskip = true\n[utility_continuity_m]\nmonotone = "up"\n')
     with_rules(layout, layout.parties[1], '[loan_rate]\nmonotone = "down"\n[dpd_max_12m]\nspecial = [0]\n')
     worlds.run(layout)

@@ -40,6 +40,7 @@ PLATFORM_FIELDS = ("judgment_cnt_36m", "utility_continuity_m", "tax_late_cnt_24m
 BANK_FIELDS = ("loan_rate", "dpd_max_12m")
 CONSENTS = {"consent_permille": 970, "outsider_permille": 50, "compute_only_permille": 20, "revoked_firms": 1}
 QUICK = {"rounds": 3, "minimums": {"spare_attempts": 1, "max_bins": 3}}
+SHORT = {"profile": "short_exponents"}  # the same model in a third of the time, where a test is not about exponents
 Memo = dict[tuple[Any, ...], paillier.SecretKey]
 _KEYS: Memo = {}
 _MADE: dict[str, Any] = {}

@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import audit_world
 import pytest
+from audit_world import Told, found, passes_without
 from conversations import contract_of, play
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from evidence_world import BANK, PLATFORM, World
 from test_matching import changed, firms, sides, swap_last_query
 
 from lianxin.federation import matching, wire
@@ -160,3 +163,35 @@ def test_queries_that_were_not_committed_to_get_no_tags_and_without_the_check_th
     monkeypatch.setattr(matching, "_verify_committed", lambda *_arguments: None)
     learnt, _, said = play(*cheat())
     assert len(learnt) == 100 and any(isinstance(message, wire.PlatformTags) for _, message in said)
+
+
+# ---- what the auditor says of it
+
+terms = audit_world.terms
+
+
+def answered_without_a_quota(world: World) -> None:
+    """A platform that answers 64 queries more in each of two other runs of the same month."""
+    leaf = {
+        "direction": "in",
+        "peer": BANK,
+        "conversation": "matching/a",
+        "step": "matching.query",
+        "round": 0,
+        "seq": 0,
+    }
+    leaf |= {"message_type": "BankBlindedElements", "message_hash": "0" * 64, "payload_hash": "0" * 64, "rule": ""}
+    leaf |= {"forms": [], "releases": [], "decision": "allow", "rows": 0, "size_bytes": 64 * 64 + 16}
+    for number in range(2):
+        world.parties[PLATFORM].ledger.append({"kind": "envelope", "run": f"run-0{number}", **leaf})
+
+
+@pytest.mark.rule("M04")
+def test_the_auditor_adds_up_what_a_bank_asked_over_all_runs_and_names_the_platform_that_answered(
+    tmp_path: Path, terms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Told(forged=answered_without_a_quota).story(tmp_path)
+    [check] = found(run)
+    assert (check.name, check.accused, check.rule) == ("quotas", PLATFORM, "M04") and check.leaf >= 0
+    assert f"{BANK} had" in check.detail and "the quota is 128" in check.detail
+    assert passes_without(run, "quotas", monkeypatch)

@@ -4,9 +4,14 @@ The root over all queries is fixed before the first answer; an auditor then open
 """
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
+import audit_world
 import pytest
+from audit_world import QUOTA, Told, ask, found, passes_without
 from conversations import contract_of
+from evidence_world import BANK, PLATFORM, World
 from test_matching import SID, firms, sides
 from torture import repeats
 
@@ -16,6 +21,7 @@ from lianxin.crypto.errors import CommitmentRejected, CryptoError, ProofOfInclus
 from lianxin.crypto.query_commitment import PADDING, QueryOpening
 from lianxin.crypto.randomness import derive_seed
 from lianxin.federation import askers
+from lianxin.parties import auditor
 
 QUERIES, OWN, PLANTED = 8192, 7400, 82
 RELEASE = "ab" * 32
@@ -165,3 +171,26 @@ def test_real_queries_of_the_matching_open_under_the_same_check() -> None:
     released.discard(firms([positions[0]])[0].encode())
     with pytest.raises(CommitmentRejected, match="does not hold"):
         commitment.verify_sample(opened, positions, 64, root, is_released, verify)
+
+
+# ---- what the auditor says of it before anything is opened
+
+terms = audit_world.terms
+
+
+def asks_about_strangers(world: World) -> None:
+    """A bank that released six firms to be matched and asks about 65 more than their padding hides."""
+    right = world.parties[BANK].release([], recipient=PLATFORM, fields=["bad_flag"], step="matching.query", rows=6)
+    ask(world, right, 65)
+
+
+def test_a_bank_that_asks_about_more_firms_than_it_released_is_named_by_its_own_leaves(
+    tmp_path: Path, terms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms(max_queries=192)
+    run = Told(forged=asks_about_strangers, quota={**QUOTA, "queries": 640}).story(tmp_path)
+    monkeypatch.delitem(auditor.PARTY_CHECKS, "plan")  # which counts the same bytes
+    [check] = found(run)
+    assert (check.name, check.accused, check.rule) == ("limits", BANK, "G04") and check.leaf >= 0
+    assert "6 were released" in check.detail
+    assert passes_without(run, "limits", monkeypatch)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import worlds
+from audit_world import found, passes_without
+from evidence_world import BANK, PLATFORM, World
 from worlds import STEP, Ends
 
 from lianxin.federation.errors import PeerError
@@ -129,3 +131,29 @@ def test_after_a_refused_splice_the_honest_message_is_still_the_next_one(ends: E
     with pytest.raises(PeerError):
         heard(ends, [second])
     assert heard(ends, [first, second]) == ["first", "second"]
+
+
+# ---- what the auditor says of a bank that took them all the same
+
+
+SPLICED = {
+    "in another order": ({"after release": lambda world: out_of_order(world)}, "sequence"),
+    "of another contract": ({"status": {"header": {"contract": "0" * 64}}}, "terms"),
+}
+
+
+def out_of_order(world: World) -> None:
+    """A platform whose next envelope has a number that is not the next one."""
+    world.cross(PLATFORM, BANK, "RunStatus", "CONTROL", [], header={"seq": 7})
+
+
+@pytest.mark.parametrize("case", SPLICED)
+def test_the_auditor_names_the_envelope_that_was_taken_out_of_its_place(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies, name = SPLICED[case]
+    run = World(tmp_path, lies).story()
+    failures = found(run)
+    assert {check.name for check in failures} == {name}, failures
+    assert all(check.message.startswith(f"vertical/a/{PLATFORM}/") for check in failures)
+    assert passes_without(run, name, monkeypatch)

@@ -4,11 +4,15 @@ Smaller keys, fewer rows behind a statistic, another matching, a lesser form of 
 terms are in one signed contract whose hash is in every envelope, with floors that no contract may undercut.
 """
 
+from pathlib import Path
 from typing import Any
 
+import audit_world
 import pytest
 import worlds
+from audit_world import POLICY, Told, found, passes_without
 from conversations import contract_of
+from evidence_world import BANK, PLATFORM, World
 from worlds import STEP, Ends
 
 from lianxin.crypto import canonical
@@ -114,3 +118,27 @@ def test_a_contract_past_its_end_carries_nothing_more(ends: Ends, monkeypatch: p
     assert refused.value.rule == "S04" and ends.bank.refusals() == ["S04"]
     monkeypatch.setattr(Session, "_check_header", lambda *_arguments: None)
     assert ends.bank.session.accept(data, STEP, (wire.RunStatus,)).state == "finished"  # type: ignore[attr-defined]
+
+
+# ---- what the auditor says of a bank that signed them all the same
+
+terms = audit_world.terms
+
+
+@pytest.mark.rule("P04")
+def test_the_auditor_judges_the_signed_terms_by_the_policy_in_force_and_names_who_approved(
+    tmp_path: Path, terms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Told(policy={**POLICY, "min_key_bits": 3072}).story(tmp_path)
+    [check] = found(run)
+    assert (check.name, check.accused, check.rule) == ("policy", BANK, "P04") and check.leaf >= 0
+    assert passes_without(run, "policy", monkeypatch)
+
+
+def test_the_auditor_names_an_envelope_under_other_terms_than_the_signed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = World(tmp_path, {"status": {"header": {"contract": "0" * 64}}}).story()
+    failures = found(run)
+    assert {(check.name, check.accused) for check in failures} == {("terms", PLATFORM)}
+    assert passes_without(run, "terms", monkeypatch)

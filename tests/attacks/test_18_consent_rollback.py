@@ -4,6 +4,7 @@ The attacker stops the node, copies files of the state folder and starts it agai
 first shows the attack succeeding with the defence taken out: no mark beside the store, or no witness of the ledger.
 """
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import consents as w
 import pytest
+from audit_world import found, passes_without
+from evidence_world import BANK, KEYS, PLATFORM, World, a_revocation
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import ProofOfInclusionRejected
 from lianxin.federation.errors import EvidenceRejected, GateRefused, RunStopped
 from lianxin.parties import consent_high_water
+from lianxin.parties.ledger import Ledger
 from lianxin.parties.ledger_witness import Witness
 from lianxin.parties.store import Store
 
@@ -251,3 +255,42 @@ def test_a_mark_is_canonical_and_holds_no_more_than_sizes_and_a_root(tmp_path: P
     withdrawn_yesterday(tmp_path)
     record = canonical.decode((tmp_path / "state" / MARK).read_bytes())
     assert set(record) == {"type", "version", "epoch", "registry_root", "ledger_size"}
+
+
+# ---- what the auditor says of it
+
+
+def rolls_back(world: World) -> None:
+    """A platform that takes a withdrawal, lets the bank see its ledger, and then goes on from yesterday's store."""
+    party, bank = world.parties[PLATFORM], world.parties[BANK]
+    yesterday = world.folder / "yesterday.db"
+    with sqlite3.connect(world.folder / f"{PLATFORM}.db") as now, sqlite3.connect(yesterday) as copy:
+        now.backup(copy)
+    party.ledger.append_registry([a_revocation(1)])
+    bank.witness.keep(party.ledger.checkpoint(), PLATFORM, KEYS[PLATFORM].public_hex)
+    party.store.close()
+    party.store = Store(yesterday)
+    party.ledger = Ledger(party.store, PLATFORM, KEYS[PLATFORM], party.clock, "lianxin 0.3.0", "operator-1")
+    party.witness = Witness(party.store, PLATFORM, KEYS[PLATFORM])
+
+
+@pytest.mark.rule("R04")
+def test_the_auditor_names_the_platform_whose_ledger_a_bank_has_seen_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # the bank would see it itself, and not keep the later head
+        patch.setattr(Witness, "keep", forgetful(Witness.keep))
+        run = World(tmp_path, {"before release": rolls_back}).story()
+    failures = found(run)
+    assert {(check.name, check.accused) for check in failures} == {("witnessed", PLATFORM)}
+    assert passes_without(run, "witnessed", monkeypatch)
+
+
+def forgetful(keep: Callable[..., None]) -> Callable[..., None]:
+    """Return a witness' memory that lets a head pass which does not go on from the one before."""
+
+    def kept(*arguments: object) -> None:
+        with contextlib.suppress(EvidenceRejected):
+            keep(*arguments)
+
+    return kept

@@ -16,6 +16,8 @@ import consents as w
 import pytest
 import sqlalchemy as sa
 import worlds
+from audit_world import found, passes_without
+from evidence_world import PLATFORM, World
 from torture import IS_TORTURE, counted
 
 from lianxin.crypto import canonical
@@ -170,3 +172,15 @@ def test_a_withdrawal_in_the_middle_of_a_whole_run_is_in_its_evidence_and_on_its
     assert first[-1] == first[0] - 1
     [mark] = finished.leaves(finished.platform, "model-marked")
     assert (mark["revocations"], mark["choice"]) == (1, "none")
+
+
+@pytest.mark.rule("R04")
+def test_the_auditor_names_the_release_by_a_consent_whose_revocation_has_an_earlier_leaf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = [f"consent-{number}" for number in range(5)]  # of these the last was withdrawn before the release
+    run = World(tmp_path, {"release": {"consents": used}}).story()
+    failures = found(run)
+    assert {(check.name, check.accused, check.rule) for check in failures} == {("consents", PLATFORM, "R04")}
+    assert all(check.leaf >= 0 and PLATFORM in check.remedy for check in failures)
+    assert passes_without(run, "consents", monkeypatch)

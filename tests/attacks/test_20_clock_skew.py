@@ -12,6 +12,8 @@ from typing import Any
 
 import consents as w
 import pytest
+from audit_world import found, passes_without
+from evidence_world import PLATFORM, World, a_consent
 from hypothesis import given
 from hypothesis import strategies as st
 from torture import cases
@@ -195,3 +197,29 @@ def test_the_time_never_goes_back_whatever_is_done_to_the_clock(steps: list[tupl
 
 def test_a_time_that_cannot_be_read_is_no_skew() -> None:
     assert boundary_clock.seconds_between("2026-06-01T00:00:00Z", "") == 0
+
+
+# ---- what the auditor says of a node that believed its clock
+
+SHORT = "2026-05-01T07:30:00Z"
+
+
+def clock_set_back(world: World) -> None:
+    """A platform that goes on under a clock an hour behind its last head, at which a consent still lived."""
+    world.parties[PLATFORM].clock.time = "2026-05-01T07:00:00Z"
+
+
+@pytest.mark.rule("T01")
+def test_the_auditor_names_the_leaf_that_was_dated_back_to_revive_a_consent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consents = [*(a_consent(number) for number in range(3)), a_consent(3, expires_at=SHORT)]
+    for name in ("honest", "back"):
+        (tmp_path / name).mkdir()
+    honest = World(tmp_path / "honest", {"consents": consents})
+    assert {check.name for check in found(honest.story())} == {"consents"}
+    run = World(tmp_path / "back", {"consents": consents, "before release": clock_set_back}).story()
+    failures = found(run)
+    assert {(check.name, check.accused) for check in failures} == {("times", PLATFORM)}
+    assert all(check.leaf >= 0 for check in failures)
+    assert passes_without(run, "times", monkeypatch)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from audit_world import found, passes_without
+from evidence_world import KEYS, PLATFORM, World
 
 from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import EncodingRejected, ProofOfInclusionRejected, SignatureRejected
@@ -232,3 +234,32 @@ def _is_refused(name: str, case: dict) -> bool:
     except ProofOfInclusionRejected:
         return True
     return False
+
+
+# ---- what the auditor says of it
+
+
+def forged_head(lines: list[bytes]) -> dict:
+    record = {"type": "checkpoint", "version": 1, "party": PLATFORM, "size": len(lines), "time": NOW}
+    record["root"] = merkle.root_of(lines).hex()
+    return signing.sign_record(record, [(PLATFORM, KEYS[PLATFORM])])
+
+
+REWRITTEN: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "edited": lambda lines: [lines[0].replace(b"operator-1", b"operator-9"), *lines[1:]],
+    "reordered": lambda lines: [lines[1], lines[0], *lines[2:]],
+}
+
+
+@pytest.mark.parametrize("attack", REWRITTEN)
+def test_the_auditor_names_the_platform_whose_ledger_is_not_the_one_that_a_bank_saw(
+    tmp_path: Path, attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = World(tmp_path).story()
+    folder = run / "parties" / PLATFORM / "evidence"
+    lines = REWRITTEN[attack]((folder / "ledger.jsonl").read_bytes().splitlines())
+    (folder / "ledger.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    (folder / "checkpoints.jsonl").write_bytes(canonical.encode(forged_head(lines)) + b"\n")
+    failures = found(run)
+    assert {(check.name, check.accused) for check in failures} == {("witnessed", PLATFORM)}
+    assert passes_without(run, "witnessed", monkeypatch)

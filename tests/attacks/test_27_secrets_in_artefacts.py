@@ -69,7 +69,7 @@ class FailedRun:
         patch.setattr(tempfile, "tempdir", str(folder / "temporary"))
         (folder / "temporary").mkdir(parents=True)
         inputs = worlds.tables_of(folder / "tables", 3, 300, 2, 150)
-        self.layout = worlds.lay(folder / "run", inputs, rounds=1)
+        self.layout = worlds.lay(folder / "run", inputs, rounds=1, **worlds.SHORT)
         self.identifiers = identifiers_of(self.layout)
         kind, method = PLACES[place]
 

@@ -204,6 +204,23 @@ def test_without_the_median_among_twelve_banks_the_same_attack_costs_more(name: 
     assert run(terms, 4, ATTACKS[name], range(1, 5)).auc < honest(12, 4, "fedmedian", 4) - COST
 
 
+@pytest.mark.parametrize("name", ["tenfold", "turned"])
+def test_among_twelve_banks_the_groups_averages_say_which_group_it_was_and_no_sum_says_which_bank(name: str) -> None:
+    """What the platform opens is a sum a group: suspicion narrows to three banks, any one of which could have done it."""
+    terms = contract(12, strategy="fedmedian", groups=4, max_loss_rise_permille=0)
+    banks = [Bank(k, drawn(ROWS, 100 + k, 0.2 * (k % 3 - 1)), drawn(HELD_BACK, 200 + k, 0.0)) for k in range(12)]
+    honest_updates = [bank.trained(FIRST, bank.rows, SETTINGS, 1) for bank in banks]
+    for attacker in (0, 5, 11):
+        updates = list(honest_updates)
+        updates[attacker] = ATTACKS[name](banks[attacker], FIRST, updates[attacker], 1)
+        opened = [weights[0] - FIRST for weights, _ in averages(terms, 1, FIRST, updates)]
+        far = [np.linalg.norm(one - np.median(opened, axis=0)) for one in opened]
+        suspects = groups_of(terms.banks, terms.groups, "poisoning")[int(np.argmax(far))]
+        assert terms.banks[attacker] in suspects and len(suspects) == 3
+        sums = [sum(updates[terms.banks.index(bank)] for bank in order) for order in (suspects, suspects[::-1])]
+        assert np.allclose(*sums)
+
+
 def test_a_bank_that_poisons_every_round_stops_the_run_with_the_reason_and_spoils_nothing() -> None:
     with pytest.raises(RunStopped, match=r"round 4 was taken back: 4 of 5 banks found it worse.*allows 3"):
         run(contract(5), ROUNDS, turned_round, range(1, ROUNDS + 1))

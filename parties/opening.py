@@ -1,0 +1,219 @@
+"""An opening: what one party shows an auditor of one run, so that its side can be made again from it alone.
+
+A folder for its owner alone (mode 700, files 600):
+
+    opening.json   canonical: the run's seed, the subject key, the inputs record that was committed to, the configuration that
+                   shapes the run, what the output gate had let go before, objections
+    table.*        the table, byte for byte as the run had it
+    bins.toml      the bin rules by hand, where the node has any
+
+Nothing of it is in a pack, and nothing leaves the party unless somebody hands the folder over. Whoever has it can read the
+party's whole table, and recompute its keys, masks and subject keys of that run; nothing of another party, no node key.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lianxin.crypto import canonical
+from lianxin.crypto.errors import CryptoError
+from lianxin.crypto.randomness import SEED_BYTES
+from lianxin.federation.errors import EvidenceRejected, InputFault
+from lianxin.parties.config import NodeConfig
+from lianxin.parties.identity import load_identity
+from lianxin.parties.keys import KeyStore, load_protection
+from lianxin.parties.node import SUBJECT_KEY_FILE, read_subject_key
+from lianxin.parties.objections import objections_in
+from lianxin.parties.run_inputs import (
+    digest_of,
+    inputs_commitment,
+    inputs_of,
+    kept_configuration,
+    kept_inputs,
+    kept_outputs,
+    output_sets,
+    seed_commitment,
+)
+from lianxin.parties.store import Store
+
+OPENING, TABLE, RULES = "opening.json", "table", "bins.toml"
+MOST_BYTES = 256 * 2**20
+ENDINGS = (".csv.gz", ".csv", ".parquet")
+SEEN = (
+    "whoever has this folder can read the whole table and recompute the keys, masks and subject keys of this run at this "
+    "party; hand it to the auditor alone and delete it afterwards"
+)
+_CLASSES = {
+    "table_sha256": "the table", "rules_sha256": "the bin rules by hand", "config_sha256": "the configuration",
+    "desensitisation_sha256": "the desensitisation policy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What was opened; `table` and `rules` are files beside it."""
+
+    party: str
+    run: str
+    seed: bytes = field(repr=False)
+    subject_secret: bytes = field(repr=False)
+    inputs: Mapping[str, Any]
+    configuration: Mapping[str, Any]
+    table: Path | None
+    rules: Path | None
+    outputs: Mapping[str, Any] = field(repr=False)
+    sets: Mapping[str, str] = field(repr=False)
+    objections: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def role(self) -> str:
+        """`platform` or `bank`."""
+        return str(self.configuration["role"])
+
+    @property
+    def seed_commitment(self) -> str:
+        """What the party's `seed-committed` leaf has to say."""
+        return seed_commitment(self.seed)
+
+    @property
+    def inputs_commitment(self) -> str:
+        """What the party's `inputs-committed` leaf has to say."""
+        return inputs_commitment(self.seed, self.inputs)
+
+
+def open_run(config: NodeConfig, run: str, out: Path) -> Opening:
+    """Write the opening of one run of this node to the folder `out`, whole or not at all, and return it.
+
+    Raises InputFault for a run that is not known here, for an input that is no longer what the run had, or for an `out` that
+    is there; nothing is written then.
+    """
+    if out.exists():
+        raise InputFault(f"{out} exists already; remove it or choose another --out")
+    if not (config.state / "store.sqlite").is_file():
+        raise InputFault(f"{config.state} holds no store; name the configuration of the node that was in the run")
+    party = load_identity(config.identity).party
+    store = Store(f"sqlite:///file:{(config.state / 'store.sqlite').resolve()}?mode=ro&uri=true")
+    try:
+        record = _record(config, store, party, run)
+        return _written(config, record, out)
+    finally:
+        store.close()
+
+
+def _record(config: NodeConfig, store: Store, party: str, run: str) -> dict[str, Any]:
+    kept, inputs = store.setting(f"seed/{run}"), kept_inputs(store, run)
+    if kept is None:
+        raise InputFault(f"{party} took no part in a run {run}, or ended before it drew a seed; see `lianxin ledger`")
+    if inputs is None:
+        raise InputFault(
+            f"run {run} was made by an earlier version, which committed to no inputs; nothing of it can be opened"
+        )
+    _check_unchanged(config, store, inputs)
+    outputs = kept_outputs(store, run)
+    return {
+        "type": "run-opening", "version": 1, "party": party, "run": run,
+        "seed": KeyStore(config.state, party, load_protection(config)).open_seed(kept, run).hex(),
+        "subject_key": read_subject_key(config.identity / SUBJECT_KEY_FILE).hex(),
+        "inputs": inputs, "configuration": kept_configuration(store, run),
+        "outputs": outputs, "sets": output_sets(store, outputs), "objections": objections_in(store),
+    }  # fmt: skip
+
+
+def _check_unchanged(config: NodeConfig, store: Store, inputs: Mapping[str, Any]) -> None:
+    """Raise InputFault naming the input that is no longer the one of the run."""
+    try:
+        now = inputs_of(config, store)
+    except OSError as fault:
+        raise InputFault(f"{fault.filename} cannot be read ({fault.strerror}); put back what the run had") from None
+    for name, what in _CLASSES.items():
+        if name != "config_sha256" and now.get(name) != inputs.get(name):
+            raise InputFault(
+                f"{what} is no longer what the run had; put it back as it was, byte for byte, to open the run"
+            )
+
+
+def _written(config: NodeConfig, record: dict[str, Any], out: Path) -> Opening:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))  # mode 700
+    try:
+        if config.data.table is not None:
+            _copy(config.data.table, draft / (TABLE + _ending(config.data.table)))
+        if config.binning.file is not None:
+            _copy(config.binning.file, draft / RULES)
+        (draft / OPENING).touch(mode=0o600)
+        (draft / OPENING).write_bytes(canonical.encode(record) + b"\n")
+        read_opening(draft)
+        draft.rename(out)
+    except OSError as fault:
+        raise InputFault(f"{out} cannot be written ({fault.strerror}); choose another --out") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return read_opening(out)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        source.open("rb") as given,
+        os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+    ):
+        shutil.copyfileobj(given, file)
+
+
+def _ending(path: Path) -> str:
+    return next((ending for ending in ENDINGS if path.name.endswith(ending)), path.suffix)
+
+
+def read_opening(folder: Path) -> Opening:
+    """Return the opening in `folder`, its files' digests those of its inputs record.
+
+    Raises InputFault for a folder that holds none, EvidenceRejected naming the file that is not the one committed to.
+    """
+    record = _opened(folder / OPENING)
+    table = next((folder / (TABLE + end) for end in ENDINGS if (folder / (TABLE + end)).is_file()), None)
+    rules = folder / RULES if (folder / RULES).is_file() else None
+    try:
+        seed, secret = bytes.fromhex(record["seed"]), bytes.fromhex(record["subject_key"])
+        opening = Opening(
+            str(record["party"]), str(record["run"]), seed, secret, dict(record["inputs"]), dict(record["configuration"]),
+            table, rules, dict(record["outputs"]), dict(record["sets"]), list(record["objections"]),
+        )  # fmt: skip
+        _check_files(opening)
+    except (KeyError, TypeError, ValueError, CryptoError):
+        raise InputFault(f"{folder / OPENING} is no opening (docs/records.md, run-opening)") from None
+    if {len(seed), len(secret)} != {SEED_BYTES} or opening.role not in ("platform", "bank"):
+        raise InputFault(f"{folder / OPENING} is no opening (docs/records.md, run-opening)")
+    return opening
+
+
+def _opened(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        record = canonical.decode(data.removesuffix(b"\n"))
+    except OSError:
+        raise InputFault(f"{path} cannot be read; name the folder that `lianxin bank open` wrote") from None
+    except CryptoError:
+        record = {}
+    if len(data) > MOST_BYTES or record.get("type") != "run-opening" or record["version"] != 1:
+        raise InputFault(f"{path} is no opening (docs/records.md, run-opening)")
+    return record
+
+
+def _check_files(opening: Opening) -> None:
+    inputs = opening.inputs
+    made = {
+        "table_sha256": digest_of(opening.table) if opening.table else None,
+        "rules_sha256": digest_of(opening.rules) if opening.rules else None,
+        "config_sha256": canonical.record_hash(dict(opening.configuration)),
+        "outputs_sha256": canonical.record_hash(dict(opening.outputs)) if opening.outputs["recipients"] else None,
+    }
+    named = {**_CLASSES, "outputs_sha256": "what the output gate had let go"}
+    for name, digest in made.items():
+        if digest != inputs.get(name):
+            raise EvidenceRejected(
+                f"{named[name]} in the opening of {opening.party} is not the one that it committed to"
+            )
