@@ -65,6 +65,46 @@ class Snapshot:
         """The map's 32-byte root."""
         return _bind(self.size, self._levels[-1][0] if self._keys else merkle.EMPTY_ROOT)
 
+    def put(self, entries: Mapping[str, bytes]) -> None:
+        """Set the values of keys, new ones among them; only what changed is hashed again."""
+        ordered = [(key.encode(), value) for key, value in entries.items()]
+        first = min((self._insert(key) for key, _ in ordered if not self._has(key)), default=self.size)
+        dirty = set(range(first, self.size))
+        for key, value in ordered:
+            place = bisect_left(self._keys, key)
+            if self._values[place] != value:
+                self._values[place] = value
+                self._levels[0][place] = merkle.leaf_hash(_leaf(key, value))
+                dirty.add(place)
+        self._hash_above(dirty)
+
+    def _has(self, key: bytes) -> bool:
+        place = bisect_left(self._keys, key)
+        return place < self.size and self._keys[place] == key
+
+    def _insert(self, key: bytes) -> int:
+        place = bisect_left(self._keys, key)
+        for column, value in (
+            (self._keys, key),
+            (self._values, b""),
+            (self._levels[0], merkle.leaf_hash(_leaf(key, b""))),
+        ):
+            column.insert(place, value)
+        return place
+
+    def _hash_above(self, dirty: set[int]) -> None:
+        """Hash the nodes over these leaves again; behind an inserted leaf all are among them."""
+        for level, below in enumerate(self._levels):
+            if len(below) < 2:
+                break
+            if level + 1 == len(self._levels):
+                self._levels.append([])
+            above, dirty = self._levels[level + 1], {place >> 1 for place in dirty}
+            above.extend([b""] * ((len(below) + 1) // 2 - len(above)))
+            for place in dirty:
+                pair = below[2 * place : 2 * place + 2]
+                above[place] = merkle.node_hash(*pair) if len(pair) > 1 else pair[0]
+
     def prove(self, key: str) -> Proof:
         """Return the proof that `key` is in the map, or that it is not."""
         wanted = key.encode()

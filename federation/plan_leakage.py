@@ -39,7 +39,7 @@ def not_protected(contract: RunContract) -> list[str]:
         f"The constructions of matching by Paillier and of {what} are composed here and have not yet been "
         "read by an outside cryptographer: this version makes no production claim.",
         "A party that leaves the protocol is stopped by no proof: what it could read stands beside each step and is "
-        f"{REPLAY} from committed seeds, which this version does for simulations only.",
+        f"{REPLAY} from the seed and inputs that it committed to and opens to an auditor.",
         "No noise is added: repeated runs on the same rows add up, and no privacy budget beyond the sizes of the "
         "contract limits what the results together tell.",
         "The finished model is itself information: its leaves tell a bank what the platform's fields say of its firms."

@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lianxin.crypto import canonical, signing
-from lianxin.crypto.errors import CryptoError
+from lianxin.crypto import canonical
 from lianxin.parties import (
     auditor_commitments,
+    auditor_ends,
     auditor_envelopes,
+    auditor_given,
     auditor_ledger,
     auditor_limits,
     auditor_pack,
@@ -34,9 +34,10 @@ from lianxin.parties import (
     auditor_scores,
     auditor_sums,
     auditor_times,
+    auditor_told,
     auditor_workers,
 )
-from lianxin.parties.auditor_evidence import CONTRACT, NOBODY, Evidence, Finding, Record, Run, fits, read_evidence
+from lianxin.parties.auditor_evidence import NOBODY, Evidence, Finding, Record, Run, read_evidence
 from lianxin.parties.auditor_verdict import FINDINGS_PER_CHECK, OF_THE_RUN, Check, Verdict, checked
 
 PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
@@ -60,7 +61,7 @@ PARTY_CHECKS: Mapping[str, Callable[[Run, Evidence], Iterator[Finding]]] = {
     "sums": auditor_sums.sum_findings,
     "privacy": auditor_sums.privacy_findings,
     "rounds": auditor_sums.round_findings,
-    "end": auditor_envelopes.end_findings,
+    "end": auditor_ends.ending_findings,
     "plan": auditor_plan.plan_findings,
     "policy": auditor_policy.policy_findings,
     "limits": auditor_limits.limit_findings,
@@ -86,8 +87,9 @@ def verify_run(
     as good as the contract's own. `workers` are processes beside this one, by default two for much evidence; `say` is
     told of progress.
     """
-    folders = sorted(path for path in (run_dir / "parties").glob("*") if path.is_dir())
-    return _verify({folder.name: folder for folder in folders}, known_keys, workers, say or _silent)
+    given = auditor_given.Given()
+    given.add(run_dir)
+    return _verify(given, known_keys, workers, say or _silent)
 
 
 def verify_packs(
@@ -101,91 +103,103 @@ def verify_packs(
     for temporary files) and removed again.
     """
     with tempfile.TemporaryDirectory(prefix="lianxin-audit-", dir=scratch) as made:
-        folders: dict[str, Path] = {}
-        found = _gathered(paths, Path(made), folders, say or _silent)
-        if found:
-            return Verdict("", tuple(found))
-        return _verify(folders, known_keys, workers, say or _silent, one_sided=True)
+        given = auditor_given.Given()
+        found = _gathered(paths, Path(made), given, say or _silent)
+        verdict = found or _verify(given, known_keys, workers, say or _silent, one_sided=True)
+        return replace(verdict, checks=(*given.damaged, *verdict.checks))
 
 
 def _silent(_text: str) -> None:
     pass
 
 
-def _gathered(paths: Sequence[Path], scratch: Path, folders: dict[str, Path], say: Say) -> list[Check]:
-    """Put each party's folder into `folders`; return what is wrong with the packs, nothing where they can be judged."""
-    runs: dict[str, str] = {}
-    try:
-        for number, path in enumerate(paths):
-            if path.is_dir():
-                here = path
-            else:
-                say(f"unpacking {path.name}")
-                here = scratch / str(number)
-                auditor_pack.unpack(path, here)
-                runs[auditor_pack.manifest_of(path).run] = path.name
-            for folder in sorted(one for one in (here / "parties").glob("*") if one.is_dir()):
-                _take(folder, folders)
-    except auditor_pack.PackFault as fault:
-        return [Check("packs", path.name, False, str(fault), "ask for the pack again")]
+def _gathered(paths: Sequence[Path], scratch: Path, given: auditor_given.Given, say: Say) -> Verdict | None:
+    """Put packs and folders into `given`; return the verdict where they cannot be judged at all, else None.
+
+    A damaged pack among others is named; nothing of it is taken, and the others are judged.
+    """
+    for number, path in enumerate(paths):
+        if path.is_dir():
+            given.add(path)
+            continue
+        say(f"unpacking {path.name}")
+        try:
+            given.unpack(path, scratch / str(number))
+        except auditor_pack.PackFault as fault:
+            given.damaged += _pack_fault(path.name, fault).checks
+    if given.damaged and not given.folders:
+        return Verdict("", ())
+    runs = sorted({run for _, run in given.packs})
     if len(runs) > 1:
-        what = f"the packs are of several runs: {', '.join(sorted(runs))}"
-        return [Check("packs", OF_THE_RUN, False, what, "give packs of one run")]
-    return []
+        what = f"the packs are of several runs: {', '.join(runs)}"
+        return Verdict("", (Check("packs", OF_THE_RUN, False, what, "give packs of one run"),))
+    return None
 
 
-def _take(folder: Path, folders: dict[str, Path]) -> None:
-    """Take a party's folder; of two of one party the later one, whose ledger goes on where the other's ends."""
-    other = folders.setdefault(folder.name, folder)
-    if other == folder:
-        return
-    ledgers = [one / "evidence" / "ledger.jsonl" for one in (other, folder)]
-    short, long = sorted(ledgers, key=lambda path: path.stat().st_size if path.is_file() else 0)
-    if not _is_start(short, long):
-        raise auditor_pack.PackFault(
-            f"part {folder.name}: two exports of it were given, and one's ledger is not the beginning of the other's; give "
-            f"them one by one, and ask {folder.name} why it has two ledgers", folder.name, "ledger.jsonl",
-        )  # fmt: skip
-    folders[folder.name] = long.parent.parent
-
-
-def _is_start(short: Path, long: Path) -> bool:
-    try:
-        with short.open("rb") as one, long.open("rb") as other:
-            while block := one.read(2**20):
-                if other.read(len(block)) != block:
-                    return False
-    except OSError:
-        return False
-    return True
+def _pack_fault(where: str, fault: auditor_pack.PackFault) -> Verdict:
+    has_advice = any(sign in str(fault) for sign in ("; ", ": ask "))
+    return Verdict("", (Check("packs", where, False, str(fault), "" if has_advice else "ask for the pack again"),))
 
 
 def _verify(
-    folders: Mapping[str, Path],
+    given: auditor_given.Given,
     known_keys: Mapping[str, str] | None,
     workers: int | None,
     say: Say,
     one_sided: bool = False,
 ) -> Verdict:
+    try:
+        contract, why = auditor_given.contract_of(given.contracts(), known_keys)
+        if contract is None and (two := given.of_two_runs()):
+            return Verdict(
+                "",
+                (
+                    Check(
+                        "packs",
+                        OF_THE_RUN,
+                        False,
+                        two,
+                        "nothing was judged; --known-keys tells which contract is meant",
+                    ),
+                ),
+            )
+        if contract is not None:
+            given.lay_aside({**(known_keys or {}), **auditor_given.keys_of(contract)})
+        folders = given.latest()
+    except auditor_pack.PackFault as fault:
+        return _pack_fault(OF_THE_RUN, fault)
     count = auditor_workers.workers_for(_bytes_of(folders), workers)
     evidence = {}
     with auditor_workers.pool_of(count) as pool:
         for party, folder in folders.items():
             say(f"reading {party}")
-            evidence[party] = read_evidence(folder, auditor_workers.spread_over(pool))
+            evidence[party] = auditor_given.with_part(read_evidence(folder, auditor_workers.spread_over(pool)), folder)
     checks = [check for party, one in evidence.items() for check in _file_checks(party, one)]
-    contract = next((found for one in evidence.values() if (found := _signed_contract(one))), None)
-    findings = _contract_findings(contract, evidence, known_keys)
-    checks += checked("contract", OF_THE_RUN, findings, "one, signed by all")
+    checks += checked(
+        "contract",
+        OF_THE_RUN,
+        _contract_findings(contract, why, evidence, known_keys),
+        _signed_by(contract, known_keys),
+    )
     if contract is None:
         return Verdict("", tuple(checks))
-    keys = {entry["party"]: entry["node_key"] for entry in contract["parties"]}
-    run = Run(contract, canonical.record_hash(contract), keys, evidence)
-    witnesses = {party: key for party, key in (known_keys or {}).items() if party in evidence and party not in keys}
-    missing = tuple(sorted(set(keys) - set(evidence))) if one_sided else ()
-    checks += checked("parts", OF_THE_RUN, _part_findings(folders, {**keys, **witnesses}), "signed by their parties")
-    checks += checked("parties", OF_THE_RUN, _party_findings(run, witnesses, missing), f"{len(keys)} parties")
-    return Verdict(run.id, (*checks, *_run_checks(run, witnesses, count, say)), missing)
+    run = Run(contract, canonical.record_hash(contract), auditor_given.keys_of(contract), evidence)
+    witnesses = {
+        party: key for party, key in (known_keys or {}).items() if party in evidence and party not in run.node_keys
+    }
+    missing = tuple(sorted(set(run.node_keys) - set(evidence))) if one_sided else ()
+    checks += checked("packs", OF_THE_RUN, auditor_given.run_findings(given, run.id), f"of run {run.id}")
+    checks += checked("parts", OF_THE_RUN, auditor_given.part_findings(given), "signed by their parties")
+    checks += checked("parties", OF_THE_RUN, _party_findings(run, witnesses, missing), f"{len(run.node_keys)} parties")
+    checks += _run_checks(run, witnesses, count, say)
+    return Verdict(run.id, tuple(_as_known(checks, run, known_keys)), missing)
+
+
+def _as_known(checks: Sequence[Check], run: Run, known_keys: Mapping[str, str] | None) -> Iterator[Check]:
+    """Yield the checks without what accuses a party under a key that is not the one known to be its own."""
+    odd = {party for party, key in run.node_keys.items() if (known_keys or {}).get(party, key) != key}
+    for check in checks:
+        yield replace(check, accused="") if check.accused in odd else check
 
 
 def _bytes_of(folders: Mapping[str, Path]) -> int:
@@ -245,6 +259,17 @@ def _work(task: _Task) -> list[Check]:
 
 
 def _check(run: Run, witnesses: Mapping[str, str], task: _Task) -> list[Check]:
+    try:
+        return _judge(run, witnesses, task)
+    except Exception as fault:  # evidence is anybody's bytes: what no check foresaw is a verdict, too
+        what = (
+            f"{task.subject}: the check {task.name} stopped at something that it cannot judge ({type(fault).__name__})"
+        )
+        found = Finding(what, "look at what the other checks say, and at this evidence by hand", accused=NOBODY)
+        return checked(task.name, task.subject, [found], "")
+
+
+def _judge(run: Run, witnesses: Mapping[str, str], task: _Task) -> list[Check]:
     if task.name == "receipts":
         receipts = auditor_receipts.Receipts(run)
         passed = receipts.excused_detail() or "both ends know each message"
@@ -252,11 +277,23 @@ def _check(run: Run, witnesses: Mapping[str, str], task: _Task) -> list[Check]:
     if task.subject in witnesses:
         run = replace(run, node_keys={**run.node_keys, **witnesses})
     own = run.evidence[task.subject]
-    foreign = auditor_ledger.foreign_heads(run, own) if task.name == "witnessed" else 0
-    passed = f"verified; {foreign} heads of parties of other runs not judged" if foreign else "verified"
+    passed = _passed(run, own, task.name)
     if task.parts > 1:
         return checked(task.name, task.subject, _SPLIT[task.name](run, own, task.part, task.parts), passed)
     return checked(task.name, task.subject, PARTY_CHECKS[task.name](run, own), passed)
+
+
+def _passed(run: Run, own: Evidence, name: str) -> str:
+    """Return what a check that holds says: also what it did not judge."""
+    if name == "commitments" and auditor_commitments.is_old(run):
+        return auditor_commitments.OLD
+    said = ["verified"]
+    if name == "witnessed":
+        if foreign := auditor_ledger.foreign_heads(run, own):
+            said.append(f"{foreign} heads of parties of other runs not judged")
+        for party in auditor_ledger.later_heads(run, own):
+            said.append(f"{party} went on after its export; what came later is not in it")
+    return "; ".join([*said, *auditor_told.told(run, own, name)])
 
 
 def _file_checks(party: str, evidence: Evidence) -> list[Check]:
@@ -266,49 +303,40 @@ def _file_checks(party: str, evidence: Evidence) -> list[Check]:
     return checked("files", party, findings, f"{len(evidence.ledger_lines)} leaves read")
 
 
-def _signed_contract(evidence: Evidence) -> Record | None:
-    record: Any = evidence.contract.get("record")
-    if not fits(record, CONTRACT):
-        return None
-    keys = {entry["party"]: entry["node_key"] for entry in record["parties"]}
-    try:
-        signing.verify_signed(evidence.contract, keys)
-    except CryptoError:
-        return None
-    return record if record["type"] == "run-contract" and len(keys) == len(record["parties"]) else None
-
-
 def _contract_findings(
-    contract: Record | None, evidence: Mapping[str, Evidence], known_keys: Mapping[str, str] | None
+    contract: Record | None, why: str, evidence: Mapping[str, Evidence], known_keys: Mapping[str, str] | None
 ) -> Iterator[Finding]:
+    if contract is None and why:
+        yield Finding(why, "give the parties' node keys as you know them (--known-keys)")
+        return
     if contract is None:
-        yield Finding("no folder holds a contract that all of its parties signed", "ask the platform for the contract")
+        yield Finding(
+            "no folder holds a contract that all of its parties signed, with terms of their types",
+            "ask the platform for the contract",
+        )
         return
     named = {entry["party"] for entry in contract["parties"]}
     for party, one in evidence.items():
-        if _signed_contract(one) != contract and (party in named or party not in (known_keys or {})):
+        signed = auditor_given.signed_contract(one.contract)
+        if signed != contract and (party in named or party not in (known_keys or {})):
             yield Finding(
                 f"{party}: contract.json differs from the others' or lacks a party's signature",
                 f"ask {party} under which contract it ran", accused=party,
             )  # fmt: skip
     for entry in contract["parties"]:
         known = (known_keys or {}).get(entry["party"])
-        if known_keys is not None and known != entry["node_key"]:
+        if known is not None and known != entry["node_key"]:
             yield Finding(f"{entry['party']}: its node key is not the one known to the auditor", "ask its operator")
 
 
-def _part_findings(folders: Mapping[str, Path], keys: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield the parts of packs that another key signed than the party's node key."""
-    for party, folder in folders.items():
-        try:
-            key = auditor_pack.part_key(folder)
-        except auditor_pack.PackFault as fault:
-            yield Finding(str(fault), f"ask {party} for its pack again")
-            continue
-        if key and party in keys and key != keys[party]:
-            yield Finding(
-                f"{party}: its part of the pack is signed by another key than its node key", f"ask {party} who made it"
-            )
+def _signed_by(contract: Record | None, known_keys: Mapping[str, str] | None) -> str:
+    """Return what is said of a contract that holds: also whose key is the contract's own word alone."""
+    others = [
+        entry["party"] for entry in (contract or {"parties": []})["parties"] if entry["party"] not in (known_keys or {})
+    ]
+    if known_keys is None or not others:
+        return "one, signed by all"
+    return f"one, signed by all; no key of {', '.join(others)} was given, and whether it is its own was not checked"
 
 
 def _party_findings(run: Run, witnesses: Mapping[str, str], missing: Sequence[str]) -> Iterator[Finding]:

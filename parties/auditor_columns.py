@@ -1,9 +1,10 @@
 """What the first reading of evidence keeps of each line: some bytes in a row, and the shapes that lines are judged by.
 
 Of a leaf that is: a flag byte (0: no canonical leaf), a byte for its kind where it has all fields of that kind, eight
-bytes each of the hash of its run, its time and the hash of its message, and of each 256 leaves one node of the ledger's
-tree. Of any other line it is one byte, whether it is canonical; of an envelope
-eight more of its hash. Lines are judged in parts, which several processes may do (`Spread`).
+bytes of its time, sixteen each of the hash of its run and of the hash of its message, and of each 256 leaves one node of the
+ledger's tree. Of any other line it is one byte, whether it is canonical; of an envelope sixteen more of its hash. Who can
+choose what is hashed finds two of eight bytes in an afternoon, of sixteen never. Lines are judged in parts, which several
+processes may do (`Spread`).
 """
 
 import hashlib
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
-from lianxin.parties.auditor_lines import TILE, Lines, Record, decoded, tiles_of
+from lianxin.crypto import merkle
+from lianxin.parties.auditor_lines import TILE, Lines, Marks, Record, decoded, root_of_tile
 
 PART = 64 * TILE
 NEVER = -(2**63)
@@ -62,7 +65,7 @@ _GOOD, _CROSSED, _OUT, _IN, OWN, AGGREGATE, SPLIT = 1, 2, 4, 8, 16, 32, 64
 _DIRECTIONS = {"": 0, "out": _OUT, "in": _IN}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _START = datetime.fromisoformat("1970-01-01T00:00:00Z")
-_MARK_BYTES = 8
+_MARK_BYTES = Marks.BYTES
 Check = Callable[[Any], bool]
 Task = tuple[Lines, str, str, int, int]
 Spread = Callable[[Callable[[Task], "Columns"], Sequence[Task]], Iterable["Columns"]]
@@ -89,7 +92,7 @@ def seconds_of(time: object) -> int | None:
 
 
 def mark_of(*parts: str) -> int:
-    """Return eight bytes of the hash of some texts, as a number."""
+    """Return sixteen bytes of the hash of some texts, as a number."""
     return int.from_bytes(
         hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=_MARK_BYTES).digest()
     )
@@ -99,24 +102,26 @@ def mark_of(*parts: str) -> int:
 class Columns:
     """What is kept of the lines of one file, in their order.
 
-    `kinds`, `runs`, `times` (seconds, `NEVER` where a leaf says none) and `tiles` are of a ledger alone. A mark is eight bytes
-    of a hash: of an envelope that crossed, of its sender, recipient and message in the ledger, of its line in `envelopes`.
+    `kinds`, `runs`, `times` (seconds, `NEVER` where a leaf says none) and `tiles` are of a ledger alone. A mark is sixteen
+    bytes of a hash: of an envelope that crossed, of its sender, recipient and message in the ledger, of its line in
+    `envelopes`.
     """
 
     flags: bytearray = field(default_factory=bytearray)
     kinds: bytearray = field(default_factory=bytearray)
-    runs: "array[int]" = field(default_factory=lambda: array("Q"))
+    runs: Marks = field(default_factory=Marks)
     times: "array[int]" = field(default_factory=lambda: array("q"))
-    marks: "array[int]" = field(default_factory=lambda: array("Q"))
+    marks: Marks = field(default_factory=Marks)
     tiles: bytearray = field(default_factory=bytearray)
+    _crossed: dict[tuple[str, int], "array[int]"] = field(default_factory=dict, compare=False, repr=False)
 
     def add(self, more: "Columns") -> None:
         """Put the columns of the lines that follow behind these."""
         self.flags += more.flags
         self.kinds += more.kinds
-        self.runs += more.runs
+        self.runs.extend(more.runs)
         self.times += more.times
-        self.marks += more.marks
+        self.marks.extend(more.marks)
         self.tiles += more.tiles
 
     def note(self, leaf: Record | None, party: str) -> None:
@@ -144,17 +149,21 @@ class Columns:
 
     def of_kind(self, kind: str, run: str | None = None) -> Iterator[int]:
         """Yield the indexes of leaves of one kind and run (None: of any); of a kind without a shape, those that may be."""
-        code, wanted = _CODES.get(kind, _UNKNOWN), None if run is None else digest_of(run)
-        index = self.kinds.find(code)
+        code, wanted = _CODES.get(kind, _UNKNOWN), None if run is None else Marks([digest_of(run)])
+        high, low, index = self.runs.high, self.runs.low, self.kinds.find(code)
         while index >= 0:
-            if wanted is None or self.runs[index] == wanted:
+            if wanted is None or (high[index] == wanted.high[0] and low[index] == wanted.low[0]):
                 yield index
             index = self.kinds.find(code, index + 1)
 
     def crossed(self, run: str, direction: str = "", flag: int = 0) -> "array[int]":
         """Return the indexes of the envelopes of a run that crossed, in one direction or both, and have a flag."""
         wanted = _CROSSED | _DIRECTIONS[direction] | flag
-        return array("Q", (index for index in self.of_kind("envelope", run) if self.flags[index] & wanted == wanted))
+        if (run, wanted) not in self._crossed:
+            self._crossed.clear()  # it is asked for again and again, and is as long as there are messages
+            whole = (index for index in self.of_kind("envelope", run) if self.flags[index] & wanted == wanted)
+            self._crossed[run, wanted] = array("Q", whole)
+        return self._crossed[run, wanted]
 
 
 def _crossing_flags(leaf: Record) -> int:
@@ -170,8 +179,8 @@ def _crossing_mark(leaf: Record, party: str) -> int:
 
 @lru_cache(maxsize=1024)
 def digest_of(run: str) -> int:
-    """Return eight bytes of the hash of a run's id, as a number."""
-    return int.from_bytes(hashlib.sha256(run.encode(errors="surrogatepass")).digest()[:8])
+    """Return sixteen bytes of the hash of a run's id, as a number."""
+    return int.from_bytes(hashlib.sha256(run.encode(errors="surrogatepass")).digest()[:_MARK_BYTES])
 
 
 def judge(lines: Mapping[str, Lines], party: str, spread: Spread) -> dict[str, Columns]:
@@ -192,41 +201,63 @@ def here(work: Callable[[Task], Columns], tasks: Sequence[Task]) -> Iterator[Col
 def judged(task: Task) -> Columns:
     """Return the columns of the lines from start to stop, a task being (lines, name of the file, party, start, stop)."""
     lines, name, party, start, stop = task
-    columns = Columns()
+    columns, tile = Columns(), list[bytes]()
     for n in range(start, stop):
+        line = lines[n]
         if name == "ledger":
-            columns.note(decoded(lines[n]), party)
+            columns.note(decoded(line), party)
+            tile.append(merkle.leaf_hash(line))
+            if len(tile) == TILE:
+                columns.tiles += root_of_tile(tile)
+                tile.clear()
             continue
-        columns.flags.append(decoded(lines[n]) is not None)
+        columns.flags.append(decoded(line) is not None)
         if name == "envelopes":
-            columns.marks.append(int.from_bytes(hashlib.blake2b(lines[n], digest_size=_MARK_BYTES).digest()))
-    if name == "ledger":
-        columns.tiles += tiles_of(lines, start, stop)
+            columns.marks.append(int.from_bytes(hashlib.blake2b(line, digest_size=_MARK_BYTES).digest()))
     return columns
 
 
-def _checker(shape: Any) -> Check:
+def checker(shape: Any) -> Check:
     """Return `fits` for one shape, made ready: it is asked once for each of a million leaves."""
     if isinstance(shape, list):
-        of_item = _checker(shape[0])
-        return lambda value: isinstance(value, list) and all(map(of_item, value))
+        return _list_checker(shape[0])
     if not isinstance(shape, Mapping):
         return lambda value: type(value) is shape
-    plain = [(key, one) for key, one in shape.items() if isinstance(one, type)]
-    nested = [(key, _checker(one)) for key, one in shape.items() if not isinstance(one, type)]
+    names = [key for key, one in shape.items() if isinstance(one, type)]
+    pick, types = _picker(names), tuple(shape[key] for key in names)
+    nested = [(key, checker(one)) for key, one in shape.items() if not isinstance(one, type)]
 
     def check(value: Any) -> bool:
         try:
-            return all(type(value[key]) is one for key, one in plain) and all(one(value[key]) for key, one in nested)
-        except (KeyError, TypeError, IndexError):
+            if not isinstance(value, dict) or tuple(map(type, pick(value))) != types:
+                return False
+            for key, one in nested:
+                if not one(value[key]):
+                    return False
+        except KeyError:
             return False
+        return True
 
-    return lambda value: isinstance(value, dict) and check(value)
+    return check
+
+
+def _picker(names: list[str]) -> Callable[[Record], Iterable[Any]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda value: [value[name] for name in names]
+
+
+def _list_checker(shape: Any) -> Check:
+    if isinstance(shape, type):
+        of_type = frozenset({shape})
+        return lambda value: isinstance(value, list) and of_type.issuperset(map(type, value))
+    of_item = checker(shape)
+    return lambda value: isinstance(value, list) and all(map(of_item, value))
 
 
 _UNKNOWN = 255
 _CODES = {kind: code for code, kind in enumerate(KINDS, 1)}
-_IS_OF_KIND = {code: _checker(KINDS[kind]) for kind, code in _CODES.items()}
+_IS_OF_KIND = {code: checker(KINDS[kind]) for kind, code in _CODES.items()}
 _ENVELOPE = _CODES["envelope"]
-_is_leaf = _checker(LEAF)
-is_header = _checker(HEADER)
+_is_leaf = checker(LEAF)
+is_header = checker(HEADER)

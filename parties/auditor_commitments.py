@@ -1,11 +1,12 @@
 """What an auditor checks of commitments: that seeds, inputs, transcript, models and program are the ones committed to.
 
 `commitments.json` says which leaves commit to a run's seed and inputs, the digest of the transcript, and the digests of the
-models; the auditor finds each again. The leaves stand once each, the inputs' behind the seed's, before the first release:
-what is committed to afterwards binds nobody. The transcript's digest is made again of the envelopes in evidence
-(crypto/transcript); that both ends have the same envelopes is the check `receipts`. A network's weights are those of its
-platform's last leaf `network-round`, at every party. The program that ran is the one that the run's leaves name. Evidence of
-before has none of this and is not judged here.
+models; the auditor finds each again. The leaves stand once each, the inputs' behind the seed's, before the first release and
+the first message of the run itself: what is committed to afterwards binds nobody. Where one party commits, or names a plan,
+each has to that took part; agreements that stand, and the platform of a network, draw nothing at random. The transcript's
+digest is made again of the envelopes in evidence (crypto/transcript); that both ends have the same envelopes is the check
+`receipts`. A network's weights are those of its platform's last leaf `network-round`, at every party. The program that ran is
+the one that the run's leaves name. Evidence of before 0.6 has none of this and is not judged here, and the verdict says so.
 
 That the committed seed and inputs give these messages is shown by opening them, which replay does (docs/audit.md).
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from lianxin.crypto import canonical
-from lianxin.parties.auditor_evidence import HEADER, Evidence, Finding, Record, Run, fits, leaf_finding
+from lianxin.parties.auditor_evidence import HEADER, Evidence, Finding, Record, Run, fits, leaf_finding, message_of
 from lianxin.parties.auditor_plan import approvals_with, document_findings
 from lianxin.parties.auditor_sums import is_network
 
@@ -23,6 +24,8 @@ EVENTS: Mapping[str, str] = {"seed": "seed-committed", "inputs": "inputs-committ
 _SAID = {"seed", "inputs", "transcript", "models", "model_sha256"}
 _PLACE = {"commitment": str, "leaf": int}
 _CLOSE = "contract.close"
+_STANDING = frozenset({"field_query", "scoring"})
+OLD = "evidence of before 0.6: nothing to judge"
 _SEQ_BYTES, _HASH_BYTES = 8, 32
 
 
@@ -31,10 +34,14 @@ def commitment_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     record = own.documents.get("commitments", {})
     leaves = {name: _committed(run, own, event) for name, event in EVENTS.items()}
     yield from _order_findings(run, own, leaves)
+    yield from _software_findings(run, own)
     if not record:
         if leaves["inputs"]:
             what = f"{own.party}: commitments.json is missing, and leaf {leaves['inputs'][0][0]} commits to inputs"
             yield Finding(what, f"ask {own.party} to export its evidence again", leaves["inputs"][0][0])
+        elif _has_to_commit(run, own):
+            what = f"{own.party}: commitments.json is missing, and the run is of a version that keeps it"
+            yield Finding(what, f"ask {own.party} to export its evidence again")
         return
     head = {"type": "run-commitments", "version": 1, "run": run.id, "party": own.party}
     if any(record.get(name) != value for name, value in head.items()) or not set(record) <= head.keys() | _SAID:
@@ -47,7 +54,37 @@ def commitment_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         yield from _named_findings(own, name, found, record.get(name))
     yield from _transcript_findings(own, record)
     yield from _model_findings(run, own, record)
-    yield from _software_findings(run, own)
+
+
+def is_old(run: Run) -> bool:
+    """Return whether nothing in evidence says that the run is one of those that commit: no plan named, no inputs fixed."""
+    return not any(
+        _committed(run, one, EVENTS["inputs"])
+        or any("plan_hash" in leaf for _, leaf in one.of_kind("contract", run.id))
+        for party, one in run.evidence.items()
+        if party in run.node_keys
+    )
+
+
+def _has_to_commit(run: Run, own: Evidence) -> bool:
+    """Return whether this party drew from its seed in the run: it took part in it, beyond the agreement."""
+    is_coordinator = own.party == run.contract.get("platform") and is_network(run)
+    if is_coordinator or run.contract.get("model") in _STANDING or is_old(run):
+        return False
+    return _began(run, own)[0] < len(own.leaves)
+
+
+def _began(run: Run, own: Evidence) -> tuple[int, str, str]:
+    """Return the index of the first release or message outside the agreement's conversations, what it is, and its place."""
+    end = len(own.leaves)
+    release = next(own.columns.of_kind("release", run.id), end)
+    crossed = (
+        (index, leaf) for index, leaf in own.crossings(run.id) if not leaf["conversation"].startswith("contracts/")
+    )
+    index, leaf = next(crossed, (end, {}))
+    if release <= index:
+        return release, "the first release", ""
+    return index, "the first message of the run", message_of(own.party, leaf)
 
 
 def _committed(run: Run, own: Evidence, event: str) -> list[tuple[int, Record]]:
@@ -64,13 +101,19 @@ def _order_findings(run: Run, own: Evidence, leaves: Mapping[str, list[tuple[int
         if seeds and others:
             what = f"it commits to a seed and to no inputs, as {others[0]} does"
             yield leaf_finding(own, seeds[0][0], what, "for its table, configuration and rules of that run")
+        elif _has_to_commit(run, own):
+            at, what, place = _began(run, own)
+            said = f"no leaf commits to its {'inputs' if seeds else 'seed and inputs'} before {what}"
+            yield leaf_finding(own, at, said, "for its table, configuration and rules of that run", "", place)
         return
     index, _ = inputs[0]
     if not seeds or seeds[0][0] > index:
         yield leaf_finding(own, index, "its inputs are committed to without a seed before them", "when it fixed them")
-    first = next((at for at, _ in own.of_kind("release", run.id)), len(own.leaves))
-    if first < index:
-        yield leaf_finding(own, index, "its inputs are committed to after the first release", "what it released before")
+    first, what, place = _began(run, own)
+    late = [name for name, found in leaves.items() if found and found[0][0] > first]
+    if late:
+        said = f"its {' and '.join(late)} {'is' if late == ['seed'] else 'are'} committed to after {what}"
+        yield leaf_finding(own, index, said, "what it did before", "", place)
     for name, found in leaves.items():
         if len(found) > 1:
             yield leaf_finding(own, found[1][0], f"its {name} is committed to a second time", "which one it ran with")

@@ -4,9 +4,7 @@ Whether the other end knows each of them is `auditor_receipts`'s part.
 """
 
 import hashlib
-import json
-from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from lianxin.parties.auditor_evidence import (
     leaf_finding,
     message_of,
 )
-from lianxin.parties.auditor_lines import Places, Records
+from lianxin.parties.auditor_lines import Places, Records, decoded_again
 
 FREE_FORMS = frozenset({"CONTROL", "PUBLIC"})
 ROW_MODES = frozenset({"COMPUTE_ONLY", "SCORE_ONLY", "DESENSITISED", "PLAINTEXT", "SPLITS"})
@@ -50,7 +48,7 @@ def envelope_findings(run: Run, own: Evidence, part: int = 0, parts: int = 1) ->
             f"{own.party}: {len(crossings)} leaves of envelopes and {count} envelopes",
             f"ask {own.party} for the headers of all that crossed",
         )
-    both, twins = min(len(crossings), count), _Twins(run)
+    both, twins, keepers = min(len(crossings), count), _Twins(run), _Keepers(run)
     start, stop = both * part // parts, both * (part + 1) // parts
     pairs = zip(crossings.part(start, stop), signed_headers(own, start), strict=False)
     for number, ((index, leaf), envelope) in enumerate(pairs, start):
@@ -58,7 +56,7 @@ def envelope_findings(run: Run, own: Evidence, part: int = 0, parts: int = 1) ->
         reason = _envelope_fault(run, own, leaf, envelope, is_verified)
         if reason:
             ask = f"ask {own.party} and {leaf['peer']} for the header"
-            place, accused = message_of(own.party, leaf), _keeper(run, own, leaf)
+            place, accused = message_of(own.party, leaf), keepers.of(own, leaf)
             yield Finding(f"{own.party}, leaf {index}: {reason}", ask, index, "", place, accused)
 
 
@@ -67,17 +65,12 @@ class _Twins:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._marks: dict[str, array[int]] = {}
 
     def has(self, sender: str, own: Evidence, place: int) -> bool:
         """Return whether the envelope at `place` of `own` is in the evidence of its sender."""
         if sender not in self._run.evidence or sender not in self._run.node_keys or place >= len(own.marks):
             return False
-        if sender not in self._marks:
-            self._marks[sender] = array("Q", sorted(self._run.evidence[sender].marks))
-        marks, wanted = self._marks[sender], own.marks[place]
-        at = bisect_left(marks, wanted)
-        return at < len(marks) and marks[at] == wanted
+        return self._run.evidence[sender].sorted_marks.holds(own.marks[place])
 
 
 @dataclass(frozen=True)
@@ -102,10 +95,7 @@ def _split(line: bytes) -> Signed | None:
     if line[:11] != b'{"header":{' or line[-145:-130] != b'},"signature":"' or line[-2:] != b'"}':
         return None
     data = line[10:-144]
-    try:
-        header = json.loads(data)
-    except ValueError:
-        return None
+    header = decoded_again(data)
     if not is_header(header):
         return None
     return Signed(header, data, line[-130:-2].decode("ascii", "replace"))
@@ -118,16 +108,36 @@ def _whole(envelope: Record) -> Signed:
     return Signed(header, canonical.encode(header), signature if isinstance(signature, str) else "")
 
 
-def _keeper(run: Run, own: Evidence, leaf: Record) -> str:
-    """Return who is to blame for an envelope that does not hold: who keeps it, unless its sender keeps it no better."""
-    sender = run.evidence.get(leaf["peer"])
-    if leaf["direction"] != "in" or sender is None:
-        return ""
-    envelopes = zip(sender.crossings(run.id), signed_headers(sender), strict=False)
-    for (_, sent), envelope in envelopes:
-        if sent["message_hash"] == leaf["message_hash"] and sent["direction"] == "out":
-            return NOBODY if _envelope_fault(run, sender, sent, envelope) else ""
-    return ""
+class _Keepers:
+    """Who is to blame for an envelope that does not hold: who keeps it, unless its sender keeps it no better.
+
+    A sender's messages are looked through once, however many of them do not hold: twenty bytes each are kept.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._sent = run, dict[str, Places]()
+
+    def of(self, own: Evidence, leaf: Record) -> str:
+        """Return the party that an envelope of `own` accuses, "" for `own` itself."""
+        sender = self._run.evidence.get(leaf["peer"])
+        if leaf["direction"] != "in" or sender is None:
+            return ""
+        number = self._numbers(sender).get(leaf["message_hash"].encode(errors="surrogatepass"))
+        envelope = None if number is None else next(signed_headers(sender, number), None)
+        if number is None or envelope is None:
+            return ""
+        crossings = sender.crossings(self._run.id)
+        _, sent = next(iter(crossings.part(number, number + 1)))
+        return NOBODY if _envelope_fault(self._run, sender, sent, envelope) else ""
+
+    def _numbers(self, sender: Evidence) -> Places:
+        """Return which of a sender's envelopes each message that it sent is, by the message's hash."""
+        if sender.party not in self._sent:
+            found = self._sent[sender.party] = Places()
+            for number, (_, sent) in enumerate(sender.crossings(self._run.id)):
+                if sent["direction"] == "out":
+                    found.add(sent["message_hash"].encode(errors="surrogatepass"), number)
+        return self._sent[sender.party]
 
 
 def _envelope_fault(run: Run, own: Evidence, leaf: Record, envelope: Signed, is_verified: bool = False) -> str:
@@ -319,13 +329,15 @@ def minimum_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         if leaf["mode"] == "AGGREGATE" and leaf["rows"] < minimum:
             yield _too_few(own, index, leaf["rows"], minimum, "")
     for index, leaf in own.crossings(run.id, "", AGGREGATE):
-        rows = leaf.get("rows", 0)
-        if isinstance(rows, int) and 0 < rows < minimum:
+        rows, is_left = leaf.get("rows", 0), leaf["direction"] == "out"
+        is_told = type(rows) is int and (is_left or rows != 0)  # a recipient does not know of how many rows it is
+        if type(rows) is not int or (is_told and rows < minimum):
             yield _too_few(own, index, rows, minimum, message_of(own.party, leaf))
 
 
-def _too_few(own: Evidence, index: int, rows: int, minimum: int, message: str) -> Finding:
-    what = f"an aggregate over {rows} rows, the contract's minimum is {minimum} (rule OUT-ROWS)"
+def _too_few(own: Evidence, index: int, rows: object, minimum: int, message: str) -> Finding:
+    told = rows if type(rows) is int else "no number of"
+    what = f"an aggregate over {told} rows, the contract's minimum is {minimum} (rule OUT-ROWS)"
     return leaf_finding(own, index, what, "why the statistic left", "OUT-ROWS", message)
 
 

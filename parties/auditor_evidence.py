@@ -19,7 +19,7 @@ from pathlib import Path
 from lianxin.crypto import merkle
 from lianxin.parties import auditor_columns, auditor_lines
 from lianxin.parties.auditor_columns import KINDS, Columns, fits
-from lianxin.parties.auditor_lines import Lines, LineTree, Record, Records
+from lianxin.parties.auditor_lines import Lines, LineTree, Marks, Record, Records
 
 LINE_FILES = ("checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes")
 _LATER_FILES = ("grades",)  # evidence of 0.1 and 0.2 has none of these
@@ -72,7 +72,7 @@ class Crossings(Iterable[tuple[int, Record]]):
 class Evidence:
     """One party's files; `leaves[i]` decodes `ledger_lines[i]`, or is empty where that is no canonical leaf.
 
-    `marks` has eight bytes of the hash of each line of envelopes; `documents` are the files
+    `marks` has sixteen bytes of the hash of each line of envelopes; `documents` are the files
     of one record each that there are: plan, policy, software, commitments.
     """
 
@@ -82,7 +82,7 @@ class Evidence:
     records: Mapping[str, Sequence[Record]]
     catalogue: bytes
     columns: Columns
-    marks: Sequence[int] = ()
+    marks: Marks = field(default_factory=Marks)
     unreadable: list[str] = field(default_factory=list)
     documents: Mapping[str, Record] = field(default_factory=dict)
 
@@ -96,6 +96,11 @@ class Evidence:
     def tree(self) -> merkle.HashTree:
         """The RFC 9162 tree over the ledger's lines as they are."""
         return LineTree(self.ledger_lines, bytes(self.columns.tiles))
+
+    @cached_property
+    def sorted_marks(self) -> Marks:
+        """The marks in order."""
+        return self.marks.ordered()
 
     def of_kind(self, kind: str, run: str | None = None) -> Iterator[tuple[int, Record]]:
         """Yield (index, leaf) of the well-formed leaves of one kind, of one run or of all."""
@@ -152,12 +157,6 @@ class Run:
         version = self.contract.get("version")
         return version if type(version) is int else 1
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether some party's ledger says that the run failed or was refused."""
-        ends = {leaf["event"] for e in self.evidence.values() for _, leaf in e.of_kind("contract", self.id)}
-        return bool(ends & {"failed", "refused"})
-
 
 def read_evidence(folder: Path, spread: auditor_columns.Spread = auditor_columns.here) -> Evidence:
     """Return the evidence in `folder`/evidence; what is missing or malformed is named in `unreadable`.
@@ -196,6 +195,10 @@ def _lines(folder: Path, name: str, unreadable: list[str]) -> Lines:
         return Lines(None)
     if not lines.is_whole:
         unreadable.append(f"{name}.jsonl ends within a line")
+    if lines.is_cut:
+        unreadable.append(
+            f"{name}.jsonl is read up to line {len(lines)} alone: {auditor_lines.MOST_BAD} of its lines are no objects"
+        )
     unreadable += [
         f"{name}.jsonl, line {n + 1}, is over {auditor_lines.LONGEST} bytes" for n in lines.too_long[:_NAMED_LINES]
     ]

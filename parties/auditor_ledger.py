@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from lianxin.crypto import notes, signing
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties.auditor_columns import OWN
+from lianxin.parties.auditor_columns import OWN, seconds_of
 from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits, leaf_finding
 
+PART = "part"  # the document of a part's description in a pack
 _TIME = "time "  # the extension line of a checkpoint
 
 
@@ -56,7 +57,10 @@ def checkpoint_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 
 
 def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
-    """Yield the heads that this party saw of others and that are no prefix of their ledgers now."""
+    """Yield the heads that this party saw of others and that are no prefix of their ledgers now.
+
+    A head of more leaves than the other exported is no fork where it is later than that export (`later_heads`).
+    """
     for n, signed in enumerate(own.records["witnessed"]):
         party = _log_of(signed)
         if _is_foreign(run, party):
@@ -64,11 +68,12 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         head = _verified_head(signed, party, run) if party else None
         if head is None:
             yield Finding(f"{own.party}, witnessed head {n}: no party of the run signed it", f"ask {own.party}")
+        elif party in run.evidence and _is_later(run, head, party):
+            continue
         elif party in run.evidence and not _is_prefix(head, run.evidence[party]):
-            what = f"its ledger of {head['size']} leaves, as {own.party} saw it, is not in its evidence"
-            roots = f"signed root {head['root']}, root of its evidence {_root_at(head['size'], run.evidence[party])}"
             ask = f"ask {party} why it signed two ledgers"
-            yield Finding(f"{party}: {what} ({roots})", ask, max(head["size"] - 1, -1), accused=party)
+            what = _fork(head, party, own.party, run.evidence[party])
+            yield Finding(what, ask, max(head["size"] - 1, -1), accused=party)
 
 
 def heads_of(run: Run, own: Evidence) -> Iterator[tuple[Record, Record]]:
@@ -96,6 +101,35 @@ def cosigned_at(line: Record, party: str, node_key: str) -> int | None:
 def foreign_heads(run: Run, own: Evidence) -> int:
     """Return of how many kept heads this run says nothing: they are of parties that have no key in its contract."""
     return sum(_is_foreign(run, _log_of(line)) for line in own.records["witnessed"])
+
+
+def later_heads(run: Run, own: Evidence) -> list[str]:
+    """Return of whom this party kept heads of more leaves than their evidence has, signed after it was exported."""
+    found = set()
+    for signed in own.records["witnessed"]:
+        party = _log_of(signed)
+        head = _verified_head(signed, party, run) if party in run.evidence and party in run.node_keys else None
+        if head is not None and _is_later(run, head, party):
+            found.add(party)
+    return sorted(found)
+
+
+def _is_later(run: Run, head: Record, party: str) -> bool:
+    """Return whether a head is of more leaves than the evidence of its party, and later than that was exported."""
+    exported = run.evidence[party]
+    if head["size"] <= exported.tree.size:
+        return False
+    at, until = seconds_of(head["time"]), exported_at(run, exported)
+    return at is not None and until is not None and at > until
+
+
+def exported_at(run: Run, own: Evidence) -> int | None:
+    """Return when a party exported its evidence: as its part of the pack says, else not before its own last head."""
+    said = seconds_of(own.documents.get(PART, {}).get("exported_at"))
+    if said is not None:
+        return said
+    heads = (_verified_head(line, own.party, run) for line in own.records["checkpoints"])
+    return max((at for head in heads if head and (at := seconds_of(head["time"])) is not None), default=None)
 
 
 def _is_foreign(run: Run, party: str) -> bool:
@@ -173,26 +207,43 @@ def _is_prefix(head: Record, evidence: Evidence) -> bool:
     return 0 <= size <= evidence.tree.size and evidence.tree.root(size).hex() == head["root"]
 
 
-def _root_at(size: int, evidence: Evidence) -> str:
-    is_there = 0 <= size <= evidence.tree.size
-    return evidence.tree.root(size).hex() if is_there else f"none: it has {evidence.tree.size} leaves"
+def _fork(head: Record, party: str, witness: str, evidence: Evidence) -> str:
+    """Return in words how a kept head and the evidence of its party differ; roots by their first digits."""
+    size, shown = head["size"], f"root {head['root'][:16]}…"
+    if not 0 <= size <= evidence.tree.size:
+        said = f"{party} signed a ledger of {size} leaves, which it showed to {witness} ({shown})"
+        return f"{said}, and its evidence has {evidence.tree.size} leaves"
+    root = evidence.tree.root(size).hex()[:16]
+    said = f"{party} signed two different ledgers of {size} leaves: one it showed to {witness} ({shown})"
+    return f"{said}, another is in its evidence (root {root}…)"
 
 
 def approval_findings(run: Run, own: Evidence) -> Iterator[Finding]:
-    """Yield a finding when no leaf shows the contract agreed before the first release."""
-    agreed = [
-        index
-        for index, leaf in own.of_kind("contract", run.id)
-        if leaf["contract_hash"] == run.contract_hash and leaf["event"] in ("proposed", "approved", "signed")
-    ]
+    """Yield a finding when no leaf shows the contract agreed before the first release: at a bank, approved (R26)."""
+    is_bank = own.party != run.contract.get("platform")
+    leaves = [pair for pair in own.of_kind("contract", run.id) if pair[1]["contract_hash"] == run.contract_hash]
     released = next((index for index, _ in own.of_kind("release", run.id)), None)
+    is_decided = is_bank and (released is not None or any(leaf["event"] == "finished" for _, leaf in leaves))
+    events = ("approved",) if is_decided else ("proposed", "approved", "signed")
+    agreed = [index for index, leaf in leaves if leaf["event"] in events]
     if not agreed or (released is not None and released < agreed[0]):
+        word = "approved" if is_decided else "agreed"
         yield Finding(
-            f"{own.party}: no leaf shows that the contract was agreed before the first release",
+            f"{own.party}: no leaf shows that the contract was {word} before the first release",
             f"ask {own.party} which operator approved it, and when",
         )
-    for index, leaf in own.of_kind("contract", run.id):
-        proposer, operator = run.contract.get("proposer"), str(leaf.get("operator", "")).strip()
-        if leaf["event"] == "approved" and leaf["contract_hash"] == run.contract_hash and operator in ("", proposer):
+    for index, leaf in leaves:
+        if leaf["event"] in (("approved", "signed") if is_bank else ("approved",)) and _is_one_person(run, leaf):
             what = "the operator who approved is nobody or the proposer (R26)"
             yield leaf_finding(own, index, what, "who decided", "R26")
+
+
+def _is_one_person(run: Run, leaf: Record) -> bool:
+    """Return whether the operator who approved, as a leaf says, is the one who proposed, or nobody.
+
+    What a bank signs after its approval names both; the leaf's own operator is then only whose node it is.
+    """
+    names = [leaf["approver"]] if "approver" in leaf else []
+    names += [leaf["operator"]] if leaf["event"] == "approved" or not names else []
+    proposer = run.contract.get("proposer")
+    return any(not isinstance(name, str) or name.strip() in ("", proposer) for name in names)

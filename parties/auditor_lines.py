@@ -8,7 +8,9 @@ wrote it is told so, and it is never held in memory.
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn, overload
 
@@ -16,12 +18,14 @@ from lianxin.crypto import canonical, merkle
 from lianxin.crypto.errors import CryptoError
 
 LONGEST = 2**24
-_WINDOW = 2**16
+MOST_BAD = 1000
+_WINDOW = 2**18
 _BLOCK = 2**20
 _DIGITS = 16
+_LOW = 2**64 - 1
 _TILE_LEVEL = 8
 TILE = 2**_TILE_LEVEL
-_WRITER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False)
+_AROUND = frozenset(b'{}[]:,"')
 Record = dict[str, Any]
 
 
@@ -30,27 +34,60 @@ def _refuse(_text: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int:
-    return int(digits) if len(digits) < _DIGITS else _refuse(digits)
+    return int(digits) if len(digits) < _DIGITS and digits != "-0" else _refuse(digits)
 
 
-_READER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
+def _in_order(pairs: list[tuple[str, Any]]) -> Record:
+    value = dict(pairs)
+    if len(value) != len(pairs) or (names := list(value)) != sorted(names):
+        raise ValueError("an object whose names are not in order, or one stands twice")
+    return value
+
+
+_READER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse, parse_int=_integer, object_pairs_hook=_in_order)
+_AGAIN = json.JSONDecoder()  # for what is known to be canonical
 
 
 def decoded(line: bytes) -> Record | None:
     """Return the object that `line` is the canonical encoding of, None for any other bytes.
 
-    It says what `canonical.decode_fragment` says; lines of plain ASCII without odd values are only read faster.
+    It says what `canonical.decode_fragment` says; plain lines are only read faster (`_is_plain`).
     """
-    is_plain = line.isascii() and b"null" not in line and line.count(b"{") + line.count(b"[") <= canonical.MAX_DEPTH
+    if not _is_plain(line):
+        return _slowly(line)
     try:
-        if is_plain:
-            text = line.decode("ascii")
-            value = _READER.decode(text)
-            if isinstance(value, dict) and _WRITER.encode(value) == text:
-                return value
-        return canonical.decode_fragment(line)
-    except (CryptoError, ValueError, RecursionError):
-        return _slowly(line) if is_plain else None
+        text = line.decode("ascii")
+        value, end = _READER.raw_decode(text)
+        return value if end == len(text) and isinstance(value, dict) else None
+    except (ValueError, RecursionError):
+        return _slowly(line)
+
+
+def _is_plain(line: bytes) -> bool:
+    """Return whether a line is its own encoding if it is JSON of ordered names and small integers.
+
+    It is printable ASCII without a backslash, so each string is written as it is; each space has other than a sign of JSON on
+    both sides, so it is within a string; nothing is null, and there are no more objects and lists than levels allowed.
+    """
+    if not line.isascii() or b"\\" in line or b"null" in line:
+        return False
+    if line.count(b"{") + line.count(b"[") > canonical.MAX_DEPTH or not line.decode("ascii").isprintable():
+        return False
+    at = line.find(b" ")
+    while at > 0:
+        if line[at - 1] in _AROUND or line[at + 1 : at + 2] in (b"", b" ") or line[at + 1] in _AROUND:
+            return False
+        at = line.find(b" ", at + 1)
+    return at < 0
+
+
+def decoded_again(line: bytes) -> Record:
+    """Return the object of a line that was canonical before; an empty one if its file was changed meanwhile."""
+    try:
+        value, _ = _AGAIN.raw_decode(line.decode())
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _slowly(line: bytes) -> Record | None:
@@ -63,13 +100,16 @@ def _slowly(line: bytes) -> Record | None:
 class Lines(Sequence[bytes]):
     """The lines of one file without their line feeds; a file that is not there has none.
 
-    `is_whole` says whether the last line ends in a line feed, `too_long` which lines are over `LONGEST`.
+    `is_whole` says whether the last line ends in a line feed, `too_long` which lines are over `LONGEST`. A file is read no
+    further than its line number `MOST_BAD` that is not even in braces; `is_cut` says so. A file of line feeds alone shrinks a
+    thousandfold in a pack, and each line of it would cost an entry here.
     """
 
     def __init__(self, path: Path | None) -> None:
         """Find the lines of `path`. Raises OSError when it is no regular file or cannot be read."""
         self.path, self._ends, self.too_long, self.is_whole = path, array("Q"), list[int](), True
         self._window, self._at, self._last = b"", 0, -1
+        self.is_cut, self._bad = False, 0
         if path is not None:
             self._find(path)
 
@@ -79,21 +119,35 @@ class Lines(Sequence[bytes]):
         place = last = 0
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
-                at = block.find(b"\n")
-                while at >= 0:
-                    self._end_line(place + at)
-                    at = block.find(b"\n", at + 1)
+                *ended, _ = block.split(b"\n")
+                ended = self._until_too_bad(ended)
+                if ended:
+                    self._end_lines(place, ended)
+                if self.is_cut:
+                    return
                 place += len(block)
                 last = block[-1]
         if place and last != 0x0A:
             self.is_whole = False
-            self._end_line(place)
+            self._end_lines(place, [b""])
 
-    def _end_line(self, end: int) -> None:
-        start = self._ends[-1] + 1 if self._ends else 0
-        if end - start > LONGEST and len(self.too_long) < TILE:
-            self.too_long.append(len(self._ends))
-        self._ends.append(end)
+    def _until_too_bad(self, ended: list[bytes]) -> list[bytes]:
+        """Return the lines up to the one too many that is no object; what is before the first line feed is not looked at."""
+        bad = [at for at, one in enumerate(ended) if at and not (one.startswith(b"{") and one.endswith(b"}"))]
+        self._bad += len(bad)
+        if self._bad < MOST_BAD:
+            return ended
+        self.is_cut = True
+        return ended[: bad[len(bad) - 1 - (self._bad - MOST_BAD)] + 1]
+
+    def _end_lines(self, place: int, ended: list[bytes]) -> None:
+        """Note where these pieces of a block at `place` end; a line too long is larger than a block, so only a first one."""
+        start, count = (self._ends[-1] + 1 if self._ends else 0), len(self._ends)
+        self._ends.extend(
+            accumulate(map(len, ended[1:]), lambda end, size: end + size + 1, initial=place + len(ended[0]))
+        )
+        if self._ends[count] - start > LONGEST and len(self.too_long) < TILE:
+            self.too_long.append(count)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -103,20 +157,22 @@ class Lines(Sequence[bytes]):
     @overload
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        ends = self._ends
         if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
+            return [self[one] for one in range(*index.indices(len(ends)))]
+        place = index + len(ends) if index < 0 else index
+        if not 0 <= place < len(ends):
             raise IndexError("there is no such line")
-        start, end = (self._ends[place - 1] + 1 if place else 0), self._ends[place]
+        start, end, at = (ends[place - 1] + 1 if place else 0), ends[place], self._at
         last, self._last = self._last, place
+        if at <= start and end <= at + len(self._window):
+            return self._window[start - at : end - at]
         if end - start > LONGEST:
             return b""
-        if start < self._at or end > self._at + len(self._window):
-            if place <= last:  # one line from before; what is read ahead stays
-                return self._read(start, end - start)
-            self._window, self._at = self._read(start, max(_WINDOW, end - start)), start
-        return self._window[start - self._at : end - self._at]
+        if place <= last:  # one line from before; what is read ahead stays
+            return self._read(start, end - start)
+        self._window, self._at = self._read(start, max(_WINDOW, end - start)), start
+        return self._window[: end - start]
 
     def _read(self, start: int, count: int) -> bytes:
         if self.path is None:
@@ -145,14 +201,7 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not self._is_good[place]:
-            return {}
-        try:
-            value = json.loads(self.lines[place])
-        except ValueError:  # the file was changed while it was read
-            return {}
-        return value if isinstance(value, dict) else {}
+        return decoded_again(self.lines[index]) if self._is_good[index] else {}
 
     def line(self, index: int) -> bytes:
         """Return the bytes of one line as they are, none where they are not canonical."""
@@ -192,9 +241,7 @@ class LineTree(merkle.HashTree):
             return bytes(self._upper[level - _TILE_LEVEL][position * 32 : position * 32 + 32])
         first = position << level
         hashes = self._below(first // TILE)[first % TILE : first % TILE + (1 << level)]
-        while len(hashes) > 1:
-            hashes = [merkle.node_hash(*pair) for pair in zip(hashes[::2], hashes[1::2], strict=True)]
-        return hashes[0]
+        return root_of_tile(hashes)
 
     def _below(self, tile: int) -> list[bytes]:
         if tile != self._tile:
@@ -203,12 +250,66 @@ class LineTree(merkle.HashTree):
         return self._hashes
 
 
-def tiles_of(lines: Sequence[bytes], start: int, stop: int) -> bytes:
-    """Return the hashes over each full `TILE` of lines from `start`, a multiple of it, to `stop`."""
-    return b"".join(
-        merkle.root_of_all([lines[n] for n in range(first, first + TILE)])
-        for first in range(start, stop - TILE + 1, TILE)
-    )
+def root_of_tile(hashes: list[bytes]) -> bytes:
+    """Return the node over the hashes of a power of two of leaves."""
+    while len(hashes) > 1:
+        hashes = [merkle.node_hash(*pair) for pair in zip(hashes[::2], hashes[1::2], strict=True)]
+    return hashes[0]
+
+
+class Marks(Sequence[int]):
+    """Numbers below 2^128 in a row, sixteen bytes each: hashes cut so far that nobody finds two messages under one of them."""
+
+    BYTES = 16
+
+    def __init__(self, marks: Iterable[int] = ()) -> None:
+        self.high, self.low = array("Q"), array("Q")
+        self.extend(marks)
+
+    def __len__(self) -> int:
+        return len(self.high)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return self.high[index] << 64 | self.low[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Marks) and self.high == other.high and self.low == other.low
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def append(self, mark: int) -> None:
+        """Put one more number behind these."""
+        self.high.append(mark >> 64)
+        self.low.append(mark & _LOW)
+
+    def extend(self, marks: Iterable[int]) -> None:
+        """Put more numbers behind these."""
+        if isinstance(marks, Marks):
+            self.high += marks.high
+            self.low += marks.low
+            return
+        for mark in marks:
+            self.append(mark)
+
+    def ordered(self) -> "Marks":
+        """Return the same numbers in order."""
+        return Marks(sorted(self))
+
+    def holds(self, mark: int) -> bool:
+        """Return whether `mark` is among these, which are in order."""
+        high, low = mark >> 64, mark & _LOW
+        at = bisect_left(self.high, high)
+        while at < len(self.high) and self.high[at] == high:
+            if self.low[at] == low:
+                return True
+            at += 1
+        return False
 
 
 class Places:

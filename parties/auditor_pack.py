@@ -67,17 +67,25 @@ def part_key(folder: Path) -> str:
     Raises PackFault when `part.json` is not a record signed by one key.
     """
     file = folder / PART_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return ""
     try:
-        signed = canonical.decode_fragment(file.read_bytes())
+        signed = canonical.decode_fragment(_small_file(file))
         key: str = signed["signatures"][0]["key"]
         signing.verify_by(signed, key)
-    except (CryptoError, OSError, LookupError, TypeError):
+    except (PackFault, CryptoError, OSError, LookupError, TypeError):
         raise PackFault(
             f"part {folder.name}: {PART_FILE} is no signed record; unpack the pack again", folder.name
         ) from None
     return key
+
+
+def _small_file(path: Path) -> bytes:
+    """Return the bytes of a file of at most a manifest's size. Raises PackFault for a larger one, a pipe or a device."""
+    with opened(path) as (file, size):
+        if size > DEFAULT_LIMITS.manifest_bytes:
+            raise PackFault(f"{path} has {size} bytes, at most {DEFAULT_LIMITS.manifest_bytes} are read")
+        return file.read(size)
 
 
 @contextmanager

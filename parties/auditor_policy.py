@@ -2,7 +2,8 @@
 
 Where a policy approved, the leaf `approved` commits to it (`policy_hash`), and `policy.json` is its record. The limits are
 judged again by `decision_policy`, the bank's own rule book. A platform's `policy.json` holds its quotas, which
-`auditor_quotas` judges; here only its hash is compared. Where a person approved there is no policy to judge by.
+`auditor_quotas` judges; here its hash is compared, and a platform that proposed a plan has to name one. Where a person
+approved there is no policy to judge by.
 """
 
 from collections.abc import Iterator
@@ -19,14 +20,27 @@ def policy_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     named = approvals_with(run, own, "policy_hash")
     yield from document_findings(run, own, "policy", named)
     policy = own.documents.get("policy", {})
+    is_platform = own.party == run.contract.get("platform")
+    if is_platform:
+        yield from _unnamed_findings(run, own, named)
     if not policy or not named:
         return
-    wanted = PLATFORM if own.party == run.contract.get("platform") else APPROVAL
+    wanted = PLATFORM if is_platform else APPROVAL
     if policy.get("type") != wanted or policy.get("party") != own.party:
         what = f"{own.party}, policy.json: it is no {wanted} of this party"
         yield Finding(what, f"ask {own.party} for the policy that was in force")
     elif wanted == APPROVAL:
         yield from _approval_findings(run, own, policy, named)
+
+
+def _unnamed_findings(run: Run, own: Evidence, named: list[tuple[int, Record]]) -> Iterator[Finding]:
+    """Yield where a platform proposed a plan and named no quotas with it: it has some, whoever approves."""
+    for index, leaf in approvals_with(run, own, "plan_hash"):
+        if leaf["event"] == "proposed" and (index, leaf) not in named:
+            what = (
+                f"{own.party}, leaf {index}: it names the plan that it proposed and no policy, which holds its quotas"
+            )
+            yield Finding(what, f"ask {own.party} for the quotas that were in force", index)
 
 
 def _approval_findings(run: Run, own: Evidence, policy: Record, named: list[tuple[int, Record]]) -> Iterator[Finding]:

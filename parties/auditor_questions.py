@@ -16,8 +16,10 @@ from typing import Any
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties.auditor_evidence import CONTRACT, Evidence, Record, Run, fits, read_evidence
+from lianxin.parties.auditor_lines import Places
 from lianxin.parties.auditor_pack import part_key
 from lianxin.parties.auditor_times import seconds_of
+from lianxin.parties.decision_purposes import PURPOSES
 
 Cell = str | int | bool | list[str]
 Row = dict[str, Cell]
@@ -201,6 +203,8 @@ def checked_wanted(case: Case, wanted: Wanted) -> Wanted:
         known_party(case, wanted.recipient)
     if wanted.field and not any(wanted.field in _fields_of(run) for run in case.runs.values()):
         raise QuestionFault(f"no contract in this evidence lists the field {_plain(wanted.field)}")
+    if wanted.purpose and wanted.purpose not in PURPOSES:
+        raise QuestionFault(f"there is no purpose {_plain(wanted.purpose)}; purposes are {', '.join(PURPOSES)}")
     since, until = _time(wanted.since, "T00:00:00Z"), _time(wanted.until, "T23:59:59Z")
     if until and since > until:
         raise QuestionFault("--since is after --until; nothing lies between them")
@@ -268,9 +272,15 @@ def subject_consents(own: Evidence, subject: str) -> list[str]:
 
 
 def consent_lists(own: Evidence) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield each release's id with the ids of the consents behind it, as the party's list has them."""
-    shape = {"release": str, "consents": [str]}
-    return ((one["release"], one["consents"]) for one in own.records["release_consents"] if fits(one, shape))
+    """Yield each release's id with the ids of the consents behind it, as the party's first list of it has them.
+
+    The first is the one that the check `consents` decides again, and that check refuses a second.
+    """
+    shape, seen = {"release": str, "consents": [str]}, Places()
+    for one in own.records["release_consents"]:
+        if fits(one, shape) and (name := one["release"].encode(errors="surrogatepass")) not in seen:
+            seen.add(name)
+            yield one["release"], one["consents"]
 
 
 def last_time(own: Evidence) -> str:
@@ -281,7 +291,4 @@ def last_time(own: Evidence) -> str:
 
 def digest_of(release: str) -> bytes:
     """Return the bytes of a release's id, b"" for a text that is none."""
-    try:
-        return bytes.fromhex(release)
-    except ValueError:
-        return b""
+    return bytes.fromhex(release) if _SUBJECT.fullmatch(release) else b""

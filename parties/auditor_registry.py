@@ -15,13 +15,14 @@ from operator import itemgetter
 from lianxin.crypto import canonical, merkle, snapshot
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import decision, decision_consents
+from lianxin.parties.auditor_columns import checker
 from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits, leaf_finding
 from lianxin.parties.auditor_lines import Places, Records
-from lianxin.parties.decision_consents import essence_of, snapshot_entries
+from lianxin.parties.decision_consents import essence_of, snapshot_value
 from lianxin.parties.decision_signers import grantors_of, keys_root, signers_of
 
 _FIRM_KEY = {"subject_key": str, "key": str}
-_CONSENT_LIST = {"release": str, "consents": [str]}
+_is_consent_list = checker({"release": str, "consents": [str]})
 _WITHOUT_KEY_LEAVES = ("lianxin 0.1.", "lianxin 0.2.")
 _KEPT = 256
 _UNFIT = (CryptoError, KeyError, TypeError, ValueError, AttributeError)
@@ -53,6 +54,8 @@ class History:
         """
         if self._is_broken or epoch > len(self._own.records["registry"]):
             return None
+        if epoch <= self._state.epoch == self._epoch:
+            return self._state
         for place in range(self._epoch, epoch):
             signed = self._own.records["registry"][place]
             try:
@@ -63,7 +66,8 @@ class History:
                 self._is_broken = True
                 return None
             self._epoch += 1
-        return replace(self._state, epoch=self._epoch)
+        self._state = replace(self._state, epoch=self._epoch)
+        return self._state
 
     def _note_times(self, record: Record) -> None:
         for name in ("not_before", "expires_at"):
@@ -78,13 +82,22 @@ class History:
 
     def list_of(self, index: int) -> int | None:
         """Return the line of the list of consents behind the release at this leaf, None when it is missing."""
-        return self._lists.get(_name(self._own.release_id(index)))
+        return self.first_list(_name(self._own.release_id(index)))
+
+    def first_list(self, release: bytes) -> int | None:
+        """Return the line of the first list of consents of a release, named by its id; None where there is none."""
+        return self._lists.get(release)
+
+    def lists(self) -> Iterator[tuple[int, bytes | None]]:
+        """Yield each line of the lists of consents with the id of its release, None where it is no list."""
+        records = self._own.records["release_consents"]
+        return ((at, _release_of(records, at)) for at in range(len(records)))
 
     def consents_of(self, index: int) -> list[str] | None:
         """Return the ids of the consents behind the release at this leaf, None when their list is missing."""
         at = self.list_of(index)
         found = {} if at is None else self._own.records["release_consents"][at]
-        return found["consents"] if fits(found, _CONSENT_LIST) else None
+        return found["consents"] if _is_consent_list(found) else None
 
     def digest_of(self, index: int) -> bytes:
         """Return the hash of the list behind the release at this leaf, without the release's id; b"" when it is missing."""
@@ -109,6 +122,10 @@ class History:
             self._limits[key] = tuple(name for name, consent in known if consent is None or _is_limited(consent))
         return self._limits[key]
 
+    def is_same_era(self, one: str, other: str) -> bool:
+        """Return whether no consent's time is past at one of these times alone."""
+        return bisect_right(self._times, one) == bisect_right(self._times, other)
+
     def is_limited(self, scope: decision_consents.Scope) -> bool:
         """Return whether some consent of a scope limits its uses."""
         return any(map(_is_limited, self._state.by_scope.get(scope, ())))
@@ -124,7 +141,7 @@ def _release_of(records: Sequence[Record], at: int) -> bytes | None:
     line = records.line(at) if isinstance(records, Records) else b""
     if _is_plain(line):
         return line[-66:-2]
-    return _name(records[at]["release"]) if fits(records[at], _CONSENT_LIST) else None
+    return _name(records[at]["release"]) if _is_consent_list(records[at]) else None
 
 
 def _is_plain(line: bytes) -> bool:
@@ -249,21 +266,58 @@ def _subjects(signed: Record) -> set[str]:
 def snapshot_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the leaves whose snapshot root is not that of the registry at their epoch, with the uses counted by then."""
     history = History(own)
+    snapshots = _Snapshots(own, history)
     for index, leaf in merge(own.of_kind("registry"), own.of_kind("release"), key=itemgetter(0)):
         if leaf["kind"] == "release":
             history.at(own.epoch_before(index))
             history.note_uses(index, leaf)
-        elif "snapshot_root" in leaf and not _is_snapshot(leaf, history):
+        elif (
+            "snapshot_root" in leaf
+            and snapshots.root_at(leaf["epoch"], leaf.get("snapshot_at")) != leaf["snapshot_root"]
+        ):
             what = f"its snapshot is not the state of the registry at epoch {leaf['epoch']}"
             yield leaf_finding(own, index, what, "which consents it showed as live")
 
 
-def _is_snapshot(leaf: Record, history: History) -> bool:
-    registry, now = history.at(leaf["epoch"]), leaf.get("snapshot_at")
-    if registry is None or registry.epoch != leaf["epoch"] or not isinstance(now, str):
-        return False
-    try:
-        entries = snapshot_entries(registry, now, history.uses(registry.consents))
-        return bool(snapshot.Snapshot(entries).root.hex() == leaf["snapshot_root"])
-    except _UNFIT:
-        return False
+class _Snapshots:
+    """The snapshots along one ledger. From one to the next few consents change: those that a record names, those with a
+    limit, and where a time has passed all of them."""
+
+    def __init__(self, own: Evidence, history: History) -> None:
+        self._records, self._history = own.records["registry"], history
+        self._forget()
+
+    def _forget(self) -> None:
+        self._map, self._epoch, self._now, self._limited = snapshot.Snapshot(()), 0, "", set[str]()
+
+    def root_at(self, epoch: int, now: object) -> str:
+        """Return the root of the consents' states at an epoch and time, hex; "" where there is none."""
+        registry = self._history.at(epoch)
+        if registry is None or registry.epoch != epoch or not isinstance(now, str):
+            return ""
+        try:
+            self._map.put(self._changed(registry, now))
+        except _UNFIT:
+            self._forget()
+            return ""
+        return self._map.root.hex()
+
+    def _changed(self, registry: decision.Registry, now: str) -> dict[str, bytes]:
+        """Return the entries that may differ from those of the last call."""
+        named = self._named_until(registry)
+        is_same = self._history.is_same_era(self._now, now)
+        self._limited.update(name for name in named if _is_limited(registry.consents[name]))
+        self._epoch, self._now = registry.epoch, now
+        names = named | self._limited if is_same else registry.consents.keys()
+        uses = self._history.uses(self._limited)
+        return {
+            name: snapshot_value(registry.state_of(name, now, uses.get(name, 0)), registry.consents[name].digest)
+            for name in names
+        }
+
+    def _named_until(self, registry: decision.Registry) -> set[str]:
+        found = set[str]()
+        for place in range(self._epoch, registry.epoch):
+            record = self._records[place]["record"]
+            found.update(str(record[name]) for name in ("consent_id", "supersedes") if name in record)
+        return found & registry.consents.keys()

@@ -15,6 +15,7 @@ from lianxin.crypto import canonical, merkle
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import decision, decision_consents
 from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, leaf_finding
+from lianxin.parties.auditor_lines import Places
 from lianxin.parties.auditor_registry import History
 
 _KEPT = 512
@@ -109,6 +110,29 @@ def consent_findings(run: Run, own: Evidence) -> Iterator[Finding]:
             for reason in gate.consent_faults(index, gate.case(leaf, registry), history):
                 yield leaf_finding(own, index, reason, "for the firm's consent", _rule_in(reason))
         history.note_uses(index, leaf)
+    yield from _list_findings(run, own, history)
+
+
+def _list_findings(run: Run, own: Evidence, history: History) -> Iterator[Finding]:
+    """Yield the first list of consents that is a second one of its release, or the first of none that a leaf tells of.
+
+    Nothing is decided by either, but who reads the lists alone would take them for something. Exports of before 0.6 could hold
+    lists of releases that came after the last checkpoint.
+    """
+    releases, found = Places(), set[str]()
+    for index in own.columns.of_kind("release"):
+        releases.add(own.release_id(index).encode(), index)
+    is_whole = any(leaf["event"] == "inputs-committed" for _, leaf in own.of_kind("contract", run.id))
+    for at, release in history.lists():
+        what = "" if release is not None else "is none"
+        if release is not None and history.first_list(release) != at:
+            what = "is a second one of its release"
+        elif release is not None and is_whole and release not in releases:
+            what = "is of no release in the ledger"
+        if what and what not in found:
+            found.add(what)
+            said = f"{own.party}: release_consents.jsonl, line {at + 1}: the list of consents {what}"
+            yield Finding(said, f"ask {own.party} for the list behind each release, once")
 
 
 def _gate(run: Run, own: Evidence) -> "_Gate | None":
@@ -194,20 +218,21 @@ def _consent_faults(case: _Case, history: History, ids: list[str] | None) -> Ite
     firms = {consent.record["subject_key"] for one in ids if (consent := case.registry.consents.get(one))}
     if (case.fields.needing_consent or case.fields.scores) and len(firms) < leaf["rows"]:
         yield f"{leaf['rows']} rows left by the consents of {len(firms)} firms (rule R02)"
+    judges: dict[str, decision.Judge] = {}
     for consent_id in ids:
-        rule = _consent_rule(case, consent_id, history)
+        rule = _consent_rule(case, consent_id, history, judges)
         if rule:
             yield f"consent {consent_id} was not live or does not cover the release (rule {rule})"
 
 
-def _consent_rule(case: _Case, consent_id: str, history: History) -> str:
+def _consent_rule(case: _Case, consent_id: str, history: History, judges: dict[str, decision.Judge]) -> str:
     consent = case.registry.consents.get(consent_id)
     if consent is None:
         return "R02"
     try:
         others = (one.id for one in case.registry.by_scope[consent.scope])  # the newest that is not used up wins
         uses = history.uses(others, but=case.leaf)
-        again = _decided_again(case, consent.record, uses)
+        again = _judge(case, consent.terms["subject_type"], judges).decide_firm(consent.subject, uses)
     except (KeyError, TypeError):  # a malformed record, which the registry's own check names
         return "R37"
     if not again.allow:
@@ -215,9 +240,9 @@ def _consent_rule(case: _Case, consent_id: str, history: History) -> str:
     return "" if again.consents in ((), (consent_id,)) else "R03"
 
 
-def _decided_again(case: _Case, record: decision.Record, uses: dict[str, int]) -> decision.Decision:
-    kind, leaf = record["subject_type"], case.leaf
-    needed = case.fields.needed_by(kind)
-    registry, catalogue = case.registry, case.catalogue
-    terms = (registry, leaf["time"], catalogue, kind, uses, case.grades, case.fields.scores)
-    return decision.decide_firm(record["subject_key"], needed, case.request, *terms)
+def _judge(case: _Case, kind: str, judges: dict[str, decision.Judge]) -> decision.Judge:
+    """Return who decides on the firms of one kind of this release: one for all of them."""
+    if kind not in judges:
+        terms = (case.request, case.registry, case.leaf["time"], case.catalogue, kind, case.grades, case.fields.scores)
+        judges[kind] = decision.Judge(case.fields.needed_by(kind), *terms)
+    return judges[kind]

@@ -103,9 +103,11 @@ def _false_mark(own: Evidence, index: int, leaf: Record, touched: set[str]) -> I
 def _used(run: Run, own: Evidence) -> set[str]:
     """Return the ids of the consents behind this party's releases of the run, but for those that were withdrawn before the
     release: that is the check of consents' to say."""
-    history, found = History(own), set[str]()
-    for index, _ in own.of_kind("release", run.id):
-        state = history.at(own.epoch_before(index))
+    history, found, seen = History(own), set[str](), (0, b"")
+    for index in own.columns.of_kind("release", run.id):
+        state, digest = history.at(own.epoch_before(index)), history.digest_of(index)
+        if seen == (seen := (own.epoch_before(index), digest)):
+            continue  # a run releases the same list again and again
         ended = state.ended if state is not None else {}
         found.update(one for one in history.consents_of(index) or () if ended.get(one) != "REVOKED")
     return found

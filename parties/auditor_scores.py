@@ -9,62 +9,85 @@ An answer that never left, or was cut off before it was read, is its conversatio
 smaller count at the bank or an answer in neither ledger, cannot be seen.
 """
 
+import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
+from lianxin.parties.auditor_envelopes import Releases
 from lianxin.parties.auditor_evidence import NOBODY, Evidence, Finding, Record, Run, fits, leaf_finding, message_of
+from lianxin.parties.auditor_lines import Places
 
 _ANSWER, _ASK, _REPLY = "scoring.answer", "scoring.ask", "ScoreReply"
 _NUMBERS = re.compile(r"(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,17})", re.ASCII)
 _COUNTED = {"unknown": int}
 _EXCLUDED = {"excluded": [{"rule": str, "firms": int}]}
-Leaves = dict[str, list[tuple[int, Record]]]
 
 
 def score_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the releases, answers and counts of scores at this party that are not those of one request each."""
     if run.contract.get("model") == "scoring":
-        book = _Book.of(run, own)
+        book = _Book(run, own)
         yield from _release_findings(run, own, book)
         yield from _answer_findings(run, own, book)
         yield from _came_findings(run, own, book)
         yield from _scored_findings(run, own, book)
 
 
-@dataclass(frozen=True)
+class _Named:
+    """The indexes of leaves by a text that each one says, in order: 24 bytes a leaf, 16 of them of the text's hash."""
+
+    _KEY, _ENTRY = 16, 24
+
+    def __init__(self, leaves: Iterable[tuple[int, object]]) -> None:
+        entries = sorted(self._digest(text) + index.to_bytes(self._ENTRY - self._KEY) for index, text in leaves)
+        self._data, self._count = b"".join(entries), len(entries)
+
+    def of(self, text: object, after: int = -1, most: int = 2) -> list[int]:
+        """Return the first `most` indexes behind `after` of the leaves that say this text."""
+        digest = self._digest(text)
+        at = bisect_left(range(self._count), digest + (after + 1).to_bytes(8), key=self._entry)
+        found = [self._entry(n) for n in range(at, min(at + most, self._count))]
+        return [int.from_bytes(one[self._KEY :]) for one in found if one.startswith(digest)]
+
+    def _entry(self, n: int) -> bytes:
+        return self._data[n * self._ENTRY : (n + 1) * self._ENTRY]
+
+    def _digest(self, text: object) -> bytes:
+        data = str(text).encode(errors="surrogatepass")
+        return hashlib.blake2b(data, digest_size=self._KEY).digest()
+
+
 class _Book:
-    """One party's leaves about scores with their indexes: by request, and the releases behind answers by their id."""
+    """One party's leaves about scores, by request, and its releases: where they are, and no leaf itself."""
 
-    asked: Leaves
-    scored: Leaves
-    releases: dict[str, tuple[int, Record]]
+    def __init__(self, run: Run, own: Evidence) -> None:
+        self.own, self._run, self._releases = own, run, Releases(run, own)
+        self.asked, self.scored = (
+            _Named((index, leaf["score"]) for index, leaf in own.of_kind(kind, run.id)) for kind in ("score", "scored")
+        )
+        self.named = _Named((index, leaf.get("query")) for index, leaf in self.released(_ANSWER))
 
-    @classmethod
-    def of(cls, run: Run, own: Evidence) -> "_Book":
-        asked, scored = (_by_request(run, own, kind) for kind in ("score", "scored"))
-        behind = ((index, leaf) for index, leaf in own.of_kind("release", run.id) if leaf["step"] == _ANSWER)
-        return cls(asked, scored, {own.release_id(index): (index, leaf) for index, leaf in behind})
+    def released(self, step: str) -> Iterator[tuple[int, Record]]:
+        """Yield the index and leaf of each release of the run for one step."""
+        return ((index, leaf) for index, leaf in self.own.of_kind("release", self._run.id) if leaf["step"] == step)
 
-
-def _by_request(run: Run, own: Evidence, kind: str) -> Leaves:
-    found: Leaves = defaultdict(list)
-    for index, leaf in own.of_kind(kind, run.id):
-        found[leaf["score"]].append((index, leaf))
-    return dict(found)
+    def behind(self, name: str) -> Record:
+        """Return the release for an answer that has this id, an empty record where there is none."""
+        _, leaf = self._releases.get(name)
+        return leaf if leaf.get("step") == _ANSWER else {}
 
 
 def _release_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
     """Yield the releases that are of no request, of another's, or not of the firms that were asked about."""
-    named = Counter(str(leaf.get("query")) for _, leaf in book.releases.values())
-    for index, leaf in book.releases.values():
+    for index, leaf in book.released(_ANSWER):
         request = str(leaf.get("query"))
-        asked = [one for at, one in book.asked.get(request, ()) if at < index]
+        asked = [own.leaves[at] for at in book.asked.of(request) if at < index]
         broken = {
             "names no request of its recipient": not _is_request(run, leaf["recipient"], request),
             "counts its use under another name than its request's": leaf.get("use") != request,
-            "is not the only one of its request": named[request] > 1,
+            "is not the only one of its request": len(book.named.of(request)) > 1,
             "has not one leaf in front of it that says what was asked": len(asked) != 1,
         }
         for what in [what for what, holds in broken.items() if holds] or _count_faults(leaf, asked[0]):
@@ -88,17 +111,20 @@ def _count_faults(leaf: Record, asked: Record) -> list[str]:
 
 def _answer_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
     """Yield the answers that left without the one release of the request that was due."""
-    answered, used = Counter[str](), Counter[str]()
+    answered, used = Counter[str](), Places()
     for index, leaf in own.crossings(run.id, "out"):
-        behind, is_reply = [name for name in leaf["releases"] if name in book.releases], leaf["message_type"] == _REPLY
+        behind = {name: release for name in leaf["releases"] if (release := book.behind(name))}
+        is_reply = leaf["message_type"] == _REPLY
         if not (behind or is_reply):
             continue
-        used.update(behind)
         due = _due(run, leaf["peer"], leaf["conversation"], answered)
-        names = [book.releases[name][1].get("query") for name in behind]
+        names = [release.get("query") for release in behind.values()]
+        earlier = [name for name in behind if name.encode() in used]
+        for name in behind:
+            used.add(name.encode())
         broken = {
             "not behind one release for scores": not (is_reply and len(leaf["releases"]) == len(behind) == 1),
-            "under a release that an earlier answer left under": any(used[name] > 1 for name in behind),
+            "under a release that an earlier answer left under": bool(earlier),
             "under a release of another request than the one due": names != [due],
         }
         what = next((what for what, holds in broken.items() if holds), "")
@@ -115,17 +141,12 @@ def _due(run: Run, bank: str, conversation: str, answered: Counter[str]) -> str:
 
 def _came_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
     """Yield the answers that came and of which no leaf, or not one, says how many scores they brought."""
-    answered, cut, came = Counter[str](), _cut(run, own), set[str]()
-    replies = [
-        (index, leaf)
-        for index, leaf in own.crossings(run.id)
-        if leaf["direction"] == "in" and leaf["message_type"] == _REPLY
-    ]
-    last = {leaf["conversation"]: index for index, leaf in replies}
-    for index, leaf in replies:
+    answered, cut, came = Counter[str](), _cut(run, own), Places()
+    last = {leaf["conversation"]: index for index, leaf in _replies(run, own)}
+    for index, leaf in _replies(run, own):
         due = _due(run, own.party, leaf["conversation"], answered)
-        came.add(due)
-        counted = [at for at, one in book.scored.get(due, ()) if at > index and one["peer"] == leaf["peer"]]
+        came.add(due.encode(errors="surrogatepass"))
+        counted = [at for at in book.scored.of(due, index) if own.leaves[at]["peer"] == leaf["peer"]]
         is_cut = not counted and index == last[leaf["conversation"]] and cut.get(leaf["conversation"], -1) > index
         if len(counted) != 1 and not is_cut:
             yield _finding(
@@ -134,8 +155,20 @@ def _came_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
                 "an answer came, and not one leaf says how many scores it brought",
                 message_of(own.party, leaf),
             )
-    for request in sorted(set(book.scored) - came):
-        yield _finding(own, book.scored[request][0][0], "scores are counted of an answer that never came")
+    for index, leaf in _first_scored(run, book):
+        if leaf["score"].encode(errors="surrogatepass") not in came:
+            yield _finding(own, index, "scores are counted of an answer that never came")
+
+
+def _replies(run: Run, own: Evidence) -> Iterator[tuple[int, Record]]:
+    return ((index, leaf) for index, leaf in own.crossings(run.id, "in") if leaf["message_type"] == _REPLY)
+
+
+def _first_scored(run: Run, book: _Book) -> Iterator[tuple[int, Record]]:
+    """Yield the first leaf of each request that says how many scores came."""
+    for index, leaf in book.own.of_kind("scored", run.id):
+        if book.scored.of(leaf["score"], most=1) == [index]:
+            yield index, leaf
 
 
 def _cut(run: Run, own: Evidence) -> dict[str, int]:
@@ -148,30 +181,35 @@ def _cut(run: Run, own: Evidence) -> dict[str, int]:
 
 def _scored_findings(run: Run, own: Evidence, book: _Book) -> Iterator[Finding]:
     """Yield the counts of scores that differ from what the other end's release let go and was asked for."""
-    sent = {leaf.get("query"): leaf["rows"] for _, leaf in own.of_kind("release", run.id) if leaf["step"] == _ASK}
+    sent = _Named((index, leaf.get("query")) for index, leaf in book.released(_ASK))
     others: dict[str, _Book] = {}
-    for request, found in book.scored.items():
-        index, leaf = found[0]
+    for index, leaf in _first_scored(run, book):
         peer = leaf["peer"]
         if peer not in run.evidence:
             continue  # which the check of the parties says
-        other = others.setdefault(peer, _Book.of(run, run.evidence[peer]))
-        what = _scored_fault(leaf, request, sent.get(request), other)
+        if peer not in others:
+            others[peer] = _Book(run, run.evidence[peer])
+        rows = [own.leaves[at]["rows"] for at in sent.of(leaf["score"])]
+        what = _scored_fault(leaf, rows, others[peer])
         if what:
             rule = "G04" if "(rule G04)" in what else ""
             ask = f"ask {own.party} and {peer} what crossed"
             yield Finding(f"{own.party}, leaf {index}: {what}", ask, index, rule, accused=NOBODY)
 
 
-def _scored_fault(leaf: Record, request: str, sent: int | None, other: _Book) -> str:
-    peer = leaf["peer"]
-    _, release = other.releases.get(leaf["release"], (0, {}))
-    if release.get("query") != request:
+def _scored_fault(leaf: Record, sent: list[int], other: _Book) -> str:
+    peer, request = leaf["peer"], leaf["score"]
+    release = other.behind(leaf["release"])
+    if not release or release.get("query") != request:
         return f"scores came under a release that {peer} did not make for their request"
     if release["rows"] != leaf["scores"]:
         return f"{leaf['scores']} scores came under a release of {release['rows']} rows of {peer} (rule G04)"
-    asked = [one["firms"] for _, one in other.asked.get(request, ())]
-    return "" if asked == [sent] else f"{peer} answered about another number of firms than were named to it"
+    asked = [other.own.leaves[at]["firms"] for at in other.asked.of(request)]
+    return (
+        ""
+        if len(asked) == 1 and asked == sent[-1:]
+        else f"{peer} answered about another number of firms than were named to it"
+    )
 
 
 def _finding(own: Evidence, index: int, what: str, message: str = "") -> Finding:

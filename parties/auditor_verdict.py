@@ -27,6 +27,11 @@ class Check:
     message: str = ""
     accused: str = ""
 
+    @property
+    def told(self) -> str:
+        """What was found, with what to ask whom."""
+        return f"{self.detail}; {self.remedy}" if self.remedy else self.detail
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -61,10 +66,15 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """The verdict in one line."""
+        """The verdict in one line, with the run that it is on."""
+        return f"{self._said}; run {self.run}" if self.run else self._said
+
+    @property
+    def _said(self) -> str:
         if not self.ok:
             named = ", ".join(party for party, _ in self.accused)
-            return f"NOT VERIFIED: {len(self.failures)} findings; accused: {named or 'nobody whom the evidence names'}"
+            count = "1 finding" if len(self.failures) == 1 else f"{len(self.failures)} findings"
+            return f"NOT VERIFIED: {count}; accused: {named or 'nobody whom the evidence names'}"
         if not self.missing:
             return "verified"
         lost = ", ".join(self.missing)
@@ -78,6 +88,11 @@ class Verdict:
             "type": "verdict", "version": 1, "run": self.run, "ok": self.ok, "line": self.line, "accused": accused,
             "missing": list(self.missing), "checks": checks,
         }  # fmt: skip
+
+
+def named(party: str, detail: str) -> str:
+    """Return a sentence about a party that begins with its name, once."""
+    return detail if detail.startswith(party) else f"{party}: {detail}"
 
 
 def checked(name: str, subject: str, findings: Iterable[Finding], passed: str) -> list[Check]:

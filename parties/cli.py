@@ -41,6 +41,7 @@ from lianxin.parties import (
     cli_scenarios,
     cli_score,
     cli_simulate,
+    report_page,
 )
 
 app = typer.Typer(
@@ -124,7 +125,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _tell(sentence: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(sentence, style="red", markup=False)
+    """Print a sentence to standard error. It may quote a file or a peer: what would steer the terminal is not printed."""
+    said = report_page.plain(" ".join(sentence.splitlines()))
+    Console(stderr=True, soft_wrap=True, highlight=False).print(said, style="red", markup=False)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ import typer
 
 from lianxin.federation.errors import EvidenceRejected, InputFault
 from lianxin.parties.cli_audit import audit
+from lianxin.parties.new_files import check_new
 
 if TYPE_CHECKING:
     from lianxin.parties.auditor_questions import Answer, Case
     from lianxin.parties.auditor_questions_firm import Shown
 
-ask = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Ask evidence what an auditor has to know.")
+ask = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 audit.add_typer(ask, name="ask")
 Given = Annotated[list[Path], typer.Argument(help="Evidence packs, or run folders; several are joined by party.")]
 Run = Annotated[str, typer.Option("--run", help="Only this run.")]
@@ -290,6 +291,8 @@ def _proofs(case: "Case", paths: Sequence[Path]) -> "tuple[list[dict[str, Any]],
 
 def _tell(answer: "Answer", as_json: bool, csv_file: Path | None, limit: int) -> None:
     """Print an answer row by row as JSON or as a table, and write all of it to the CSV file if one was named."""
+    if csv_file is not None:
+        check_new(csv_file, "--csv")
     rows = answer.rows if csv_file is None else _copied(answer, csv_file)
     if as_json:
         _print_json(answer, rows)

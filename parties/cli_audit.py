@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lianxin.federation.errors import EvidenceRejected, InputFault, RunStopped
+from lianxin.parties.new_files import check_new
 
 if TYPE_CHECKING:
     from lianxin.parties.auditor_verdict import Verdict
@@ -24,8 +26,10 @@ KnownKeys = Annotated[
     Path | None, typer.Option("--known-keys", help='A JSON file {"party": node key in hex}, known from elsewhere.')
 ]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the verdict as a page to this file.")]
+Everything = Annotated[bool, typer.Option("--all", help="Print each check that holds, not only how many of each party do.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 _KEY = re.compile(r"[0-9a-f]{64}")
+_FEW = 16
 
 
 @audit.callback()
@@ -34,25 +38,29 @@ def _group() -> None:
 
 
 @audit.command("verify")
-def verify(given: Given, known_keys: KnownKeys = None, html: Html = None, as_json: AsJson = False) -> None:
+def verify(
+    given: Given, known_keys: KnownKeys = None, html: Html = None, everything: Everything = False, as_json: AsJson = False
+) -> None:  # fmt: skip
     """Check contract, consents, every ledger against the others, and run every decision again.
 
     Example: lianxin audit verify build/demo
     """
     from lianxin.parties.verdict_report import write_verdict
 
+    if html is not None:
+        check_new(html, "--html")
     keys = _read_keys(known_keys) if known_keys is not None else None
     with Console(stderr=True).status("reading") as status:
-        verdict = _verdict_on(given, keys, status.update)
+        verdict = _verdict_on(given, keys, lambda said: status.update(escape(said)))
     if html is not None:
         write_verdict(html, verdict)
     if as_json:
         typer.echo(json.dumps(verdict.to_record()))
     else:
-        _show(verdict)
+        _show(verdict, everything)
     if not verdict.ok:
         first = verdict.failures[0]
-        raise EvidenceRejected(f"{first.name} of {first.subject}: {first.detail}; {first.remedy}")
+        raise EvidenceRejected(f"{first.name} of {first.subject}: {first.told}")
 
 
 def _verdict_on(given: list[Path], keys: Mapping[str, str] | None, say: Callable[[str], None]) -> "Verdict":
@@ -85,12 +93,30 @@ def _read_keys(path: Path) -> Mapping[str, str]:
     return keys
 
 
-def _show(verdict: "Verdict") -> None:
-    typer.echo(verdict.line)
+def _show(verdict: "Verdict", everything: bool) -> None:
+    """Print a verdict. Its texts quote files of others, so nothing of them reaches the terminal but what prints."""
+    from lianxin.parties.auditor_verdict import named
+    from lianxin.parties.report_page import plain
+
+    typer.echo(plain(verdict.line))
     for party, detail in verdict.accused:
-        typer.echo(f"{party}: {detail}")
+        typer.echo(plain(named(party, detail)))
     table = Table("check", "party", "holds", "detail")
-    for check in verdict.checks:
-        detail = "" if check.ok else f"{check.detail}; {check.remedy}"
-        table.add_row(check.name, check.subject, "yes" if check.ok else "NO", escape(detail))
+    for row in _rows(verdict, everything):
+        table.add_row(*(escape(plain(cell)) for cell in row))
     Console().print(table)
+
+
+def _rows(verdict: "Verdict", everything: bool) -> Iterator[tuple[str, str, str, str]]:
+    """Yield what failed, then what holds: where that is much, how many checks of each party that have nothing more to say."""
+    from lianxin.parties.auditor_verdict import OF_THE_RUN
+
+    yield from ((check.name, check.subject, "NO", check.told) for check in verdict.failures)
+    held = [check for check in verdict.checks if check.ok]
+    alone = [
+        check for check in held
+        if everything or len(held) <= _FEW or check.subject == OF_THE_RUN or check.detail.startswith("verified; ")
+    ]  # fmt: skip
+    yield from ((check.name, check.subject, "yes", check.detail) for check in alone)
+    rest = Counter(check.subject for check in held if check not in alone)
+    yield from ((f"{count} more", party, "yes", "--all names them") for party, count in sorted(rest.items()))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lianxin.parties.cli_audit import audit
+from lianxin.parties.report_page import plain
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, max=64, help="Processes that compute; they change no byte.")]
@@ -28,7 +29,7 @@ def replay(
     from lianxin.simulations.replay import replay_run
 
     outcome = replay_run(run, scenario, tables, workers)
-    typer.echo(json.dumps(outcome.to_record()) if as_json else outcome.sentence())
+    typer.echo(json.dumps(outcome.to_record()) if as_json else plain(outcome.sentence()))
 
 
 @audit.command("replay-party")
@@ -50,4 +51,4 @@ def replay_party(
 
     with home_of(evidence, opening) as home:
         outcome = replay_side(home, opening, messages, workers)
-    typer.echo(json.dumps(outcome.to_record()) if as_json else outcome.sentence())
+    typer.echo(json.dumps(outcome.to_record()) if as_json else plain(outcome.sentence()))

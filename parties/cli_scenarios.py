@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lianxin.federation.errors import EvidenceRejected, InputFault, LianxinError
 from lianxin.parties.cli_simulate import AsJson, Out, _folder, _progress, simulate
+from lianxin.parties.new_files import check_new
 
 Quick = Annotated[bool, typer.Option("--quick", help="The small form of the story: seconds in place of minutes.")]
 OwnSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Another seed than the story's own.")]
@@ -40,7 +41,8 @@ def list_stories(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("name", "title", "ends", "takes", "--quick")
+    table = Table(Column("name", no_wrap=True, min_width=max(map(len, packaged()))), "title", "ends", "takes", "--quick",
+                  box=None, padding=(0, 2, 1, 0), pad_edge=False)  # fmt: skip
     for row, story in zip(rows, stories, strict=True):
         whole, quick = _about(story.scenario.about_s), _about(story.quick.about_s)
         table.add_row(story.name, Text(story.scenario.title), _expected(row["expected"]), whole, quick)
@@ -48,9 +50,10 @@ def list_stories(as_json: AsJson = False) -> None:
 
 
 def _about(seconds: int) -> str:
+    """Return about how long a story takes, "-" where nobody measured it."""
     if not seconds:
-        return "not measured"
-    return f"about {seconds} s" if seconds < 120 else f"about {round(seconds / 60)} min"
+        return "-"
+    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} min"
 
 
 def _expected(expect: Any) -> str:
@@ -70,6 +73,7 @@ def run(
     from lianxin.simulations.scenario import load_scenario
 
     scenario = load_scenario(story).at(seed=seed)
+    typer.echo(scenario.scenario.title)
     played = _play(scenario, _folder(out), quick, workers)
     if as_json:
         typer.echo(json.dumps(played.result, ensure_ascii=False))
@@ -154,6 +158,7 @@ def gallery(
     """
     from lianxin.simulations.gallery import write_gallery
 
+    check_new(page, "--out")
     if everything == bool(run_dirs):
         raise InputFault("name the run folders to show, or give --all to play every packaged scenario; one of the two")
     if everything:

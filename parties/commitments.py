@@ -80,13 +80,16 @@ def proposal_hashes(store: Store, run: str, event: str) -> dict[str, str]:
 
 @dataclass
 class Commitments:
-    """Finds a run's commitments among the ledger's leaves as they pass by."""
+    """Finds a run's commitments among the ledger's leaves as they pass by, and the ids of all releases."""
 
     run: str
     found: dict[str, Record] = field(default_factory=dict)
+    releases: set[str] = field(default_factory=set)
 
     def see(self, index: int, leaf: bytes) -> None:
         """Take note of one leaf."""
+        if b'"kind":"release"' in leaf:
+            self.releases.add(hashlib.sha256(leaf).hexdigest())
         if not any(mark in leaf for mark in _MARKS):
             return
         record = canonical.decode(leaf)

@@ -61,7 +61,7 @@ def write_evidence(
         "contract.json": [contract, b"\n"],
         "catalogue.csv": [catalogue],
         "ledger.jsonl": ledger,
-        **_files(store, run, parties),
+        **_files(store, run, parties, seen),
         **documents(store, party, seen, home or folder),
     }
     try:
@@ -85,8 +85,11 @@ def export_from_store(store: Store, party: str, run: str, folder: Path, home: Pa
     return write_evidence(store, party, folder, row.contract, catalogue, head, home)
 
 
-def _files(store: Store, run: str, parties: Set[str]) -> dict[str, Iterable[bytes]]:
-    lists = ({"release": name, "consents": ids} for name, ids in store.release_consents().items())
+def _files(store: Store, run: str, parties: Set[str], seen: Commitments) -> dict[str, Iterable[bytes]]:
+    """Return what is beside the ledger, which is written, and so `seen`, before: of releases that came after it, no list."""
+    lists = (
+        {"release": name, "consents": ids} for name, ids in store.release_consents().items() if name in seen.releases
+    )
     envelopes = (
         {"header": canonical.decode(row.header), "signature": row.signature.hex()} for row in store.envelopes(run)
     )

@@ -3,21 +3,26 @@
 A folder for its owner alone (mode 700, files 600):
 
     opening.json   canonical: the run's seed, the subject key, the inputs record that was committed to, the configuration that
-                   shapes the run, what the output gate had let go before, objections
+                   shapes the run, what the output gate had let go before to the run's parties, objections
     table.*        the table, byte for byte as the run had it
     bins.toml      the bin rules by hand, where the node has any
 
 Nothing of it is in a pack, and nothing leaves the party unless somebody hands the folder over. Whoever has it can read the
-party's whole table, and recompute its keys, masks and subject keys of that run; nothing of another party, no node key.
+party's whole table, and recompute its keys, masks and subject keys of that run; nothing of another party, no node key. The
+subject key is the node's own, the same in all its runs.
 """
 
+import gzip
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError
@@ -29,6 +34,7 @@ from lianxin.parties.keys import KeyStore, load_protection
 from lianxin.parties.node import SUBJECT_KEY_FILE, read_subject_key
 from lianxin.parties.objections import objections_in
 from lianxin.parties.run_inputs import (
+    checked_sets,
     digest_of,
     inputs_commitment,
     inputs_of,
@@ -36,16 +42,22 @@ from lianxin.parties.run_inputs import (
     kept_inputs,
     kept_outputs,
     output_sets,
+    outputs_digest,
+    outputs_for,
     seed_commitment,
 )
 from lianxin.parties.store import Store
 
 OPENING, TABLE, RULES = "opening.json", "table", "bins.toml"
+_BLOCK = 2**20
 MOST_BYTES = 256 * 2**20
+MOST_RULES, MOST_TABLE, MOST_ROWS, MOST_CELLS = 2**24, 2**30, 5_000_000, 50_000_000
 ENDINGS = (".csv.gz", ".csv", ".parquet")
 SEEN = (
-    "whoever has this folder can read the whole table and recompute the keys, masks and subject keys of this run at this "
-    "party; hand it to the auditor alone and delete it afterwards"
+    "whoever has this folder can read the whole table, recompute the keys and masks of this run at this party, tell by its "
+    "subject key which subject key of any run of this node is whose, and read all objections and which statistics the "
+    "parties of this run had before it, with the keyed names of their firms; hand it to the auditor alone and delete it "
+    "afterwards"
 )
 _CLASSES = {
     "table_sha256": "the table", "rules_sha256": "the bin rules by hand", "config_sha256": "the configuration",
@@ -113,7 +125,7 @@ def _record(config: NodeConfig, store: Store, party: str, run: str) -> dict[str,
             f"run {run} was made by an earlier version, which committed to no inputs; nothing of it can be opened"
         )
     _check_unchanged(config, store, inputs)
-    outputs = kept_outputs(store, run)
+    outputs = outputs_for(kept_outputs(store, run), _parties_of(store, run))
     return {
         "type": "run-opening", "version": 1, "party": party, "run": run,
         "seed": KeyStore(config.state, party, load_protection(config)).open_seed(kept, run).hex(),
@@ -121,6 +133,13 @@ def _record(config: NodeConfig, store: Store, party: str, run: str) -> dict[str,
         "inputs": inputs, "configuration": kept_configuration(store, run),
         "outputs": outputs, "sets": output_sets(store, outputs), "objections": objections_in(store),
     }  # fmt: skip
+
+
+def _parties_of(store: Store, run: str) -> frozenset[str]:
+    """Return the parties of a run's contract; what the node let go to others is none of this auditor's business."""
+    row = store.run(run)
+    record = canonical.decode_fragment(row.contract).get("record", {}) if row is not None and row.contract else {}
+    return frozenset(one["party"] for one in record.get("parties", []))
 
 
 def _check_unchanged(config: NodeConfig, store: Store, inputs: Mapping[str, Any]) -> None:
@@ -175,6 +194,8 @@ def read_opening(folder: Path) -> Opening:
     record = _opened(folder / OPENING)
     table = next((folder / (TABLE + end) for end in ENDINGS if (folder / (TABLE + end)).is_file()), None)
     rules = folder / RULES if (folder / RULES).is_file() else None
+    if rules is not None and rules.stat().st_size > MOST_RULES:
+        raise InputFault(f"{rules} has more than the {MOST_RULES} bytes that are read; name another opening")
     try:
         seed, secret = bytes.fromhex(record["seed"]), bytes.fromhex(record["subject_key"])
         opening = Opening(
@@ -186,11 +207,48 @@ def read_opening(folder: Path) -> Opening:
         raise InputFault(f"{folder / OPENING} is no opening (docs/records.md, run-opening)") from None
     if {len(seed), len(secret)} != {SEED_BYTES} or opening.role not in ("platform", "bank"):
         raise InputFault(f"{folder / OPENING} is no opening (docs/records.md, run-opening)")
+    if table is not None:
+        _check_size(table)
     return opening
+
+
+def _check_size(path: Path) -> None:
+    """Raise InputFault for a table that inflates to more than an auditor reads, having held a block of it at most."""
+    is_small = path.stat().st_size <= MOST_TABLE
+    try:
+        is_read = is_small and (_is_small_parquet(path) if path.suffix == ".parquet" else _is_small_text(path))
+    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError):
+        raise InputFault(
+            f"{path} cannot be read as the table that its ending says; ask for the opening again"
+        ) from None
+    if not is_read:
+        raise InputFault(
+            f"{path} has over {MOST_TABLE} bytes, {MOST_ROWS} rows or {MOST_CELLS} cells; no larger table is replayed"
+        )
+
+
+def _is_small_text(path: Path) -> bool:
+    size = rows = cells = 0
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size, rows = size + len(block), rows + block.count(b"\n")
+            cells += block.count(b"\n") + block.count(b",")
+            if size > MOST_TABLE or rows > MOST_ROWS or cells > MOST_CELLS:
+                return False
+    return True
+
+
+def _is_small_parquet(path: Path) -> bool:
+    """Return it by what the file says of itself, which a reader takes no further."""
+    frame = pl.scan_parquet(path, glob=False)
+    rows, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
+    return bool(rows <= MOST_ROWS and rows * width <= MOST_CELLS)
 
 
 def _opened(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():  # a pipe would hold the reader for ever
+            raise OSError("no regular file")
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
         record = canonical.decode(data.removesuffix(b"\n"))
@@ -209,9 +267,10 @@ def _check_files(opening: Opening) -> None:
         "table_sha256": digest_of(opening.table) if opening.table else None,
         "rules_sha256": digest_of(opening.rules) if opening.rules else None,
         "config_sha256": canonical.record_hash(dict(opening.configuration)),
-        "outputs_sha256": canonical.record_hash(dict(opening.outputs)) if opening.outputs["recipients"] else None,
+        "outputs_sha256": outputs_digest(opening.outputs) if opening.outputs["recipients"] else None,
     }
     named = {**_CLASSES, "outputs_sha256": "what the output gate had let go"}
+    checked_sets(opening.outputs, opening.sets)
     for name, digest in made.items():
         if digest != inputs.get(name):
             raise EvidenceRejected(

@@ -24,6 +24,7 @@ import numpy as np
 from lianxin.crypto import canonical
 from lianxin.crypto.randomness import derive_seed
 from lianxin.federation.contract import RunContract
+from lianxin.federation.errors import RunStopped
 from lianxin.parties.clock import after
 from lianxin.parties.config import QuotaSection
 from lianxin.parties.decision_purposes import PURPOSES
@@ -128,8 +129,13 @@ class OutputGate:
 
     def _sets(self, recipient: str, index: Mapping[str, Any], fields: Sequence[str]) -> list[Names]:
         related = [entry["rows"] for entry in index["sets"] if set(entry["fields"]) & set(fields)]
-        data = [self._store.setting(f"{_ROWS}{recipient}/{name}") or b"" for name in related]
-        return [np.frombuffer(one, dtype=">u8") for one in data]
+        return [np.frombuffer(self._kept(f"{_ROWS}{recipient}/{name}"), dtype=">u8") for name in related]
+
+    def _kept(self, place: str) -> bytes:
+        data = self._store.setting(place)
+        if data is None:  # taken as empty, it would let every difference from it pass
+            raise RunStopped("the store has lost the rows of an earlier output; restore the store from its backup")
+        return data
 
     def _admit_set(self, recipient: str, index: dict[str, Any], fields: list[str], names: Names, least: int) -> str:
         if any(_is_too_near(names, earlier, least) for earlier in self._sets(recipient, index, fields)):

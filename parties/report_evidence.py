@@ -187,12 +187,32 @@ def verification_html(summary: Summary) -> str:
         )
     checks = given.get("checks")
     if isinstance(checks, list | tuple) and checks:
-        blocks.append(records(checks, ("check", "name", "ok", "detail")))
+        blocks.append(_checks(checks))
     elif checks:
         blocks.append(facts([("Checks", checks)]))
     if summary.get("transcript_sha256"):
         blocks.append(paragraph(f"Transcript, SHA-256: <code>{text(summary['transcript_sha256'])}</code>"))
     return "".join(blocks)
+
+
+CHECK_COLUMNS = {
+    "name": "Check", "subject": "Party", "ok": "Holds", "detail": "Detail", "remedy": "What to ask", "leaf": "Leaf",
+    "rule": "Rule", "message": "Message", "accused": "Accused",
+}  # fmt: skip
+
+
+def _checks(checks: Sequence[object]) -> str:
+    """Return the table of a verdict's checks, without the columns that none of them fills; those that failed first."""
+    known = [check for check in checks if isinstance(check, Mapping) and set(check) <= set(CHECK_COLUMNS)]
+    if len(known) != len(checks):
+        return records(checks, ("check", "name", "ok", "detail"))
+    rows = [
+        {**check, "leaf": "" if check.get("leaf", -1) == -1 else check["leaf"]}
+        for check in sorted(known, key=lambda check: check.get("ok") is True)
+    ]
+    keys = [key for key in CHECK_COLUMNS if any(row.get(key, "") != "" for row in rows)]
+    cells = [["" if row.get(key, "") == "" else text(row[key]) for key in keys] for row in rows]
+    return table([CHECK_COLUMNS[key] for key in keys], cells, [place for place, key in enumerate(keys) if key == "leaf"])
 
 
 def limits_html(summary: Summary) -> str:

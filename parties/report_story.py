@@ -6,10 +6,20 @@ from lianxin.parties.report_summary import Summary, items_of, mapping
 
 def story_html(summary: Summary) -> str:
     """Return the story in its paragraphs; they are parted by empty lines."""
-    told = mapping(summary, "story").get("text")
+    given = mapping(summary, "story")
+    told = given.get("text")
     if not isinstance(told, str):
         return ""
-    return "".join(paragraph(text(" ".join(part.split())), "lead") for part in told.split("\n\n") if part.strip())
+    before = played_html(given.get("played"))
+    return before + "".join(
+        paragraph(text(" ".join(part.split())), "lead") for part in told.split("\n\n") if part.strip()
+    )
+
+
+def played_html(said: object) -> str:
+    """Return in front of a story how much smaller than told it was played; "" where it was not."""
+    words = str(said or "")
+    return paragraph(text(f"{words[:1].upper()}{words[1:]}."), "notice") if words else ""
 
 
 def conclusion_html(summary: Summary) -> str:

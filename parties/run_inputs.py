@@ -7,17 +7,19 @@ Once a run, right after the leaf that commits to the seed, a leaf of kind `contr
      "outputs_sha256"}
 
 of the bytes of the table, the configuration that shapes what is said, the bin rules and the policy by hand, and what the
-output gate had let go before; an entry is left out where there is none. The seed, which nobody else has, keeps others from
-trying tables against the leaf.
+output gate had let go before, recipient by recipient; an entry is left out where there is none. The seed, which nobody else
+has, keeps others from trying tables against the leaf.
 """
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lianxin.crypto import canonical
+from lianxin.federation.errors import EvidenceRejected, InputFault
+from lianxin.parties.auditor_columns import fits
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -28,6 +30,10 @@ COMMITTED = "inputs-committed"
 _SEED, _INPUTS = b"lianxin/seed\x00", b"lianxin/inputs\x00"
 _OUTPUTS, _SETS = "outputs/", "output-rows/"
 _BLOCK = 2**20
+_NAME_BYTES = 8
+_INDEX = {
+    "spent": [{"day": str, "field": str, "outputs": int}], "sets": [{"rows": str, "fields": [str]}],
+}  # fmt: skip
 
 
 def seed_commitment(seed: bytes) -> str:
@@ -62,7 +68,7 @@ def inputs_of(config: "NodeConfig", store: "Store") -> dict[str, Any]:
     return {
         "type": "run-inputs", "version": 1, "config_sha256": canonical.record_hash(configuration_of(config)),
         **{name: digest_of(path) for name, path in files.items() if path is not None},
-        **({"outputs_sha256": canonical.record_hash(outputs)} if outputs["recipients"] else {}),
+        **({"outputs_sha256": outputs_digest(outputs)} if outputs["recipients"] else {}),
     }  # fmt: skip
 
 
@@ -106,20 +112,66 @@ def outputs_record(recipients: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "outputs-before", "version": 1, "recipients": dict(recipients)}
 
 
+def outputs_digest(outputs: Mapping[str, Any]) -> str:
+    """Return the digest by which a run's inputs name its output indexes, whether an index is shown or only its digest is."""
+    digests = {who: canonical.record_hash(one) for who, one in _shown(outputs).items()}
+    return canonical.record_hash(outputs_record({**outputs["recipients"], **digests}))
+
+
+def outputs_for(outputs: Mapping[str, Any], recipients: Collection[str]) -> dict[str, Any]:
+    """Return output indexes as an opening shows them: those of `recipients`, of all others the digest alone."""
+    shown = {
+        who: one if who in recipients else canonical.record_hash(one) for who, one in outputs["recipients"].items()
+    }
+    return outputs_record(shown)
+
+
+def _shown(outputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {who: one for who, one in outputs["recipients"].items() if isinstance(one, dict)}
+
+
 def output_sets(store: "Store", outputs: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sets of keyed names that output indexes speak of, base64 by their key in a store."""
-    names = [f"{_SETS}{who}/{one['rows']}" for who, index in outputs["recipients"].items() for one in index["sets"]]
-    return {name: base64.b64encode(store.setting(name) or b"").decode() for name in names}
+    """Return the sets of keyed names that shown output indexes speak of, base64 by their key in a store.
+
+    Raises InputFault where the store has lost one.
+    """
+    found = {name: store.setting(name) for name, _ in _named_sets(outputs)}
+    if None in found.values():
+        raise InputFault("the store has lost the rows of an earlier output; put back the store of the run to open it")
+    return {name: base64.b64encode(data or b"").decode() for name, data in found.items()}
+
+
+def _named_sets(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for who, index in _shown(outputs).items():
+        yield from ((f"{_SETS}{who}/{one['rows']}", one["rows"]) for one in index["sets"])
+
+
+def checked_sets(outputs: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, bytes]:
+    """Return every set of keyed names that shown output indexes speak of, by its key in a store.
+
+    Raises EvidenceRejected for one that is missing or is another: without it the gate would let a difference pass that it
+    refused in the run. Raises ValueError, KeyError or TypeError for what has another shape.
+    """
+    if not all(fits(index, _INDEX) for index in _shown(outputs).values()):
+        raise ValueError("an output index of another shape")
+    found = {}
+    for name, digest in _named_sets(outputs):
+        data = base64.b64decode(sets.get(name, ""), validate=True)
+        if name not in sets or hashlib.sha256(data).hexdigest() != digest or len(data) % _NAME_BYTES:
+            raise EvidenceRejected(
+                "the opening leaves out rows of an earlier output that its output index names; ask its party for all of them"
+            )
+        found[name] = data
+    return found
 
 
 def put_outputs(store: "Store", outputs: Mapping[str, Any], sets: Mapping[str, str]) -> None:
-    """Let a store's output gate know what was let go before; only sets whose digests the indexes name are taken."""
-    for recipient, index in outputs["recipients"].items():
+    """Let a store's output gate know what was let go before to those whose index is shown. Raises as `checked_sets`."""
+    kept = checked_sets(outputs, sets)
+    for recipient, index in _shown(outputs).items():
         store.put_setting(_OUTPUTS + recipient, canonical.encode(index))
-    for name, text in sets.items():
-        data = base64.b64decode(text)
-        if name.startswith(_SETS) and hashlib.sha256(data).hexdigest() == name.rsplit("/", 1)[1]:
-            store.put_setting(name, data)
+    for name, data in kept.items():
+        store.put_setting(name, data)
 
 
 def digest_of(path: Path) -> str:

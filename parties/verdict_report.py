@@ -37,6 +37,8 @@ def verdict_page(verdict: Verdict) -> str:
 
 
 def _accused(verdict: Verdict) -> str:
+    if not verdict.run:
+        return paragraph("Nothing was judged: the evidence could not be read as that of one run.")
     if not verdict.accused:
         return paragraph("The evidence does not show who.")
     return table(["Party", "What shows it"], [[text(party), text(detail)] for party, detail in verdict.accused])
@@ -55,7 +57,6 @@ def _finding(check: Check) -> list[str]:
 
 
 def _checks(verdict: Verdict) -> str:
-    rows = [
-        [text(one.name), text(one.subject), text(one.ok), text(one.detail if one.ok else "")] for one in verdict.checks
-    ]
+    ordered = sorted(verdict.checks, key=lambda check: check.ok)
+    rows = [[text(one.name), text(one.subject), text(one.ok), text(one.detail if one.ok else "")] for one in ordered]
     return table(["Check", "Party", "Holds", "Detail"], rows)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lianxin.federation.errors import InputFault
+from lianxin.parties.auditor_verdict import named
+from lianxin.parties.new_files import check_new
 from lianxin.parties.report_page import Part, duration, facts, figure_number, page, paragraph, size, table, text
 from lianxin.parties.report_plots import look
+from lianxin.parties.report_story import played_html
 from lianxin.simulations.gallery_plots import PHASES, Interval, auc_svg, forms_svg, rounds_svg
 from lianxin.simulations.scenario import NOT_VERIFIED, STOPPED, VERIFIED
 from lianxin.simulations.scenario_compare import Folder, open_folder
@@ -65,10 +68,10 @@ def write_gallery(out: Path, run_dirs: Sequence[Path]) -> None:
     cannot be written; the page appears whole or not at all."""
     if not run_dirs:
         raise InputFault("a gallery of no runs shows nothing; name the folders of finished simulations")
+    check_new(out, "--out")
     document = render([_card(run_dir) for run_dir in run_dirs])
     draft = out.with_name(out.name + ".partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(document, encoding="utf-8")
         draft.replace(out)
     except OSError as fault:
@@ -134,7 +137,7 @@ def _body(card: Card) -> str:
     story = "".join(
         paragraph(text(" ".join(p.split()))) for p in str(card.told.get("story", "")).split("\n\n") if p.strip()
     )
-    return story + facts(_facts(card)) + _plots(card) + _verdict(card)
+    return played_html(card.told.get("played")) + story + facts(_facts(card)) + _plots(card) + _verdict(card)
 
 
 def _facts(card: Card) -> list[tuple[str, object]]:
@@ -178,7 +181,8 @@ def _plots(card: Card) -> str:
 
 def _timeline(card: Card) -> str:
     seconds, rounds = card.folder.result.get("seconds") or {}, card.told.get("rounds") or []
-    return _with_key(rounds_svg(seconds, rounds), PHASES if seconds else ())
+    phases = card.told.get("phases") or []
+    return _with_key(rounds_svg(seconds, rounds, phases), PHASES if seconds or phases else ())
 
 
 def _with_key(svg: str, entries: Sequence[tuple[str, str]]) -> str:
@@ -207,7 +211,7 @@ def _verdict(card: Card) -> str:
     kind = _MARKS.get(card.folder.verdict, ("", "", ""))[0]
     sentence = str(card.told.get("sentence", "")).partition(": ")[2]
     blocks = [
-        paragraph(f"{_mark(card.folder.verdict)} {text(sentence)}", f"verdict {kind}" if kind != "good" else "verdict")
+        paragraph(f"{_mark(card.folder.verdict)} {text(sentence)}.", f"verdict {kind}" if kind != "good" else "verdict")
     ]
     checks = [one for one in card.told.get("checks", ()) if isinstance(one, Mapping)][:_FIRST_CHECKS]
     if checks:
@@ -215,7 +219,7 @@ def _verdict(card: Card) -> str:
         blocks.append(f'<ul class="checks">{marks}</ul>')
     for part, about in (("accused", "Accused"), ("surprises", "Not as told")):
         for item in card.told.get(part, ()):
-            said = f"{text(item['party'])}: {text(item['sentence'])}" if isinstance(item, Mapping) else text(item)
+            said = text(named(str(item["party"]), str(item["sentence"])) if isinstance(item, Mapping) else item)
             blocks.append(paragraph(f'<span class="bad">{about}.</span> {said}'))
     return "".join(blocks) + _withdrawn(card)
 

@@ -65,9 +65,15 @@ def forms_svg(booked: Mapping[str, int]) -> str:
     return _svg(_TOP + row * len(booked) + 6, drawn)
 
 
-def rounds_svg(seconds: Mapping[str, float], rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Return the run on an axis of seconds: its phases, its rounds by number, and what happened in them; "" if nothing."""
-    total = max([float(seconds.get("total", 0.0)), *(float(one["end_s"]) for one in rounds)], default=0.0)
+def rounds_svg(
+    seconds: Mapping[str, float], rounds: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return the run on an axis of seconds: its phases, its rounds by number, and what happened in them; "" if nothing.
+
+    `phases` say when each began and ended; without them those of `seconds` stand one behind another from the start.
+    """
+    ends = [float(one["end_s"]) for one in (*rounds, *phases)]
+    total = max([float(seconds.get("total", 0.0)), *ends], default=0.0)
     if total <= 0:
         return ""
     span, left = WIDE - 60 - _RIGHT, 60
@@ -76,9 +82,9 @@ def rounds_svg(seconds: Mapping[str, float], rounds: Sequence[Mapping[str, Any]]
         return left + span * value / total
 
     drawn, events = [], [one for one in rounds if one["revoked"] or one["lost"]]
-    if seconds:
+    if seconds or phases:
         drawn.append(_text(left - 8, 23, "phases", "end", _INK))
-        drawn += _phases(seconds, total, at)
+        drawn += _spans(phases, total, at) if phases else _spans(_in_a_row(seconds), total, at)
     if rounds:
         drawn.append(_text(left - 8, 55, "rounds", "end", _INK))
         drawn += _blocks(rounds, at)
@@ -91,17 +97,27 @@ def rounds_svg(seconds: Mapping[str, float], rounds: Sequence[Mapping[str, Any]]
     return _svg(foot + 28, drawn, WIDE)
 
 
-def _phases(seconds: Mapping[str, float], total: float, at: Any) -> list[str]:
-    begins, drawn = 0.0, []
-    known = sum(float(seconds.get(name, 0.0)) for name, _ in PHASES)
-    for name, colour in PHASES:
-        took = float(seconds.get(name, 0.0)) if name != "rest" else max(0.0, total - known)
-        width = at(begins + took) - at(begins)
-        if width > 0.5:
-            drawn.append(_bar(at(begins), 10, width - 1, 18, colour))
+def _in_a_row(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    begin, found = 0.0, []
+    for name, _ in PHASES:
+        end = begin + float(seconds.get(name, 0.0))
+        found.append({"name": name, "begin_s": begin, "end_s": end})
+        begin = end
+    return found
+
+
+def _spans(phases: Sequence[Mapping[str, Any]], total: float, at: Any) -> list[str]:
+    """Return the phases where they were; what is none of the named ones is the rest, and lies under them."""
+    colours = dict(PHASES)
+    drawn = [_bar(at(0.0), 10, max(1.0, at(total) - at(0.0)), 18, colours["rest"])]
+    for one in phases:
+        name, begin = str(one["name"]), at(float(one["begin_s"]))
+        width = at(float(one["end_s"])) - begin
+        if name not in colours or name == "rest" or width <= 0.5:
+            continue
+        drawn.append(_bar(begin, 10, width, 18, colours[name]))
         if width > 7 * len(name):
-            drawn.append(_text(at(begins) + width / 2, 23, name, "middle", "#ffffff"))
-        begins += took
+            drawn.append(_text(begin + width / 2, 23, name, "middle", "#ffffff"))
     return drawn
 
 

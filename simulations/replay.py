@@ -41,6 +41,7 @@ from lianxin.simulations.runner import run_in_memory
 
 CLOSE = "contract.close"
 MODEL = "model.json"
+_PLANNED = "; the plan is made by the program: another build of it may have run then"
 Place = tuple[str, str, int]  # conversation, sender, sequence number
 
 
@@ -75,12 +76,14 @@ def replay_run(run: Path, scenario: Path | None = None, tables: Path | None = No
     `tables` is where the tables are now, if they were moved. Raises EvidenceRejected naming the first message that differs
     in the run's own order, InputFault when scenario, tables or another input are not what they were.
     """
+    if not run.exists():
+        raise InputFault(f"{run} does not exist; name the folder of a simulated run, or its pack with --scenario")
     is_folder = run.is_dir()
     path = scenario or (run if is_folder else run.parent) / SCENARIO
     record = read_scenario(path)
     if is_folder and scenario is None:
         check_folder(run, record)
-    inputs = inputs_then(record["inputs"], tables)
+    inputs = inputs_then(record["inputs"], tables, path.parent)
     with nullcontext(run) if is_folder else unpacked([run]) as recorded:
         evidence = {party: read_evidence(recorded / "parties" / party) for party in parties_in(recorded)}
         check_evidence(record, evidence, RUN)
@@ -199,14 +202,22 @@ def _difference(old: bytes, new: bytes) -> str:
         return "the recorded bytes are no envelope"
     entries, fields = differing(first, second)
     where = f"{first.header['message_type']} of {first.header['sender']} in step {first.header['step']}"
-    return f"{where}: header {list(entries) or 'equal'}, fields {list(fields) or 'equal'}"
+    return f"{where}: {_in_words(entries, fields)}{_PLANNED if tuple(fields) == ('plan',) else ''}"
+
+
+def _in_words(entries: Sequence[str], fields: Sequence[str]) -> str:
+    """Return the names of what differs; where no field does, the header alone."""
+    header = f"in its header {', '.join(entries)}" if entries else ""
+    message = f"in its message {', '.join(fields)}" if fields else ""
+    found = " and ".join(one for one in (message, header) if one)
+    return "what differs is " + (found or "neither its header nor its message, but its signature or encoding")
 
 
 def _header_difference(old: bytes, new: bytes) -> str:
     first, second = (canonical.decode_fragment(one)["header"] for one in (old, new))
     entries = [name for name in first if first[name] != second.get(name)]
     where = f"{first['message_type']} of {first['sender']} in step {first['step']}"
-    return f"{where}: header {entries or 'equal'}{'' if entries else ', signature differs'}"
+    return f"{where}: {_in_words(entries, ()) if entries else 'its header is equal, its signature is not'}"
 
 
 def _compare_models(before: Path, after: Path, evidence: Mapping[str, Evidence], again: Mapping[str, Evidence]) -> int:

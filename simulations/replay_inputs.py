@@ -38,20 +38,29 @@ def stamped(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def read_scenario(path: Path) -> dict[str, Any]:
     """Return the record of a scenario file. Raises InputFault where it is none, or where scenario or seed were changed."""
+    record = _record(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         is_one = isinstance(record["terms"], dict) and isinstance(record["inputs"]["tables"], dict)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         is_one = False
     if not is_one:
-        raise InputFault(
-            f"{path.parent} holds no readable scenario.json; replay needs the folder of a simulated run, or --scenario"
-        )
+        raise InputFault(f"{path} tells of no run; replay needs the scenario.json that a simulation wrote")
     digests, said = record.get("digests", {}), _said(record)
     for name in ("seed", "scenario"):
         if name in digests and digests[name] != said[name]:
             raise InputFault(f"the {name} in {path} has changed since the run; replay needs it as it was")
     return record
+
+
+def _record(path: Path) -> Any:
+    if not path.exists():
+        raise InputFault(f"{path} is missing; replay needs the folder of a simulated run, or its scenario.json by --scenario")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise InputFault(f"{path} cannot be read: {fault.strerror or 'the system refused it'}") from None
+    except (ValueError, RecursionError):
+        raise InputFault(f"{path} is no JSON; replay needs the scenario.json that a simulation wrote") from None
 
 
 def check_folder(folder: Path, record: Mapping[str, Any]) -> None:
@@ -94,12 +103,13 @@ def other_code(record: Mapping[str, Any]) -> str:
     return f"the run was made by {then}, the replay by {now}" if then and then != now else ""
 
 
-def inputs_then(described: Mapping[str, Any], tables_in: Path | None) -> Inputs:
-    """Return the checked tables of a run, from `tables_in` by their file names where they were moved.
+def inputs_then(described: Mapping[str, Any], tables_in: Path | None, beside: Path | None = None) -> Inputs:
+    """Return the checked tables of a run: from `tables_in` by their file names where that is given, else from the folder
+    `tables` in `beside` (the run's own, wherever it was copied to), else from where they were.
 
     Raises InputFault naming the party whose table is not there or has changed.
     """
-    tables = {party: _table(Path(entry["path"]), tables_in) for party, entry in described["tables"].items()}
+    tables = {party: _table(Path(entry["path"]), tables_in, beside) for party, entry in described["tables"].items()}
     for party, path in tables.items():
         if not path.exists():
             raise InputFault(
@@ -114,8 +124,11 @@ def inputs_then(described: Mapping[str, Any], tables_in: Path | None) -> Inputs:
     return check_inputs(tables[described["platform"]], banks, *roles)
 
 
-def _table(path: Path, tables_in: Path | None) -> Path:
-    return path if tables_in is None else tables_in / path.name
+def _table(path: Path, tables_in: Path | None, beside: Path | None) -> Path:
+    if tables_in is not None:
+        return tables_in / path.name
+    own = (beside or path.parent) / "tables" / path.name
+    return own if own.is_file() else path
 
 
 def _said(record: Mapping[str, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault
 from lianxin.federation.model import Provenance
 from lianxin.federation.session import Session
 from lianxin.parties.auditor_evidence import Evidence
+from lianxin.parties.auditor_questions import consent_lists
 from lianxin.parties.auditor_registry import History, use_of
 from lianxin.parties.boundary import AGGREGATE, Boundary
 from lianxin.parties.boundary_clock import LedgerClock
@@ -43,6 +44,7 @@ from lianxin.parties.trace import LedgerTrace
 from lianxin.simulations.replay_road import RecordedKey, Recording
 
 _CODE = "lianxin replay"
+_COLUMNS = ("id", "label", "split", "loan_id")
 _OUTSIDE = ("T01", "W01")  # what a machine's clock or the witnesses had refused, whatever the consents said
 
 
@@ -256,13 +258,26 @@ def _config(own: Evidence, opening: Opening, folder: Path) -> NodeConfig:
     (folder / "identity").mkdir(mode=0o700)
     write_subject_key(folder / "identity" / SUBJECT_KEY_FILE, opening.subject_secret)
     (folder / "catalogue.csv").write_bytes(own.catalogue)
-    columns = dict(said["columns"])
-    data = DataSection(table=opening.table, catalogue=folder / "catalogue.csv", attesting=said["attesting"], **columns)
-    return NodeConfig(
-        role=said["role"], operator=said["operator"], identity=folder / "identity", state=folder / "state", data=data,
-        quota=QuotaSection(**said["quota"]), privacy=PrivacySection(**said["privacy"]),
-        evaluation=EvaluationSection(**said["evaluation"]),
-    )  # fmt: skip
+    try:
+        columns: dict[str, Any] = {**_columns(said["columns"])}
+        table, catalogue = opening.table, folder / "catalogue.csv"
+        return NodeConfig(
+            role=said["role"], operator=said["operator"], identity=folder / "identity", state=folder / "state",
+            data=DataSection(table=table, catalogue=catalogue, attesting=said["attesting"], **columns),
+            quota=QuotaSection(**said["quota"]), privacy=PrivacySection(**said["privacy"]),
+            evaluation=EvaluationSection(**said["evaluation"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        raise InputFault(
+            f"the configuration in the opening of {own.party} is none of a run (docs/records.md, run-configuration)"
+        ) from None
+
+
+def _columns(said: Any) -> dict[str, str]:
+    """Return the columns that an opening names. Raises ValueError for another key, such as a path, and for what is no text."""
+    if not isinstance(said, dict) or not all(key in _COLUMNS and isinstance(one, str) for key, one in said.items()):
+        raise ValueError("odd columns")
+    return dict(said)
 
 
 def _identity(own: Evidence, opening: Opening, contract: RunContract, config: NodeConfig, key: SigningKey) -> Identity:
@@ -280,7 +295,7 @@ def _put_state(own: Evidence, opening: Opening, store: Store, begun: int) -> Non
     if opening.objections:
         put_objections(store, opening.objections)
     put_outputs(store, opening.outputs, opening.sets)
-    lists = {one["release"]: one["consents"] for one in own.records["release_consents"] if one}
+    lists = dict(consent_lists(own))
     earlier = [(index, leaf) for index, leaf in own.of_kind("release") if index < begun]
     uses = {(name, use_of(leaf)) for index, leaf in earlier for name in lists.get(own.release_id(index), ())}
     store.append_leaves(0, [], uses=sorted(uses))

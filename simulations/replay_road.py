@@ -90,6 +90,8 @@ class Message:
     def read(self) -> bytes:
         """Return the envelope's bytes. Raises InputFault where nobody recorded them, EvidenceRejected where they are others."""
         try:
+            if not self.path.is_file():
+                raise OSError("no regular file")
             with self.path.open("rb") as file:
                 data = file.read(_MOST_BYTES)
         except OSError:

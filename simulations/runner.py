@@ -114,7 +114,7 @@ def _with_causes(end: LianxinError, ended: Mapping[str, Mapping[str, Any]]) -> L
 
     Only a simulation, which has every node's words, may put them together.
     """
-    causes = {party: str(how.get("error", "")) for party, how in ended.items()}
+    causes = {party: str(how.get("error", "")).rstrip(".") for party, how in ended.items()}
     said = [f"{party}: {cause}" for party, cause in causes.items() if cause and cause not in str(end)]
     if said:
         end.args = ("; ".join([*said, f"at the platform: {end}"]),)

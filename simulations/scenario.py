@@ -34,6 +34,7 @@ _OWN_SECTION = (
     "identifiers",
 )
 _LAID_OVER = ("minimums", "model_terms")
+_LONGEST = 1_000_000
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[int, Field(ge=0, le=1000)]
@@ -206,15 +207,49 @@ def load_scenario(name: str | Path) -> Scenario:
     another type, terms that contradict each other. The quick form is checked too.
     """
     path = _path_of(name)
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputFault(f"{path} cannot be read; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise InputFault(f"{path} is no TOML: {fault}; mend that line") from None
-    found = _checked(record, str(path))
-    _checked(_quick(found.to_record()), f"{path}, [quick]")
+    found = _checked(_read(path), str(path))
+    fast = _checked(_quick(found.to_record()), f"{path}, [quick]")
+    _check_cheats(found, str(path))
+    _check_cheats(fast, f"{path}, [quick]")
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the TOML at `path`. Raises InputFault for what is none."""
+    try:
+        if path.exists() and not path.is_file():
+            raise InputFault(f"{path} is no file; give the TOML file of a scenario")
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+        if len(data) > _LONGEST:
+            raise InputFault(f"{path} has more than {_LONGEST} bytes; give the TOML file of a scenario")
+        return tomllib.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as fault:
+        raise InputFault(f"{path} {_unreadable(fault)}") from None
+
+
+def _unreadable(fault: Exception) -> str:
+    if isinstance(fault, tomllib.TOMLDecodeError):
+        return f"is no TOML: {fault}; mend that line"
+    if isinstance(fault, UnicodeDecodeError):
+        return "is no text; give the TOML file of a scenario"
+    return "nests too deeply for a scenario" if isinstance(fault, RecursionError) else "cannot be read; check the path"
+
+
+def _check_cheats(scenario: Scenario, source: str) -> None:
+    """Raise InputFault naming the file, and the cheat that is none or has an option that is none."""
+    if not scenario.cheat:
+        return
+    from lianxin.simulations.cheats import CHEATS
+
+    for number, cheat in enumerate(scenario.cheat):
+        key = f"{source}: cheat.{number}"
+        if cheat.kind not in CHEATS:
+            raise InputFault(f"{key}.kind: {cheat.kind} is no cheat; there are {', '.join(sorted(CHEATS))}")
+        try:
+            CHEATS[cheat.kind]({"seed": scenario.scenario.seed, **cheat.options})
+        except InputFault as fault:
+            raise InputFault(f"{key}: {fault}") from None
 
 
 def scenario_of(record: Any) -> Scenario:
@@ -224,6 +259,8 @@ def scenario_of(record: Any) -> Scenario:
 
 def _path_of(name: str | Path) -> Path:
     if isinstance(name, Path) or name.endswith(".toml") or "/" in name:
+        return Path(name)
+    if name not in packaged() and "\0" not in name and Path(name).exists():
         return Path(name)
     if name not in packaged():
         raise InputFault(

@@ -1,5 +1,6 @@
 """How a story ended, and whether that is what its file says: the verdict, who is accused, by which check and rule."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,10 +9,14 @@ from typing import Any
 from lianxin.federation.errors import LianxinError
 from lianxin.parties.auditor import Check, Verdict
 from lianxin.simulations.scenario import NOT_VERIFIED, STOPPED, VERIFIED, Scenario
-from lianxin.simulations.scenario_evidence import refusals, withdrawn
+from lianxin.simulations.scenario_evidence import refusals, taken_back, withdrawn
+from lianxin.simulations.story import RULES
 
 NOBODY = "-"
+_AT_THE_PLATFORM = "at the platform: "
+_PHASES = ("matching", "binning", "training", "scoring")
 _MOST_FAILURES = 12
+_UNRECEIVED = re.compile(r"left (\d+) messages? unreceived")
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,21 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A phase of the run as the platform noted it, in seconds of the run."""
+
+    name: str
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
 class Ending:
     """The end of a story.
 
     `verdict` is one of the scenario's three, `evidence_ok` the auditor's own word, `sentence` what the auditor says in one
-    line; `accused` are (party, why); `surprises` say what is not as the story has it, none where all is.
+    line; `accused` are (party, why); `taken_back` the rounds of a network that did not count; `surprises` say what is not
+    as the story has it, none where all is.
     """
 
     verdict: str
@@ -43,6 +58,8 @@ class Ending:
     rounds: tuple[Round, ...]
     withdrawn: tuple[dict[str, Any], ...]
     checks: tuple[tuple[str, bool], ...]
+    phases: tuple[Phase, ...] = ()
+    taken_back: tuple[int, ...] = ()
     surprises: tuple[str, ...] = ()
 
     def to_record(self, scenario: Scenario) -> dict[str, Any]:
@@ -56,7 +73,8 @@ class Ending:
             "rules": list(self.rules), "evidence_verified": self.evidence_ok,
             "checks": [{"name": name, "ok": ok} for name, ok in self.checks],
             "failures": [asdict(check) for check in self.failures], "rounds": [asdict(one) for one in self.rounds],
-            "withdrawn": list(self.withdrawn),
+            "withdrawn": list(self.withdrawn), "phases": [asdict(one) for one in self.phases],
+            "taken_back": list(self.taken_back),
         }  # fmt: skip
 
 
@@ -70,7 +88,13 @@ def ending_of(
     """
     said = refusals(run_dir) if stopped is not None else []
     word = STOPPED if stopped is not None else VERIFIED if verdict.ok else NOT_VERIFIED
-    accused = tuple(_accused(verdict, said))
+    accused, rounds, back = tuple(_accused(verdict, said)), tuple(_rounds(events)), tuple(taken_back(run_dir))
+    if word == STOPPED:
+        sentence = _stopped_sentence(verdict, str(stopped), said)
+    elif word == VERIFIED:
+        sentence = _verified_sentence(verdict, rounds, back)
+    else:
+        sentence = _failed_sentence(verdict, accused)
     rules = dict.fromkeys(
         [getattr(stopped, "rule", ""), *(rule for _, _, rule in said), *(c.rule for c in verdict.failures)]
     )
@@ -78,9 +102,9 @@ def ending_of(
     for check in verdict.checks:
         checks[check.name] = checks.get(check.name, True) and check.ok
     ended = Ending(
-        word, verdict.ok, _sentence(word, verdict, str(stopped or ""), accused), accused, str(stopped or ""),
-        tuple(rule for rule in rules if rule), verdict.failures[:_MOST_FAILURES], tuple(_rounds(events)),
-        tuple(withdrawn(run_dir)), tuple(checks.items()),
+        word, verdict.ok, sentence, accused, str(stopped or ""), tuple(rule for rule in rules if rule),
+        verdict.failures[:_MOST_FAILURES], rounds, tuple(withdrawn(run_dir)), tuple(checks.items()),
+        tuple(_phases(events)), back,
     )  # fmt: skip
     return Ending(**{**vars(ended), "surprises": (*_surprises(scenario, ended, verdict), *also)})
 
@@ -88,7 +112,7 @@ def ending_of(
 def _accused(verdict: Verdict, said: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
     """Yield whom the verdict accuses, then whom a refusal names; each party once, with the first sentence."""
     told: Iterable[tuple[str, str]] = getattr(verdict, "accused", ())
-    refused = ((whom, f"{who} refused it by rule {rule}") for who, whom, rule in said)
+    refused = ((whom, f"a message of it was refused by {_the(who)} ({_ruled(rule)})") for who, whom, rule in said)
     seen = {NOBODY, "", "run"}
     for party, why in (*told, *refused):
         if party not in seen:
@@ -96,18 +120,46 @@ def _accused(verdict: Verdict, said: Sequence[tuple[str, str, str]]) -> Iterator
             yield party, why
 
 
-def _sentence(word: str, verdict: Verdict, stopped: str, accused: Sequence[tuple[str, str]]) -> str:
-    if word == VERIFIED:
-        cut = [
-            f"; {check.detail}" for check in verdict.checks if check.name == "receipts" and "unreceived" in check.detail
-        ]
-        return f"verified: {len(verdict.checks)} checks of the evidence hold" + "".join(cut)
-    names = ", ".join(dict.fromkeys(party for party, _ in accused))
-    if word == STOPPED:
-        rest = "verified" if verdict.ok else "not verified"
-        return f"stopped: {stopped}; the evidence up to there is {rest}" + (f"; it names {names}" if names else "")
-    first = verdict.failures[0]
-    return f"NOT VERIFIED: {first.name} of {first.subject}: {first.detail}" + (f"; accused: {names}" if names else "")
+def _verified_sentence(verdict: Verdict, rounds: Sequence[Round], back: Sequence[int]) -> str:
+    said = [f"verified: {len(verdict.checks)} checks of the evidence hold"]
+    if lost := dict.fromkeys(party for one in rounds for party in one.lost):
+        said.append(f"the run ended without {', '.join(lost)}")
+    cut = [
+        found for check in verdict.checks if check.name == "receipts" and (found := _UNRECEIVED.search(check.detail))
+    ]
+    said += [f"{found[1]} messages were on the road when it broke off, and were never received" for found in cut]
+    if back:
+        count = "1 round" if len(back) == 1 else f"{len(back)} rounds"
+        said.append(f"{count} taken back: round {', '.join(map(str, back))}")
+    return "; ".join(said)
+
+
+def _failed_sentence(verdict: Verdict, accused: Sequence[tuple[str, str]]) -> str:
+    first, names = verdict.failures[0], ", ".join(dict.fromkeys(party for party, _ in accused))
+    said = f"NOT VERIFIED: {first.detail} (check {first.name})"
+    return said + (f"; accused: {names}" if names else "")
+
+
+def _stopped_sentence(verdict: Verdict, stopped: str, said: Sequence[tuple[str, str, str]]) -> str:
+    """Return the reason first, then who refused whose message by which rule, then how the evidence stands."""
+    rest = "verified" if verdict.ok else "not verified"
+    who = [f"a message of {whom} was refused by {_the(by)} ({_ruled(rule)})" for by, whom, rule in said[:1]]
+    return "; ".join([f"stopped: {_reason(stopped)}", *who, f"the evidence up to there is {rest}"])
+
+
+def _reason(stopped: str) -> str:
+    """Return the platform's own words where there are some, with a party's name once in front."""
+    said = stopped.partition(_AT_THE_PLATFORM)[2] or stopped
+    party, _, rest = said.partition(": ")
+    return (rest if rest.startswith(party) else said).rstrip(".")
+
+
+def _the(party: str) -> str:
+    return f"the {party}" if party == "platform" else party
+
+
+def _ruled(rule: str) -> str:
+    return f"rule {rule}: {RULES[rule]}" if rule in RULES else f"rule {rule}"
 
 
 def _surprises(scenario: Scenario, ended: Ending, verdict: Verdict) -> Iterator[str]:
@@ -125,6 +177,15 @@ def _surprises(scenario: Scenario, ended: Ending, verdict: Verdict) -> Iterator[
         yield f"the story fails check {expect.check}, this run fails {', '.join(failed) or 'none'}"
     if expect.rule and expect.rule not in ended.rules:
         yield f"the story breaks rule {expect.rule}, this run broke {', '.join(ended.rules) or 'none'}"
+
+
+def _phases(events: Sequence[tuple[float, str]]) -> Iterator[Phase]:
+    """Yield the phases of a run's notes; each lasts until the next, the last until the run's end."""
+    marks = [(at, note.removeprefix("phase ")) for at, note in events if note.startswith("phase ")]
+    start, end = (events[0][0], events[-1][0]) if events else (0.0, 0.0)
+    for (begin, name), (after, _) in zip(marks, [*marks[1:], (end, "")], strict=False):
+        if name in _PHASES:
+            yield Phase(name, round(begin - start, 3), round(after - start, 3))
 
 
 def _rounds(events: Sequence[tuple[float, str]]) -> Iterator[Round]:

@@ -72,6 +72,13 @@ def withdrawn(run_dir: Path) -> list[dict[str, Any]]:
     return [found[place] for place in sorted(found)]
 
 
+def taken_back(run_dir: Path) -> list[int]:
+    """Return the rounds of a network that the platform took back, as its ledger says, in order."""
+    parties = [path.parent.parent.name for path in run_dir.glob("parties/*/evidence/ledger.jsonl")]
+    leaves = (leaf for party in parties for leaf in leaves_of(run_dir, party, "network-round"))
+    return sorted({leaf["round"] for leaf in leaves if not leaf["accepted"]})
+
+
 def refusals(run_dir: Path) -> list[tuple[str, str, str]]:
     """Return what was refused: (who refused, whom, rule), each once, in order of first occurrence."""
     told = (

@@ -14,12 +14,16 @@ from lianxin.simulations.scenario_end import Ending
 
 
 def write_story(
-    layout: Layout, scenario: Scenario, ran: Ran | None, outcome: Outcome | None, verdict: Verdict, ending: Ending
-) -> None:
-    """Write RUN_DIR/report.html; of a run that stopped it has the story, what stopped it and the auditor's checks."""
+    layout: Layout, scenario: Scenario, ran: Ran | None, outcome: Outcome | None, verdict: Verdict, ending: Ending,
+    played: str = "",
+) -> None:  # fmt: skip
+    """Write RUN_DIR/report.html; of a run that stopped it has the story, what stopped it and the auditor's checks.
+
+    `played` says in front how much smaller than told it was played, "" where it was not.
+    """
     told: dict[str, Any] = {
         "title": scenario.scenario.title,
-        "story": {"text": scenario.scenario.story},
+        "story": {"text": scenario.scenario.story, "played": played},
         "conclusion": conclusion_of(scenario, ending),
     }
     if ran is not None and outcome is not None:

@@ -69,11 +69,25 @@ def run_scenario(
     verdict = conclude.verify() if outcome is None else outcome.verdict
     events = ran.events if ran is not None else notes
     ending = ending_of(told, layout.folder, verdict, stopped, events, conclude.surprises)
-    told_of = {**ending.to_record(told), "is_quick": quick, "seconds": round(time.monotonic() - began, 3)}
+    small = small_form(scenario, told)
+    told_of = {**ending.to_record(told), "is_quick": quick, "played": small}
+    told_of["seconds"] = round(time.monotonic() - began, 3)
     result = {"run_dir": str(folder), **({} if outcome is None else outcome.figures), "scenario": told_of}
-    write_story(layout, told, ran, outcome, verdict, ending)
+    write_story(layout, told, ran, outcome, verdict, ending, small)
     write_beside(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     return Played(layout, ran, outcome, verdict, ending, result)
+
+
+def small_form(whole: Scenario, played: Scenario) -> str:
+    """Return how much smaller a story was played than it is told, "" where it was played as it is told."""
+    if played.world == whole.world and played.terms.rounds == whole.terms.rounds:
+        return ""
+    return f"played small: {_sizes(played)}; the story tells of {_sizes(whole)}"
+
+
+def _sizes(scenario: Scenario) -> str:
+    counts = ((scenario.world.firms, "firm"), (scenario.world.banks, "bank"), (scenario.terms.rounds, "round"))
+    return ", ".join(f"{count:,} {word}" + ("" if count == 1 else "s") for count, word in counts)
 
 
 def lay(scenario: Scenario, folder: Path, workers: int = 0) -> Layout:

@@ -19,11 +19,22 @@ from lianxin.simulations.story_trees import tree_parts
 
 SIMULATED_CONSENTS = MADE_UP
 RULES = {
-    "R01": "outside the contract or the purpose's allow-list", "R03": "no consent in this mode or for these fields",
+    "R01": "outside the contract or the purpose's allow-list",
+    "R02": "neither a consent nor another lawful basis", "R03": "no consent in this mode or for these fields",
     "R04": "consent withdrawn", "R09": "personal information without the person's separate consent",
     "R11": "a direct identifier is no feature", "R12": "sensitive personal information without separate consent",
     "R13": "no class in the catalogue", "R20": "never collected or released, by law",
-    "R38": "consent or contract not in force", "R39": "trade secret without authorisation",
+    "R15": "no impact assessment is named", "R18": "plaintext for the operator of a platform",
+    "R22": "a transform without a measured grade", "R26": "proposer and approver are one person",
+    "R37": "a signer without the power to sign", "R38": "consent or contract not in force",
+    "R39": "trade secret without authorisation", "C01": "terms that this version refuses",
+    "C02": "keys or parties that are not the pinned ones", "C05": "not signed by exactly its parties",
+    "C06": "nobody answered in time", "C07": "refused by the operator", "G04": "no release in a fitting mode behind it",
+    "M01": "more queries or sessions than the contract allows", "M02": "answers that do not fit the queries",
+    "M03": "rows outside the shared table", "M04": "the bank's quota of queries over all runs is used up",
+    "M05": "other queries than those committed to", "N01": "numbers that fail a cryptographic check",
+    "S01": "another run, party, conversation or contract", "S02": "a signature that does not hold",
+    "S03": "a message replayed, out of order or dropped", "S04": "after the contract's end", "S05": "out of turn",
 }  # fmt: skip
 LIMITS = (
     "The constructions marked [D] in docs/threat-model.md were composed for this project and have not yet been read by an "

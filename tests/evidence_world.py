@@ -226,7 +226,8 @@ class World:
         party.store.put_run(RUN, "signed", canonical.encode(contract))
         party.store.put_setting("catalogue", CATALOGUE)
         digest = canonical.record_hash(contract["record"])
-        party.log("contract", contract_hash=digest, event=self.lies.get("agreement", "signed"), rule="")
+        event = "approved" if party.name == BANK else "signed"
+        party.log("contract", contract_hash=digest, event=self.lies.get("agreement", event), rule="")
 
 
 def key_leaf(keys: dict[str, str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import network_world
 
+from lianxin.parties.identity import load_identity
+from lianxin.parties.pack_export import write_pack
 from lianxin.simulations import layout, runner, world
 from lianxin.simulations.tables import check_inputs
 
@@ -55,7 +57,7 @@ RUNS: Mapping[str, Callable[[Path], layout.Layout]] = {
 
 
 def make(target: Path, lay: Callable[[Path], layout.Layout]) -> str:
-    """Write the archive of one small run to `target` and return its transcript's digest."""
+    """Write the archive of one small run to `target`, its evidence pack beside it, and return its transcript's digest."""
     with tempfile.TemporaryDirectory() as place:
         made = lay(Path(place))
         ran = runner.run_in_memory(made)
@@ -63,6 +65,9 @@ def make(target: Path, lay: Callable[[Path], layout.Layout]) -> str:
             for party in made.parties:
                 archive.add(made.home(party) / "evidence", f"run/parties/{party}/evidence")
             archive.add(made.home(made.parties[1]) / "state" / "store.sqlite", "store.sqlite")
+        keys = {party: load_identity(made.home(party) / "identity").signing_key for party in made.parties}
+        evidence = {party: made.home(party) / "evidence" for party in made.parties}
+        write_pack(evidence, keys, target.with_name(target.name.replace(".tar.xz", ".evidence")), layout.START)
         return str(ran.summary["transcript_sha256"])
 
 

@@ -100,7 +100,7 @@ PARTIES_LIE: dict[str, tuple[dict[str, Any], str, str]] = {
     "a leaf that names another step": ({"status": {"leaf": {"step": "matching.open"}}}, "envelopes", "something else"),
     "a message that its recipient denies": ({"status": {"unlogged": ["in"]}}, "receipts", "ask bank-a"),
     "a message that its sender denies": ({"status": {"unlogged": ["out"]}}, "receipts", "ask platform"),
-    "a contract that nobody agreed to": ({"agreement": "refused"}, "approval", "agreed"),
+    "a contract that nobody agreed to": ({"agreement": "shown"}, "approval", "agreed"),
 }
 
 
@@ -265,7 +265,10 @@ def test_a_failed_run_excuses_no_message_that_its_sender_denies(tmp_path: Path) 
 
 
 def test_a_refusal_that_names_the_message_is_its_receipt(tmp_path: Path) -> None:
-    assert failed(World(tmp_path, {"status": {"unlogged": ["in"], "refused": True}}).story()) == {}
+    told, folder = {"unlogged": ["in"], "refused": True}, tmp_path / "open"
+    folder.mkdir()
+    assert failed(World(folder, {"status": told, "end": "broken off"}).story()) == {}
+    assert "refused it, and that the run finished after" in failed(World(tmp_path, {"status": told}).story())["receipts"]
 
 
 def test_a_limited_consent_is_counted_over_other_runs(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """Lines that stay on disk: the same records, roots and places as if all were in memory, and little memory for many leaves."""
 
 import json
-import subprocess
-import sys
-from array import array
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,12 @@ from torture import cases
 from lianxin.crypto import canonical, merkle
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import auditor, auditor_columns, auditor_lines
-from lianxin.parties.auditor_lines import Lines, LineTree, Places, Records, decoded
+from lianxin.parties.auditor_evidence import Evidence, Finding, Run
+from lianxin.parties.auditor_lines import Lines, LineTree, Marks, Places, Records, decoded
 from lianxin.simulations import big_evidence
 
-LEAVES, FEW = 20_000, 2_000
-SPARE_MB = 12  # a leaf as a value is over two kilobytes: 20,000 of them are over 40 MB
-_CHILD = """
-import resource, sys
-from pathlib import Path
-from lianxin.parties import auditor
-hoard = []
-if __name__ == "__main__":
-    if sys.argv[2] == "hoard":
-        for folder in sorted(Path(sys.argv[1], "parties").iterdir()):
-            hoard.append(list(auditor.read_evidence(folder).leaves))
-    else:
-        verdict = auditor.verify_run(Path(sys.argv[1]), workers=0)
-        assert verdict.ok, verdict.failures
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
+LEAVES, FEW = 1_500, 300
+SPARE_BYTES = 1_500  # a leaf; as a value it is over four thousand
 texts = st.text(st.characters(max_codepoint=0x2FF), max_size=6)
 values = st.recursive(
     st.one_of(st.booleans(), st.none(), st.integers(-(2**55), 2**55), st.floats(allow_nan=False), texts),
@@ -74,7 +60,7 @@ def test_bad_and_odd_lines_are_judged_as_canonical_json_judges_them(line: bytes)
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\n", b"a", b"a\n", b"a\nb", b"\n\nab\n\n", b"x" * 200_000 + b"\ny\n", b"ab\n" * 60_000],
+    [b"", b"\n", b"a", b"a\n", b"a\nb", b"\n\nab\n\n", b"x" * 200_000 + b"\ny\n", b"{}\n" * 60_000],
     ids=["none", "empty", "open", "one", "two", "gaps", "long", "many"],
 )  # fmt: skip
 def test_lines_are_those_of_the_file_in_any_order(tmp_path: Path, data: bytes) -> None:
@@ -87,7 +73,8 @@ def test_lines_are_those_of_the_file_in_any_order(tmp_path: Path, data: bytes) -
 
 
 def test_a_line_beyond_all_reason_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor_lines, "LONGEST", 100)
+    for name in ("LONGEST", "_BLOCK", "_WINDOW"):
+        monkeypatch.setattr(auditor_lines, name, 100)
     path = tmp_path / "lines"
     path.write_bytes(b"a" * 100 + b"\n" + b"b" * 101 + b"\nc\n")
     lines = Lines(path)
@@ -103,9 +90,9 @@ def test_what_is_no_file_has_no_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 512, 700, 1025])
 def test_the_tree_over_lines_has_the_roots_and_proofs_of_the_tree_in_memory(tmp_path: Path, count: int) -> None:
     path = tmp_path / "lines"
-    path.write_bytes(b"".join(b"%d\n" % n for n in range(count)))
+    path.write_bytes(b"".join(b"{%d}\n" % n for n in range(count)))
     lines, whole = Lines(path), merkle.MerkleTree()
-    tree = LineTree(lines, auditor_lines.tiles_of(lines, 0, count))
+    tree = LineTree(lines, auditor_columns.judged((lines, "ledger", "platform", 0, count)).tiles)
     for line in lines:
         whole.append(line)
     for size in {0, 1, 3, 255, 256, 257, 511, 600, count} & set(range(count + 1)):
@@ -140,19 +127,50 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return folders
 
 
-def peak_mb(folder: Path, how: str) -> int:
-    child = subprocess.run([sys.executable, "-c", _CHILD, str(folder), how], capture_output=True, text=True, check=True)
-    return int(child.stdout)
+def peak_bytes(folder: Path) -> int:
+    """Return the most bytes that were allocated at a time while evidence was verified."""
+    tracemalloc.start()
+    try:
+        verdict = auditor.verify_run(folder, workers=0)
+        assert verdict.ok, verdict.failures
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
+def growth(large: dict[int, Path]) -> float:
+    """Return by how many bytes the memory grows with each leaf."""
+    return (peak_bytes(large[LEAVES]) - peak_bytes(large[FEW])) / (LEAVES - FEW)
+
+
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read ahead is as large with few leaves as with many."""
+    for name in ("_BLOCK", "_WINDOW"):
+        monkeypatch.setattr(auditor_lines, name, 2**14)
+
+
+@pytest.mark.usefixtures("small_buffers")
 def test_memory_does_not_grow_with_the_leaves_as_one_object_a_leaf_would(large: dict[int, Path]) -> None:
-    few = peak_mb(large[FEW], "verify")
-    assert peak_mb(large[LEAVES], "verify") < few + SPARE_MB
-    assert peak_mb(large[LEAVES], "hoard") > few + SPARE_MB
+    assert growth(large) < SPARE_BYTES
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_a_check_that_keeps_a_value_a_leaf_would_be_seen(
+    large: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[dict[str, Any]] = []
+
+    def hoarding(run: Run, own: Evidence) -> Iterator[Finding]:
+        kept.extend(own.leaves)
+        yield from ()
+
+    monkeypatch.setattr(auditor, "PARTY_CHECKS", {"hoarding": hoarding})
+    assert growth(large) > SPARE_BYTES
 
 
 def test_two_processes_come_to_the_verdict_of_one(large: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor, "_SPLIT_AT", 300)
+    monkeypatch.setattr(auditor, "_SPLIT_AT", 50)
     folder = large[FEW]
     ledger = folder / "parties" / "bank-a" / "evidence" / "envelopes.jsonl"
     kept = ledger.read_bytes()
@@ -168,9 +186,9 @@ def test_two_processes_come_to_the_verdict_of_one(large: dict[int, Path], monkey
 
 
 def test_the_columns_of_parts_are_those_of_the_whole(large: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = large[FEW] / "parties" / "platform"
+    folder = large[LEAVES] / "parties" / "platform"
     whole = auditor.read_evidence(folder)
     monkeypatch.setattr(auditor_columns, "PART", auditor_lines.TILE)
     parts = auditor.read_evidence(folder)
-    assert parts.columns == whole.columns and parts.marks == whole.marks and isinstance(parts.marks, array)
+    assert parts.columns == whole.columns and parts.marks == whole.marks and isinstance(parts.marks, Marks)
     assert parts.tree.root() == merkle.root_of(parts.ledger_lines)

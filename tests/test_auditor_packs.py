@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_world import BANK, KEYS, NOW, PLATFORM, RUN, World
+from evidence_world import BANK, KEYS, NOW, PLATFORM, RUN, World, a_contract
 from typer.testing import CliRunner
 
 from lianxin.crypto import canonical
@@ -48,7 +48,7 @@ def test_packs_of_all_parties_verify_as_the_folder_does(honest: Path, packs: dic
     from_folder = auditor.verify_run(honest)
     for given in ([packs["both"]], [packs[PLATFORM], packs[BANK]], [packs["both"], packs[BANK]]):
         verdict = auditor.verify_packs(given, KNOWN)
-        assert verdict.ok and verdict.line == "verified" and verdict.missing == () and verdict.run == RUN
+        assert verdict.ok and verdict.line == f"verified; run {RUN}" and verdict.missing == () and verdict.run == RUN
         assert {(c.name, c.subject, c.ok) for c in verdict.checks} == {
             (c.name, c.subject, c.ok) for c in from_folder.checks
         }
@@ -56,7 +56,7 @@ def test_packs_of_all_parties_verify_as_the_folder_does(honest: Path, packs: dic
 
 def test_a_pack_and_a_folder_are_taken_together(honest: Path, packs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(honest / "parties" / BANK, tmp_path / "parties" / BANK)
-    assert auditor.verify_packs([packs[PLATFORM], tmp_path]).line == "verified"
+    assert auditor.verify_packs([packs[PLATFORM], tmp_path]).line == f"verified; run {RUN}"
 
 
 def test_one_side_alone_verifies_and_says_what_was_not_checked(packs: dict[str, Path]) -> None:
@@ -78,7 +78,7 @@ def test_a_lie_that_one_side_cannot_show_is_found_with_both(tmp_path: Path) -> N
     (check,) = verdict.failures
     assert (check.name, check.accused, check.message) == ("receipts", BANK, "vertical/a/platform/1") and check.leaf > 0
     assert verdict.accused == [(BANK, check.detail)] and verdict.line.startswith(
-        "NOT VERIFIED: 1 findings; accused: bank-a"
+        "NOT VERIFIED: 1 finding; accused: bank-a"
     )
 
 
@@ -113,6 +113,18 @@ def test_a_damaged_pack_is_named(packs: dict[str, Path], tmp_path: Path) -> None
     assert check.name == "packs" and check.subject == "pack" and "block 1" in check.detail
 
 
+def test_a_damaged_pack_among_several_is_named_and_the_others_are_judged(
+    packs: dict[str, Path], tmp_path: Path
+) -> None:
+    data = bytearray(packs[BANK].read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "damaged").write_bytes(data)
+    verdict = auditor.verify_packs([tmp_path / "damaged", packs[PLATFORM]])
+    assert [(check.name, check.subject) for check in verdict.failures] == [("packs", "damaged")]
+    assert verdict.run == RUN and verdict.missing == (BANK,)
+    assert {check.name for check in verdict.checks if check.subject == PLATFORM} >= set(auditor.PARTY_CHECKS)
+
+
 def exported_twice(tmp_path: Path, change: bool) -> list[Path]:
     """Packs of an earlier and a later export of one party; with `change` the earlier one told another history."""
     run = World(tmp_path, {}).story()
@@ -126,7 +138,7 @@ def exported_twice(tmp_path: Path, change: bool) -> list[Path]:
 
 
 def test_of_two_exports_of_one_party_the_longer_ledger_counts(tmp_path: Path) -> None:
-    assert auditor.verify_packs(exported_twice(tmp_path, False)).line == "verified"
+    assert auditor.verify_packs(exported_twice(tmp_path, False)).line == f"verified; run {RUN}"
 
 
 def test_two_exports_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
@@ -153,9 +165,55 @@ def asked(*words: object) -> Any:
 def test_the_command_says_the_verdict_first_and_writes_the_page(packs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text(json.dumps(KNOWN))
     said = asked(packs[PLATFORM], packs[BANK], "--known-keys", tmp_path / "keys.json", "--html", tmp_path / "page.html")
-    assert said.exit_code == 0 and said.stdout.splitlines()[0] == "verified"
+    assert said.exit_code == 0 and said.stdout.splitlines()[0] == f"verified; run {RUN}"
     page = (tmp_path / "page.html").read_text()
     assert page.startswith("<!DOCTYPE html>") and "verified" in page and "consents" in page
+
+
+def test_a_page_never_replaces_a_file(packs: dict[str, Path], tmp_path: Path) -> None:
+    before = packs["both"].read_bytes()
+    for out, said in ((packs["both"], "exists already"), (tmp_path / "none" / "x.html", "there is no folder")):
+        found = asked(packs["both"], "--html", out)
+        assert isinstance(found.exception, InputFault) and said in str(found.exception)
+        found = CliRunner().invoke(app, ["audit", "ask", "who-got", str(packs["both"]), "--csv", str(out)])
+        assert isinstance(found.exception, InputFault) and said in str(found.exception)
+    assert packs["both"].read_bytes() == before and not (tmp_path / "none").exists()
+
+
+def test_many_checks_that_hold_are_counted_and_all_names_them(packs: dict[str, Path]) -> None:
+    short, whole = asked(packs["both"]).stdout, asked(packs["both"], "--all").stdout
+    assert "more" in short and "checkpoints" not in short and "receipts" in short
+    assert "checkpoints" in whole and len(whole.splitlines()) > 2 * len(short.splitlines())
+
+
+def test_what_failed_stands_first(tmp_path: Path) -> None:
+    said = asked(World(tmp_path, {"releases": []}).story()).stdout
+    rows = [line for line in said.splitlines() if line.startswith("│")]
+    assert "rights" in rows[0] and "NO" in rows[0]
+
+
+def test_a_party_whose_key_is_not_known_is_said_to_be_unchecked_and_is_no_failure(packs: dict[str, Path]) -> None:
+    verdict = auditor.verify_packs([packs["both"]], {BANK: KNOWN[BANK]})
+    (check,) = [one for one in verdict.checks if one.name == "contract"]
+    assert verdict.ok and check.detail.endswith(
+        "no key of platform was given, and whether it is its own was not checked"
+    )
+    wrong = auditor.verify_packs([packs["both"]], {BANK: KEYS["stranger"].public_hex})
+    assert failed(wrong) == {"contract"}
+
+
+def test_packs_of_two_runs_of_one_name_accuse_nobody(packs: dict[str, Path], tmp_path: Path) -> None:
+    other = World(tmp_path, {}).story()
+    file = other / "parties"
+    for party in (PLATFORM, BANK):
+        signed = a_contract(expires_at="2031-01-01T00:00:00Z")
+        (file / party / "evidence" / "contract.json").write_bytes(canonical.encode(signed) + b"\n")
+    pack = packed(other, tmp_path / "other.evidence", PLATFORM, BANK)
+    for keys in (None, KNOWN):
+        (check,) = auditor.verify_packs([packs["both"], pack], keys).failures
+        assert check.detail.startswith("these packs are of two different runs (contract ") and check.accused == ""
+    page = verdict_page(auditor.verify_packs([packs["both"], pack]))
+    assert "Nothing was judged" in page
 
 
 def test_a_failed_verdict_has_its_place_in_json(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import worlds
 from evidence_world import BANK, KEYS, NOW, PLATFORM, RUN, World, a_consent
 
 from lianxin.crypto import canonical
-from lianxin.parties import cli
-from lianxin.parties.auditor_questions import Answer
+from lianxin.parties import cli, cli_ask
+from lianxin.parties.auditor_questions import Answer, open_case
 from lianxin.parties.cli_ask import lines_of
 from lianxin.parties.consent import subject_key
 from lianxin.parties.pack_export import write_pack
@@ -108,6 +109,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "no firm": (["firm", "FOLDER", "--firm", "91110000600037341L"], 2, "subject key"),
     "no proof": (["firm", "FOLDER", "--firm", "0" * 64, "--proof", "nowhere.json"], 2, "cannot be read"),
     "no count": (["sample", "FOLDER", "--count", "0", "--seed", "x"], 2, "count"),
+    "no purpose": (["who-got", "FOLDER", "--purpose", "P99"], 2, "there is no purpose P99; purposes are P1, P2"),
     "no place": (["who-got", "FOLDER", "--csv", "nowhere/rows.csv"], 2, "cannot be written"),
 }
 
@@ -159,9 +161,11 @@ def test_the_document_has_a_sample_of_every_question() -> None:
 
 
 def test_the_samples_in_the_document_are_what_the_commands_print(
-    finished: worlds.World, capsys: pytest.CaptureFixture[str]
+    finished: worlds.World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = str(finished.layout.folder)
+    case = open_case([finished.layout.folder])
+    monkeypatch.setattr(cli_ask, "_opened", lambda given: nullcontext(case))  # read once for all of them
     firm = answer_of(capsys, "firms", place, "--model", "run-1")["rows"][0]["subject_key"]
     for question, (words, out) in samples().items():
         code, printed, err = asked(capsys, question, place, *[firm if word == "FIRM" else word for word in words])

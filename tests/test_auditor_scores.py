@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import scoring_world
 from evidence_lists import listed
+from hypothesis import given
+from hypothesis import strategies as st
 from scoring_world import AGREEMENT, BANK, PLATFORM, Scene
+from torture import cases
 
 from lianxin.federation import scoring
 from lianxin.parties import auditor, auditor_scores, score_platform
@@ -190,3 +193,11 @@ def test_a_platform_that_gives_more_scores_than_consents_allow_does_not_verify(
     assert ("scores", party) in failed and {name for name, _ in failed} == {"scores"}
     monkeypatch.setitem(auditor.PARTY_CHECKS, "scores", lambda run, own: iter(()))
     assert auditor.verify_run(audit).ok  # nothing else would have told
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "\ud800"]), max_size=12), st.integers(-1, 12), st.integers(1, 3))
+@cases(100)
+def test_leaves_are_found_by_what_they_name(names: list[str], after: int, most: int) -> None:
+    named = auditor_scores._Named(enumerate(names))
+    for name in ("a", "b", "\ud800", "none"):
+        assert named.of(name, after, most) == [at for at, one in enumerate(names) if one == name and at > after][:most]

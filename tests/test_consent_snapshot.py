@@ -29,6 +29,17 @@ def naive_root(entries: dict[str, bytes]) -> bytes:
     return hashlib.sha256(b"lianxin/snapshot\x00" + len(leaves).to_bytes(8, "big") + merkle.root_of(leaves)).digest()
 
 
+@cases(200)
+@given(st.lists(maps, max_size=5))
+def test_a_map_that_grows_and_changes_has_the_root_of_one_that_is_made_anew(steps: list[dict[str, bytes]]) -> None:
+    grown, entries = snapshot.Snapshot(()), dict[str, bytes]()
+    for step in steps:
+        grown.put(step)
+        entries |= step
+        assert grown.root == naive_root(entries)
+        assert grown.prove("aa") == snapshot.Snapshot(entries.items()).prove("aa")
+
+
 @cases(per_example=len(UNIVERSE))
 @given(maps)
 def test_every_key_is_proved_to_be_there_or_not_and_never_both(entries: dict[str, bytes]) -> None:

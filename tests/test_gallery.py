@@ -89,6 +89,29 @@ def test_what_happened_in_a_round_is_told_at_its_place() -> None:
     assert rounds_svg({}, []) == ""
 
 
+def test_phases_are_drawn_where_they_were_and_the_rounds_lie_under_training() -> None:
+    phases = [{"name": "training", "begin_s": 6.0, "end_s": 10.0}]
+    svg = rounds_svg({"training": 4.0, "total": 10.0}, [a_round(7)], phases)
+    start = 60 + (920 - 60 - 14) * 0.6
+    assert svg.count(f'<rect x="{start:.1f}"') == 2  # the phase, and the round under it
+    assert f'<rect x="{start:.1f}" y="42"' not in rounds_svg({"training": 4.0, "total": 10.0}, [a_round(1)])
+
+
+def test_a_page_is_written_beside_what_is_there_and_never_over_it(tmp_path: Path) -> None:
+    (tmp_path / "run.evidence").write_text("mine")
+    for out, said in (("run.evidence", "exists already"), ("none/page.html", "there is no folder")):
+        with pytest.raises(InputFault, match=said):
+            write_gallery(tmp_path / out, [tmp_path])
+        told = CliRunner().invoke(app, ["simulate", "gallery", "--all", "--out", str(tmp_path / out)])
+        assert isinstance(told.exception, InputFault) and said in str(told.exception)
+    assert (tmp_path / "run.evidence").read_text() == "mine" and not (tmp_path / "none").exists()
+
+
+def test_a_small_form_says_so_before_its_story() -> None:
+    page = render([a_card({}, played="played small: 4 firms")])
+    assert page.index("Played small: 4 firms.") < page.index("<p>One.")
+
+
 def test_what_cannot_be_shown_is_refused_and_leaves_no_page(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="a gallery of no runs shows nothing"):
         write_gallery(tmp_path / "page.html", [])

@@ -7,14 +7,23 @@ import make_golden
 import pytest
 
 from lianxin.crypto import canonical
-from lianxin.parties.auditor import verify_run
+from lianxin.parties.auditor import verify_packs, verify_run
 from lianxin.parties.store import Store
 
 PACKS = sorted(make_golden.GOLDEN.glob("*.tar.xz"))
+EVIDENCE = sorted(make_golden.GOLDEN.glob("*.evidence"))  # since 0.6.0
 
 
 def test_this_version_has_left_its_golden_files():
     assert (make_golden.GOLDEN / f"{make_golden.version()}.tar.xz") in PACKS
+    assert (make_golden.GOLDEN / f"{make_golden.version()}.evidence") in EVIDENCE
+
+
+@pytest.mark.parametrize("pack", EVIDENCE, ids=lambda path: path.name)
+def test_an_evidence_pack_of_an_earlier_version_still_verifies(pack: Path) -> None:
+    verdict = verify_packs([pack])
+    assert verdict.ok, [check.detail for check in verdict.failures]
+    assert len(verdict.checks) > 60
 
 
 @pytest.mark.parametrize("pack", PACKS, ids=lambda path: path.name)

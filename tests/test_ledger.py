@@ -217,12 +217,12 @@ def exportable(path: Path) -> Ledger:
     store.put_run("run-1", "done", canonical.encode(signing.sign_record(contract, [("bank-a", KEY)])))
     store.put_setting("catalogue", b"field_name_en\n")
     store.add_firm_keys({"ab": PEER.public_hex})
-    ledger.append_envelope({"kind": "envelope", "run": "run-1", "direction": "out"}, header(0), b"s")
+    ledger.append_envelope({"kind": "envelope", "run": "run-1", "direction": "out"}, header(0, step="train"), b"s")
     ledger.append_envelope({"kind": "envelope", "run": "run-2", "direction": "out"}, header(0, run="run-2"), b"s")
     return ledger
 
 
-FILES = {"contract.json", "catalogue.csv"} | {
+FILES = {"contract.json", "catalogue.csv", "commitments.json"} | {
     f"{name}.jsonl"
     for name in (
         *("ledger", "checkpoints", "witnessed", "registry", "firm_keys", "release_consents", "envelopes", "grades"),

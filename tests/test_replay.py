@@ -84,7 +84,7 @@ def test_a_header_that_differs_from_a_pack_is_named(
         shutil.rmtree(homes.pop(party))
     keys = {party: load_identity(folder / "parties" / party / "identity").signing_key for party in homes}
     write_pack(homes, keys, tmp_path / "one.evidence", "2026-01-05T01:00:00Z")
-    with pytest.raises(EvidenceRejected, match=r"message matching/bank-\d/.* step matching\..*: header \['epoch'\]"):
+    with pytest.raises(EvidenceRejected, match=r"message matching/bank-\d/.* step matching\..*: .* in its header epoch"):
         replay_run(tmp_path / "one.evidence", folder / "scenario.json")
 
 
@@ -95,7 +95,7 @@ def test_the_message_and_the_field_that_differ_are_named(folder: Path, same_agai
     message.kind = "query.watch"
     envelope.payload = message.SerializeToString(deterministic=True)
     path.write_bytes(envelope.SerializeToString(deterministic=True))
-    with pytest.raises(EvidenceRejected, match=r"LearningMessage of bank-1 in step learning.*fields \['kind'\]"):
+    with pytest.raises(EvidenceRejected, match=r"LearningMessage of bank-1 in step learning.*in its message kind"):
         replay_run(folder)
 
 
@@ -109,8 +109,8 @@ def test_of_two_messages_that_differ_the_one_that_was_said_first_is_named(folder
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a header entry": (lambda p: p.write_bytes(_with_epoch(p.read_bytes())), r"header \['epoch'\]"),
-    "a payload": (lambda p: p.write_bytes(_with_payload(p.read_bytes())), r"header \['payload_hash'.*\]"),
+    "a header entry": (lambda p: p.write_bytes(_with_epoch(p.read_bytes())), "in its header epoch"),
+    "a payload": (lambda p: p.write_bytes(_with_payload(p.read_bytes())), "in its header payload_hash"),
     "a signature": (lambda p: p.write_bytes(_with_signature(p.read_bytes())), "differs"),
     "a message taken out": (lambda p: p.unlink(), "is not in the recording"),
     "a message put in": (lambda p: p.with_name("x-9.envelope").write_bytes(p.read_bytes()), "is not in the replay"),
@@ -251,9 +251,35 @@ def test_tables_that_were_moved_are_found_where_they_are_now(
     assert replay_run(folder, tables=tmp_path / "moved").compared == len(envelopes(folder))
 
 
+def test_a_copied_folder_is_replayed_from_its_own_tables_and_a_refusal_names_the_file_read(
+    finished: World, folder: Path, same_again: None
+) -> None:
+    entries = json.loads((folder / "scenario.json").read_text())["inputs"]["tables"]
+    (folder / "tables").mkdir(exist_ok=True)
+    for entry in entries.values():
+        shutil.copy(entry["path"], folder / "tables" / Path(entry["path"]).name)
+    assert replay_run(folder).compared == len(envelopes(folder))
+    own = folder / "tables" / Path(entries["bank-1"]["path"]).name
+    flipped(own)
+    with pytest.raises(InputFault, match=rf"the table of bank-1 at {own} has changed"):
+        replay_run(folder)
+
+
+def test_what_differs_is_said_in_words_and_a_plan_is_the_programs_own() -> None:
+    said = replay._in_words(("payload_hash",), ("plan",))
+    assert said == "what differs is in its message plan and in its header payload_hash"
+    assert "another build of it" in replay._PLANNED
+
+
 def test_a_folder_that_is_no_simulated_run_is_refused(tmp_path: Path, folder: Path, same_again: None) -> None:
-    with pytest.raises(InputFault, match=r"no readable scenario\.json"):
+    with pytest.raises(InputFault, match=r"scenario\.json is missing"):
         replay_run(tmp_path)
+    with pytest.raises(InputFault, match="nofolder does not exist; name the folder of a simulated run"):
+        replay_run(Path("nofolder"))
+    for text, said in (("{", "is no JSON"), ("[]", "tells of no run")):
+        (tmp_path / "scenario.json").write_text(text)
+        with pytest.raises(InputFault, match=said):
+            replay_run(tmp_path)
     for path in (folder / "transcript").rglob("*.envelope"):
         path.unlink()
     with pytest.raises((InputFault, EvidenceRejected)):

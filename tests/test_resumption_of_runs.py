@@ -10,6 +10,7 @@ import network_world
 import pytest
 from faults.killed_nodes import STAGES, Place, Town
 from faults.processes_killed import Mortal
+from torture import IS_TORTURE
 
 from lianxin.parties.auditor import verify_run
 from lianxin.simulations.layout import Layout
@@ -101,6 +102,7 @@ def test_processes_killed_without_warning_end_with_the_same_model(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not IS_TORTURE, reason="the counts of make torture are needed")
 def test_of_four_processes_each_stage_of_a_sum_may_kill_one(tmp_path: Path) -> None:
     four = network_world.tables_of(tmp_path / "tables", banks=4, rows=400)
     whole = network_world.lay(tmp_path / "whole", four, **TERMS)

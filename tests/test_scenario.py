@@ -115,6 +115,28 @@ def test_what_is_no_toml_is_refused_with_its_line_and_an_unknown_name_with_the_k
         load_scenario("absent.toml")
 
 
+@pytest.mark.parametrize(
+    ("cheat", "said"),
+    [
+        ({"kind": "magic"}, r"own\.toml: cheat\.0\.kind: magic is no cheat; there are .*forked_ledger"),
+        ({"kind": "forked_ledger", "loud": True}, r"own\.toml: cheat\.0: cheat forked_ledger: loud: "),
+    ],
+)
+def test_a_cheat_that_is_none_is_named_with_file_and_key(cheat: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match=said):
+        load_scenario(written(tmp_path, cheat=[cheat]))
+
+
+def test_a_folder_a_picture_and_a_huge_file_are_no_scenarios(tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match="is no file; give the TOML file of a scenario"):
+        load_scenario(str(tmp_path))
+    for data, said in ((b"\x89PNG\r\n", "is no text"), (b"#" * 1_000_001, "has more than 1000000 bytes"),
+                       (b"a = " + b"[" * 5000, "no TOML|nests too deeply")):  # fmt: skip
+        (tmp_path / "odd.toml").write_bytes(data)
+        with pytest.raises(InputFault, match=said):
+            load_scenario(tmp_path / "odd.toml")
+
+
 def test_the_quick_form_is_laid_over_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
     quick = {"about_s": 4, "world": {"loans": 90}, "terms": {"minimums": {"min_rows": 60}}, "event": []}
     story = load_scenario(written(tmp_path, quick=quick))
@@ -189,4 +211,5 @@ def test_the_list_tells_each_story_and_how_it_ends() -> None:
         tomllib.loads((PACKAGED / f"{name}.toml").read_text(encoding="utf-8"))["scenario"]["title"] for name in rows
     ]
     assert [row["title"] for row in rows.values()] == titles
-    assert "verified" in asked("list").stdout
+    shown = CliRunner().invoke(app, ["simulate", "list"], env={"COLUMNS": "80"}).stdout
+    assert "verified" in shown and all(name in shown for name in rows) and max(map(len, shown.splitlines())) <= 80

@@ -67,7 +67,7 @@ def test_an_honest_story_ends_verified_as_it_is_told(name: str, place: Path) -> 
     assert scenario_of(json.loads((folder / "scenario.json").read_text())["scenario"]).name == name
     page = (folder / "report.html").read_text()
     assert page.index("The story") < page.index("What left each node") < page.index("How the story ended")
-    assert "As told." in page and "The auditor says: verified" in page
+    assert "As told." in page and "The auditor says: verified" in page and "Played small: " in page
 
 
 def test_shops_without_collateral_are_told_apart_far_better_with_the_platforms_columns(place: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_run_goes_on_without_a_lost_bank_and_the_verdict_says_what_was_on_th
     assert [one.lost for one in story.ending.rounds] == [(), ("bank-2",)]
     ends = {p: [e["event"] for e in leaves_of(story.layout.folder, p, "contract")][-1] for p in ("bank-1", "bank-2")}
     assert ends == {"bank-1": "finished", "bank-2": "failed"}
-    assert re.search(r"the run failed and left \d+ messages unreceived", story.ending.sentence)
+    assert re.search(r"the run ended without bank-2; \d+ messages were on the road", story.ending.sentence)
 
 
 def test_of_a_whole_province_only_registered_firms_are_ever_released(place: Path) -> None:
@@ -278,11 +278,48 @@ def test_the_command_plays_a_story_and_says_its_verdict_in_a_line(
     monkeypatch.setattr(scenario_run, "run_scenario", lambda *_: story)
     said = asked("run", "revoked-mid-run", "--quick", "--out", str(tmp_path / "run"), "--json")
     assert said.exit_code == 0 and "(as its story says)" in said.stdout
+    assert said.stdout.startswith("Revoked mid-run: ") and "verified: " in said.stdout
     assert json.loads(said.stdout.strip().splitlines()[-1])["scenario"]["verdict"] == "verified"
     wrong = Played(story.layout, story.ran, story.outcome, story.verdict, _surprised(story), story.result)
     monkeypatch.setattr(scenario_run, "run_scenario", lambda *_: wrong)
     said = asked("run", "revoked-mid-run", "--quick", "--out", str(tmp_path / "again"))
     assert said.exit_code != 0 and "NOT as its story says" in said.stdout
+
+
+@pytest.mark.usefixtures("told_nothing")
+def test_the_end_of_a_story_is_told_in_words_with_the_reason_first() -> None:
+    stop = PeerError(
+        "bank-1: platform refused by rule M04; ask; bank-2: it ended; at the platform: bank-1: bank-1 asks too much.",
+        "M04",
+    )
+    ending = ending_of(load_scenario("first-round"), Path("absent"), verdict_of(), stop, [])
+    assert ending.sentence == (
+        "stopped: bank-1 asks too much; a message of bank-1 was refused by the platform (rule M04: the bank's quota of "
+        "queries over all runs is used up); the evidence up to there is verified"
+    )
+    assert ending.accused[0][1].startswith("a message of it was refused by the platform (rule M04: ")
+
+
+@pytest.mark.usefixtures("told_nothing")
+def test_a_round_that_was_taken_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lianxin.simulations.scenario_end.taken_back", lambda _: [2])
+    ending = ending_of(load_scenario("first-round"), Path("absent"), verdict_of(), None, [(0.0, "phase matching")])
+    assert ending.sentence == "verified: 1 checks of the evidence hold; 1 round taken back: round 2"
+
+
+@pytest.mark.usefixtures("told_nothing")
+def test_phases_begin_where_the_platform_noted_them() -> None:
+    notes = [(1.0, "plan"), (1.5, "phase matching"), (4.0, "phase training"), (6.0, "phase scoring"), (7.0, "end")]
+    ending = ending_of(load_scenario("first-round"), Path("absent"), verdict_of(), None, notes)
+    spans = [(one.name, one.begin_s, one.end_s) for one in ending.phases]
+    assert spans == [("matching", 0.5, 3.0), ("training", 3.0, 5.0), ("scoring", 5.0, 6.0)]
+
+
+def test_a_small_form_says_how_much_smaller_it_is() -> None:
+    story = load_scenario("poisoned-update")
+    said = scenario_run.small_form(story, story.at(is_quick=True))
+    assert said == "played small: 2,000 firms, 3 banks, 2 rounds; the story tells of 6,000 firms, 5 banks, 6 rounds"
+    assert scenario_run.small_form(story, story.at(seed=9)) == ""
 
 
 def _surprised(story: Played) -> Any:

@@ -194,9 +194,12 @@ def uncounted(nodes: str, *happened: int | str) -> list[Any]:
     bits = [
         (at, {"kind": "split-bits", "peer": BANK, "bits": n}) for at, n in enumerate(happened) if isinstance(n, int)
     ]
-    sent = [(at, {"kind": "envelope", "peer": BANK, "direction": "out", "message_type": n})
-            for at, n in enumerate(happened) if isinstance(n, str)]  # fmt: skip
-    own = SimpleNamespace(of_kind=lambda kind, run: bits, crossings=lambda run: sent, party="platform-a")
+    leaf = {"kind": "envelope", "peer": BANK, "direction": "out", "conversation": "vertical/bank-1/boosting/1"}
+    sent = [(at, leaf | {"message_type": n, "seq": at}) for at, n in enumerate(happened) if n == "SplitBits"]
+    own = SimpleNamespace(
+        of_kind=lambda kind, run: bits, crossings=lambda run, direction, flag: sent, party="platform-a",
+        ledger_lines=[b""] * len(happened),
+    )  # fmt: skip
     run = SimpleNamespace(id="run-1", contract={"split_bits": 64, "nodes": nodes})
     return list(auditor_envelopes._split_findings(run, own))  # type: ignore[arg-type]
 

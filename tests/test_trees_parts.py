@@ -100,7 +100,7 @@ def told_bits(*bits: int) -> list[Any]:
     """Return an auditor's findings on ledgers that count these cuts, of a contract that allows five."""
     leaves = [(place, {"peer": "bank-1", "bits": count}) for place, count in enumerate(bits)]
     leaves = [(place, {"kind": "split-bits", **leaf}) for place, leaf in leaves]
-    own = SimpleNamespace(of_kind=lambda kind, run: leaves, crossings=lambda run: [], party="platform-a")
+    own = SimpleNamespace(of_kind=lambda kind, run: leaves, crossings=lambda *_: [], party="platform-a")
     run = SimpleNamespace(id="run-1", contract={"split_bits": 5})
     return list(auditor_envelopes._split_findings(run, own))  # type: ignore[arg-type]
 

@@ -119,7 +119,7 @@ def test_a_real_consent_opens_nothing_that_it_does_not_name(
     with pytest.raises(GateRefused) as refusal:
         take(provider, *fields, **asked)
     assert refusal.value.rule == rule
-    monkeypatch.setattr(decision, "decide_firm", lambda *_, **_named: decision.Decision(True, "CONSENT"))
+    monkeypatch.setattr(decision.Judge, "decide_firm", lambda *_: decision.Decision(True, "CONSENT"))
     assert take(provider, *fields, **asked) == (VICTIM,)
 
 
