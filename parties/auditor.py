@@ -142,27 +142,14 @@ def _pack_fault(where: str, fault: auditor_pack.PackFault) -> Verdict:
 
 
 def _verify(
-    given: auditor_given.Given,
-    known_keys: Mapping[str, str] | None,
-    workers: int | None,
-    say: Say,
+    given: auditor_given.Given, known_keys: Mapping[str, str] | None, workers: int | None, say: Say,
     one_sided: bool = False,
-) -> Verdict:
+) -> Verdict:  # fmt: skip
     try:
         contract, why = auditor_given.contract_of(given.contracts(), known_keys)
         if contract is None and (two := given.of_two_runs()):
-            return Verdict(
-                "",
-                (
-                    Check(
-                        "packs",
-                        OF_THE_RUN,
-                        False,
-                        two,
-                        "nothing was judged; --known-keys tells which contract is meant",
-                    ),
-                ),
-            )
+            remedy = "nothing was judged; --known-keys tells which contract is meant"
+            return Verdict("", (Check("packs", OF_THE_RUN, False, two, remedy),))
         if contract is not None:
             given.lay_aside({**(known_keys or {}), **auditor_given.keys_of(contract)})
         folders = given.latest()
@@ -175,12 +162,8 @@ def _verify(
             say(f"reading {party}")
             evidence[party] = auditor_given.with_part(read_evidence(folder, auditor_workers.spread_over(pool)), folder)
     checks = [check for party, one in evidence.items() for check in _file_checks(party, one)]
-    checks += checked(
-        "contract",
-        OF_THE_RUN,
-        _contract_findings(contract, why, evidence, known_keys),
-        _signed_by(contract, known_keys),
-    )
+    odd = _contract_findings(contract, why, evidence, known_keys)
+    checks += checked("contract", OF_THE_RUN, odd, _signed_by(contract, known_keys))
     if contract is None:
         return Verdict("", tuple(checks))
     run = Run(contract, canonical.record_hash(contract), auditor_given.keys_of(contract), evidence)
@@ -262,9 +245,8 @@ def _check(run: Run, witnesses: Mapping[str, str], task: _Task) -> list[Check]:
     try:
         return _judge(run, witnesses, task)
     except Exception as fault:  # evidence is anybody's bytes: what no check foresaw is a verdict, too
-        what = (
-            f"{task.subject}: the check {task.name} stopped at something that it cannot judge ({type(fault).__name__})"
-        )
+        kind = type(fault).__name__
+        what = f"{task.subject}: the check {task.name} stopped at something that it cannot judge ({kind})"
         found = Finding(what, "look at what the other checks say, and at this evidence by hand", accused=NOBODY)
         return checked(task.name, task.subject, [found], "")
 

@@ -139,7 +139,7 @@ def _alone_row(run: Run, one: _Alone, is_fault: bool) -> Row:
 
 def _heads(run: Run) -> Iterator[Row]:
     for holder, kept in run.evidence.items():
-        faults = Counter(one.detail.partition(":")[0] for one in auditor_ledger.witnessed_findings(run, kept))
+        faults = Counter(one.accused for one in auditor_ledger.witnessed_findings(run, kept))
         for party in sorted(set(run.evidence) - {holder}):
             yield _head_row(run, run.evidence[party], holder, faults[party])
         if strange := sum(count for name, count in faults.items() if name not in run.evidence):

@@ -238,7 +238,7 @@ class PlatformScorecard(PlatformRun):
                 for f, entry in zip(self.star.kept, points.to_record(), strict=True)
             ],
             "reasons": [reason.to_record() for reason in reason_table(self.contract, self.node.party, texts)],
-            "rounding": self._rounding,
+            "rounding": dict(sorted(self._rounding.items())),
             "weights": [round(w * 2**24) for w in self.star.descent.weights],
             "dropped": [{"field": name, "reason": reason} for name, reason in [*self.dropped, *self.star.dropped]],
             "notes": [{"field": name, "note": note} for name, note in self.notes],

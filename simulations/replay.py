@@ -36,7 +36,7 @@ from lianxin.simulations.replay_inputs import (
     parties_in,
     read_scenario,
 )
-from lianxin.simulations.replay_road import differing
+from lianxin.simulations.replay_road import differing, in_words
 from lianxin.simulations.runner import run_in_memory
 
 CLOSE = "contract.close"
@@ -202,22 +202,14 @@ def _difference(old: bytes, new: bytes) -> str:
         return "the recorded bytes are no envelope"
     entries, fields = differing(first, second)
     where = f"{first.header['message_type']} of {first.header['sender']} in step {first.header['step']}"
-    return f"{where}: {_in_words(entries, fields)}{_PLANNED if tuple(fields) == ('plan',) else ''}"
-
-
-def _in_words(entries: Sequence[str], fields: Sequence[str]) -> str:
-    """Return the names of what differs; where no field does, the header alone."""
-    header = f"in its header {', '.join(entries)}" if entries else ""
-    message = f"in its message {', '.join(fields)}" if fields else ""
-    found = " and ".join(one for one in (message, header) if one)
-    return "what differs is " + (found or "neither its header nor its message, but its signature or encoding")
+    return f"{where}: {in_words(entries, fields)}{_PLANNED if tuple(fields) == ('plan',) else ''}"
 
 
 def _header_difference(old: bytes, new: bytes) -> str:
     first, second = (canonical.decode_fragment(one)["header"] for one in (old, new))
     entries = [name for name in first if first[name] != second.get(name)]
     where = f"{first['message_type']} of {first['sender']} in step {first['step']}"
-    return f"{where}: {_in_words(entries, ()) if entries else 'its header is equal, its signature is not'}"
+    return f"{where}: {in_words(entries, ()) if entries else 'its header is equal, its signature is not'}"
 
 
 def _compare_models(before: Path, after: Path, evidence: Mapping[str, Evidence], again: Mapping[str, Evidence]) -> int:

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,8 @@ class Difference:
     def sentence(self) -> str:
         """Return it as one sentence."""
         where = f"{self.message_type} of {self.sender} in step {self.step}, round {self.round}"
-        names = f": header {list(self.header) or 'equal'}, fields {list(self.fields) or 'equal'}"
-        return f"message {self.place} ({where}) {self.what}{names if self.what == DIFFERS else ''}"
+        names = f": {in_words(self.header, self.fields)}" if self.what == DIFFERS else ""
+        return f"message {self.place} ({where}) {self.what}{names}"
 
     def to_record(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -267,6 +267,14 @@ def differing(first: wire.Opened, second: wire.Opened) -> tuple[tuple[str, ...],
     return entries, tuple(
         one.name for one in fields if getattr(first.message, one.name) != getattr(second.message, one.name, None)
     )
+
+
+def in_words(entries: Sequence[str], fields: Sequence[str]) -> str:
+    """Return the names of what differs; where no field does, the header alone."""
+    header = f"in its header {', '.join(entries)}" if entries else ""
+    message = f"in its message {', '.join(fields)}" if fields else ""
+    found = " and ".join(one for one in (message, header) if one)
+    return "what differs is " + (found or "neither its header nor its message, but its signature or encoding")
 
 
 def _compared(party: str, recorded: Mapping[str, Any], data: bytes, said: wire.Opened) -> Difference:

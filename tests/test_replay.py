@@ -67,7 +67,7 @@ def test_a_pack_is_compared_by_the_hash_of_each_header_and_payload(
     outcome = replay_run(pack_of(finished, tmp_path / "run.evidence"), scenario)
     assert not outcome.by_bytes and outcome.compared == len(envelopes(finished.layout.folder))
     assert outcome.transcript_sha256 == finished.ran.summary["transcript_sha256"]
-    with pytest.raises(InputFault, match=r"no readable scenario\.json"):
+    with pytest.raises(InputFault, match=r"scenario\.json is missing; replay needs the folder of a simulated run"):
         replay_run(tmp_path / "run.evidence")
 
 
@@ -266,7 +266,7 @@ def test_a_copied_folder_is_replayed_from_its_own_tables_and_a_refusal_names_the
 
 
 def test_what_differs_is_said_in_words_and_a_plan_is_the_programs_own() -> None:
-    said = replay._in_words(("payload_hash",), ("plan",))
+    said = replay.in_words(("payload_hash",), ("plan",))
     assert said == "what differs is in its message plan and in its header payload_hash"
     assert "another build of it" in replay._PLANNED
 
