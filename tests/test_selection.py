@@ -1,5 +1,6 @@
 """Selection across two parties: encrypted correlations against plain numpy, what is dropped, and what B cannot read."""
 
+import json
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -258,6 +259,21 @@ def platform_run(kept: int, **changes: Any) -> PlatformScorecard:
     run.specs, run._wait_for = {one.name: one for one in names}, lambda _: None
     run.node = SimpleNamespace(say=lambda _: None)
     return run
+
+
+def test_a_platforms_model_is_the_same_in_whatever_order_its_banks_were_served() -> None:
+    def model(banks: list[str]) -> str:
+        run = platform_run(0)
+        run.node = SimpleNamespace(catalogue={}, party="platform-a")  # type: ignore[assignment]
+        run.specs = {"f": SimpleNamespace(to_record=dict)}  # type: ignore[dict-item]
+        feature = SimpleNamespace(name="f", merged=(), woe=(0, 9), goods=(5, 6), bads=(2, 1), information_value=0.1)
+        descent = SimpleNamespace(weights=[-0.5])
+        run.star = SimpleNamespace(kept=[feature], descent=descent, dropped=[], gradient_norms=[])  # type: ignore[assignment]
+        run.dropped, run.notes, run.refused = [], [], []
+        run._rounding = {bank: {"mean_thousandths": 1} for bank in banks}
+        return json.dumps(run.model_record())
+
+    assert model(["bank-1", "bank-2"]) == model(["bank-2", "bank-1"])
 
 
 def test_selection_is_due_once_between_counting_and_the_first_round_and_only_where_agreed():
