@@ -30,17 +30,23 @@ from lianxin.parties import (
     cli_catalogue,
     cli_consent,
     cli_desensitise,
+    cli_doctor,
     cli_document,
     cli_export,
+    cli_keys,
     cli_ledger,
     cli_nodes,
     cli_open,
+    cli_operator,
     cli_privacy,
     cli_query,
     cli_replay,
+    cli_runs,
     cli_scenarios,
     cli_score,
+    cli_serve,
     cli_simulate,
+    cli_store,
     report_page,
 )
 
@@ -52,7 +58,8 @@ app.add_typer(cli_nodes.network, name="network")
 app.add_typer(cli_query.platform, name="platform")  # the groups of cli_nodes, with the commands of field queries
 app.add_typer(cli_query.bank, name="bank")
 FURTHER = (
-    cli_ask, cli_bins, cli_card, cli_document, cli_export, cli_open, cli_privacy, cli_scenarios, cli_score,
+    cli_ask, cli_bins, cli_card, cli_doctor, cli_document, cli_export, cli_keys, cli_open, cli_operator, cli_privacy, cli_runs,
+    cli_scenarios, cli_score, cli_serve, cli_store,
 )  # fmt: skip  # modules whose commands are in the groups above
 app.add_typer(cli_simulate.simulate, name="simulate")
 app.add_typer(cli_audit.audit, name="audit")

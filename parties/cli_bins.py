@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lianxin.federation.errors import InputFault
-from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank, platform
+from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, bank, platform, role_config
 
 if TYPE_CHECKING:
     from lianxin.parties.workbench import BinTable, Workbench
@@ -36,7 +36,7 @@ def bank_bins(
     from lianxin.parties.records import load_loan_table, read_table
     from lianxin.parties.workbench import bank_workbench, model_workbench
 
-    node = _config(config, "bank")
+    node = role_config(config, "bank")
     if run:
         _show(model_workbench(_model(node.state, run), fields or ()), as_json)
         return
@@ -57,7 +57,7 @@ def platform_bins(run: RunId, config: PlatformConfig, fields: Fields = None, as_
     """
     from lianxin.parties.workbench import model_workbench
 
-    _show(model_workbench(_model(_config(config, "platform").state, run), fields or ()), as_json)
+    _show(model_workbench(_model(role_config(config, "platform").state, run), fields or ()), as_json)
 
 
 def _model(state: Path, run: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lianxin.federation.errors import InputFault
-from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank
+from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, bank, role_config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,7 +75,7 @@ def _card_of(run: str, config: Path, base_rate: float | None, bank_only: bool) -
     from lianxin.federation.contract import IDENTIFIER
     from lianxin.parties.scorecard_export import stored_card
 
-    state = _config(config, "bank").state
+    state = role_config(config, "bank").state
     if IDENTIFIER.fullmatch(run) is None:
         raise InputFault("a run's id has 3 to 64 of a-z, 0-9 and '-'")
     card = stored_card(state / "runs" / run, run)
@@ -115,7 +115,7 @@ def _warnings(card: "Card") -> list[str]:
 def _marks(run: str, config: Path) -> list[str]:
     from lianxin.parties.lineage import read_mark
 
-    mark = read_mark(_config(config, "bank").state / "runs" / run)
+    mark = read_mark(role_config(config, "bank").state / "runs" / run)
     if not mark["revocations"] or mark["choice"] != "none":
         return []
     return [
@@ -126,7 +126,7 @@ def _marks(run: str, config: Path) -> list[str]:
 def _now(config: Path) -> str:
     from lianxin.parties.clock import now_of
 
-    simulation = _config(config, "bank").simulation
+    simulation = role_config(config, "bank").simulation
     return now_of(simulation.clock if simulation else None)
 
 

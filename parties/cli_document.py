@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lianxin.federation.errors import InputFault
-from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank
+from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, bank, role_config
 
 Words = Annotated[Path | None, typer.Option("--words", help="A TOML file with the bank's own text under headings.")]
 
@@ -31,7 +31,7 @@ def bank_document(
     from lianxin.parties.store import Store
 
     check_writable(out)
-    settings = _config(config, "bank")
+    settings = role_config(config, "bank")
     path = settings.state / "store.sqlite"
     if not path.is_file():
         raise InputFault(f"{settings.state} holds no store yet; start the node once")

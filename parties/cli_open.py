@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lianxin.parties.cli_nodes import AsJson, Config, RunId, _config, bank, platform
+from lianxin.parties.cli_nodes import AsJson, Config, RunId, bank, platform, role_config
 
 if TYPE_CHECKING:
     from lianxin.parties.opening import Opening
@@ -35,7 +35,7 @@ def platform_open(config: Config, run: RunId, out: Out, as_json: AsJson = False)
 def _open(role: str, config: Path, run: str, out: Path, as_json: bool) -> None:
     from lianxin.parties.opening import SEEN, open_run
 
-    opening = open_run(_config(config, role), run, out)
+    opening = open_run(role_config(config, role), run, out)
     typer.echo(SEEN, err=True)
     typer.echo(
         json.dumps(_told(opening, out)) if as_json else f"wrote {out}: what {opening.party} committed to for {run}"

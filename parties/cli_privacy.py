@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lianxin.federation.errors import InputFault
-from lianxin.parties.cli_nodes import AsJson, Config, _config, bank
+from lianxin.parties.cli_nodes import AsJson, Config, bank, role_config
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -18,7 +18,7 @@ def bank_privacy(config: Config, as_json: AsJson = False) -> None:
 
     Example: lianxin bank privacy a.toml --json
     """
-    report = _report(_config(config, "bank"))
+    report = _report(role_config(config, "bank"))
     if as_json:
         typer.echo(json.dumps(report))
         return

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lianxin.federation.errors import InputFault
-from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, _config, bank, platform
+from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, bank, platform, role_config
 from lianxin.parties.control import ask
 
 BASE_DEADLINE_S, FIRM_DEADLINE_S = 120.0, 1.0
@@ -66,7 +66,7 @@ def platform_end(
 
     Example: lianxin platform end queries-1 --node platform.toml
     """
-    ended = ask(_config(config, "platform").state, {"do": "end", "run": run, "operator": operator}, BASE_DEADLINE_S)
+    ended = ask(role_config(config, "platform").state, {"do": "end", "run": run, "operator": operator}, BASE_DEADLINE_S)
     told = ", ".join(ended["told"]) or "no bank, since none is connected"
     typer.echo(json.dumps({k: ended[k] for k in ended if k != "ok"}) if as_json else f"ended {run}; told {told}")
 
@@ -95,7 +95,7 @@ def _ask(
         "purpose": purpose, "mode": mode, "operator": operator, "run": run,
     }  # fmt: skip
     deadline_s = BASE_DEADLINE_S + FIRM_DEADLINE_S * len(firms)
-    answer: dict[str, Any] = ask(_config(config, "bank").state, request, deadline_s)["answer"]
+    answer: dict[str, Any] = ask(role_config(config, "bank").state, request, deadline_s)["answer"]
     return answer
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lianxin.federation.errors import InputFault, LianxinError
-from lianxin.parties.cli_nodes import AsJson, BankConfig, _config, bank
+from lianxin.parties.cli_nodes import AsJson, BankConfig, bank, role_config
 from lianxin.parties.control import ask
 
 BASE_DEADLINE_S, FIRM_DEADLINE_S = 120.0, 0.1
@@ -56,7 +56,7 @@ def bank_score(
     Example: lianxin bank score firms.csv --node a.toml --operator zhao --out scores.csv
     """
     _check_out(out)
-    settings = _config(config, "bank")
+    settings = role_config(config, "bank")
     rows = _rows(table, column or settings.data.id, settings.data.label or "")
     request = {"do": "score", "model": model, "purpose": purpose, "run": run, "operator": operator}
     parts, fault = _collected(_answers(settings.state, request, rows), out)
@@ -121,7 +121,7 @@ def bank_monitor(
 
     Example: lianxin bank monitor --node a.toml --days 30
     """
-    answer = ask(_config(config, "bank").state, {"do": "monitor", "model": model, "days": days}, BASE_DEADLINE_S)
+    answer = ask(role_config(config, "bank").state, {"do": "monitor", "model": model, "days": days}, BASE_DEADLINE_S)
     if as_json:
         typer.echo(json.dumps({name: answer[name] for name in ("days", "models")}))
         return
@@ -281,7 +281,7 @@ def _alone(made: Sequence[str]) -> str:
 
 
 def _decide(config: Path, request: Mapping[str, Any], as_json: bool) -> None:
-    answer = ask(_config(config, "bank").state, {"do": "models", **request}, BASE_DEADLINE_S)
+    answer = ask(role_config(config, "bank").state, {"do": "models", **request}, BASE_DEADLINE_S)
     if as_json:
         typer.echo(json.dumps({name: answer[name] for name in ("models", "history")}))
         return

@@ -8,17 +8,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS, NETWORK_MODELS, NETWORK_TERMS
 from lianxin.federation.errors import InputFault
+from lianxin.parties.config_operations import LimitsSection, RunsSection, StoreSection, WatchSection
+from lianxin.parties.config_section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """The node's table; a platform without one leads networks across banks alone. Paths are relative to the configuration."""
 
     table: Path | None = None
@@ -40,7 +38,7 @@ Model = Literal["scorecard", "boosted_trees", "logistic", "mlp", "tabular", "fie
 NodeSets = Literal["shown", "hidden"]
 
 
-class PolicySection(_Section):
+class PolicySection(Section):
     """When a bank approves a proposal unattended: each key is a limit that the contract must keep.
 
     A limit counts where the contract's model uses what it is about: see `agreement.judge_by_policy`.
@@ -63,7 +61,7 @@ class PolicySection(_Section):
     max_epsilon_thousandths: int = Field(default=0, ge=0, le=10**6)
 
 
-class QuotaSection(_Section):
+class QuotaSection(Section):
     """What a platform answers a bank in a rolling window of days, over all runs: padded matching `queries`, firms in field
     queries and in requests for `scores`, `models_a_firm`: of how many models it gives its part of a firm's score in a calendar
     quarter, `split_bits`: distinct cuts of tree models of whose sides it is told. `outputs` are
@@ -80,20 +78,20 @@ class QuotaSection(_Section):
     output_sets: int = Field(default=256, ge=1, le=100_000)
 
 
-class WitnessSection(_Section):
+class WitnessSection(Section):
     """How many other parties must have cosigned the ledger's head, and within how many hours of a leaf; 0 asks for none."""
 
     quorum: int = Field(default=0, ge=0, le=15)
     hours: int = Field(default=4, ge=1, le=720)
 
 
-class BinningSection(_Section):
+class BinningSection(Section):
     """What this party says by hand about its bins: a file with a table a field, relative to the configuration file."""
 
     file: Path | None = None
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     """What a bank looks at in its finished models beside the whole: columns of its own table to cut by, its column of dates
     and the share of the latest rows, and fields that are known only after the decision."""
 
@@ -106,14 +104,14 @@ class EvaluationSection(_Section):
 KEY_FILE = "keys.key"
 
 
-class KeysSection(_Section):
+class KeysSection(Section):
     """What a node's saved keys are encrypted under: exactly one of a key file and a file with a passphrase."""
 
     key_file: Path | None = None
     passphrase_file: Path | None = None
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """What the runs of a bank's table may spend together, by simple composition: thousandths of epsilon, and a delta of
     10^-`delta_exponent`; in a rolling window of `days`, 0 for ever."""
 
@@ -122,7 +120,7 @@ class PrivacySection(_Section):
     days: int = Field(default=0, ge=0, le=3650)
 
 
-class SimulationSection(_Section):
+class SimulationSection(Section):
     """Only for trials: a seed for every draw, a clock that stands still, signed revocations that come in after a round."""
 
     seed: int = Field(ge=0)
@@ -130,7 +128,7 @@ class SimulationSection(_Section):
     revocations: list[tuple[int, Path]] = []
 
 
-class NodeConfig(_Section):
+class NodeConfig(Section):
     """One node. `identity` is the folder with its keys, `state` the folder that the node writes."""
 
     role: Literal["platform", "bank"]
@@ -151,10 +149,14 @@ class NodeConfig(_Section):
     binning: BinningSection = BinningSection()
     evaluation: EvaluationSection = EvaluationSection()
     privacy: PrivacySection = PrivacySection()
+    store: StoreSection = StoreSection()
+    runs: RunsSection = RunsSection()
+    limits: LimitsSection = LimitsSection()
+    watch: WatchSection = WatchSection()
     simulation: SimulationSection | None = None
 
 
-class BankTerms(_Section):
+class BankTerms(Section):
     """What a run asks of one bank."""
 
     features: list[str] = []
@@ -162,7 +164,7 @@ class BankTerms(_Section):
     identifiers: list[str]
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A run as the operator writes it; the contract is made from it."""
 
     run: str
@@ -247,7 +249,7 @@ class RunConfig(_Section):
         return {"max_queries": 64, "max_rows": 64, "identifiers": [], **named, **values}
 
 
-Section = TypeVar("Section", bound=_Section)
+Read = TypeVar("Read", bound=Section)
 
 
 def load_node(path: Path) -> NodeConfig:
@@ -286,7 +288,9 @@ def _check_table(path: Path, config: NodeConfig) -> None:
     if has_table and not data.id:
         raise InputFault(f"{path}: data.id is missing; name the column that identifies the firm")
     if not has_table and (config.role == "bank" or data.id or data.desensitisation is not None):
-        raise InputFault(f"{path}: data.table is missing; only a platform that leads networks across banks does without")
+        raise InputFault(
+            f"{path}: data.table is missing; only a platform that leads networks across banks does without"
+        )
 
 
 def load_run(path: Path) -> RunConfig:
@@ -294,7 +298,7 @@ def load_run(path: Path) -> RunConfig:
     return _parse(RunConfig, path)
 
 
-def _parse(kind: type[Section], path: Path) -> Section:
+def _parse(kind: type[Read], path: Path) -> Read:
     try:
         return kind(**tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError:

@@ -16,7 +16,7 @@ from lianxin.crypto import canonical
 from lianxin.crypto.signing import sign_record
 from lianxin.federation.channel import MemoryNetwork
 from lianxin.federation.contract import RunContract
-from lianxin.parties import cli_nodes
+from lianxin.parties import cli_serve
 from lianxin.parties.bank import BankNode
 from lianxin.parties.clock import after
 from lianxin.parties.config import load_node, load_run
@@ -206,8 +206,8 @@ def running(layout: Layout) -> Iterator[Network]:
             open_things.callback(thread.join, SOON_S)
         for end in (road, *banks.values(), leader):
             open_things.callback(end.close)
-        answerers = {PLATFORM: lambda request: cli_nodes._platform_answer(leader, request)}
-        answerers |= {name: lambda request, b=bank: cli_nodes._bank_answer(b, request) for name, bank in banks.items()}
+        answerers = {PLATFORM: lambda request: cli_serve._platform_answer(leader, request)}
+        answerers |= {name: lambda request, b=bank: cli_serve._bank_answer(b, request) for name, bank in banks.items()}
         for party, answer in answerers.items():
             open_things.callback(ControlServer(layout.home(party) / "state", answer).close)
         for thread in threads:

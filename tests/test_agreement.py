@@ -15,7 +15,7 @@ from lianxin.crypto.signing import SigningKey, sign_record
 from lianxin.federation.channel import MemoryNetwork
 from lianxin.federation.contract import RunContract, parse_contract
 from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, PeerError, RunStopped
-from lianxin.parties import cli, cli_nodes, platform
+from lianxin.parties import cli, cli_serve, platform
 from lianxin.parties.agreement import (
     approve,
     check_proposal,
@@ -99,7 +99,7 @@ def running(layout: Layout) -> Iterator[Nodes]:
     network = MemoryNetwork(leader.handle, "platform")
     banks = {party: BankNode(opened[party], network.link(party)) for party in layout.parties[1:]}
     controls = [
-        ControlServer(layout.home(party) / "state", lambda request, b=bank: cli_nodes._bank_answer(b, request))
+        ControlServer(layout.home(party) / "state", lambda request, b=bank: cli_serve._bank_answer(b, request))
         for party, bank in banks.items()
     ]
     threads = [threading.Thread(target=bank.serve, daemon=True) for bank in banks.values()]

@@ -71,7 +71,7 @@ def test_every_configuration_key_is_in_the_reference():
     sections = (
         config.NodeConfig, config.DataSection, config.PolicySection, config.SimulationSection, config.RunConfig,
         config.BankTerms, config.KeysSection, config.QuotaSection, config.WitnessSection,
-        config.EvaluationSection,
+        config.EvaluationSection, config.StoreSection, config.RunsSection, config.LimitsSection, config.WatchSection,
     )  # fmt: skip
     missing = {key for section in sections for key in section.model_fields if f"`{key}`" not in REFERENCE}
     assert missing - {"data", "policy", "simulation", "banks", "keys", "quota", "witness"} == set()

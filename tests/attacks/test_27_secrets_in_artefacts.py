@@ -171,7 +171,7 @@ from lianxin.parties import cli, cli_nodes
 def fail(path, role):
     subject_secret = "CANARY-LOCAL"
     raise RuntimeError("a fault")
-cli_nodes._config = fail
+cli_nodes.role_config = fail
 cli.run(["--debug", "platform", "keys", "x.toml"])
 """
 

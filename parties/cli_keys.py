@@ -1,0 +1,1 @@
+"""Commands about keys and certificates: rotate, revoke a peer, when they expire."""

@@ -1,0 +1,1 @@
+"""The platform operator's day: institutions, catalogue, sources, consents, usage."""

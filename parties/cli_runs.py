@@ -1,0 +1,1 @@
+"""Commands about the runs of a node: list, cancel, resume."""
