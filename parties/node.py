@@ -12,6 +12,7 @@ import resource
 import signal
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Node:
     _events: list[tuple[float, str]] = field(default_factory=list)
     _eyes: dict[str, dict[str, str]] = field(default_factory=dict)
     bytes_sent: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     swept: str = ""  # the day of the last sweep
 
     @property
