@@ -150,6 +150,28 @@ def sums(
     _tell(record, as_json)
 
 
+@bench.command("star")
+def star(
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the figures, the plot and each run.")],
+    banks: Annotated[list[int] | None, typer.Option("--banks", min=1, max=64, help="Repeat it; 5 10 20 40 without.")] = None,
+    rows: Annotated[list[int] | None, typer.Option("--rows", min=100, help="Loans a bank; 150 600 2400 without.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=15, help="Rounds of the scorecard.")] = 1,
+    matching: Annotated[str, typer.Option(help="paillier or ecdh.")] = "ecdh",
+    bits: Bits = 2048, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """One platform and many banks, each a process of its own: time, bytes and memory a node, and how they grow.
+
+    Example: lianxin bench star --banks 5 --banks 40 --rows 150 --out build/star --json
+    """
+    from lianxin.simulations.bench_star import Asked, bench_star, lines_of
+
+    chosen = {name: tuple(given) for name, given in (("banks", banks), ("rows", rows)) if given}
+    asked = Asked(**chosen, rounds=rounds, matching=matching, key_bits=bits)
+    with Console(stderr=True).status("measuring") as status:
+        record = bench_star(asked, out, status.update)
+    typer.echo(json.dumps(record) if as_json else "\n".join(lines_of(record)))
+
+
 @bench.command("grids")
 def grids(
     parameters: Annotated[int, typer.Option(min=1_000, max=125_000, help="Weights of the network, about.")] = 100_000,
