@@ -7,6 +7,10 @@ suite.
 
 from collections.abc import Callable
 
+POINTS = (
+    "consent-write", "snapshot-root", "checkpoint-sign", "witness-answer", "pool-pop", "envelope-send", "envelope-ack",
+    "decrypt", "model-write", "revoke",
+)  # fmt: skip
 Reached = Callable[[str], None]
 _hook: Reached | None = None
 

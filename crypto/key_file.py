@@ -33,7 +33,7 @@ from lianxin.crypto.errors import EncodingRejected, KeyFileLocked, KeyFileReject
 from lianxin.crypto.paillier import SecretKey, secret_key_from_primes
 from lianxin.crypto.randomness import SEED_BYTES
 
-KEY_TYPE, SEED_TYPE, VERSION = "paillier-key", "run-seed", 1
+KEY_TYPE, SEED_TYPE, IDENTITY_TYPE, VERSION = "paillier-key", "run-seed", "identity-key", 1
 SALT_BYTES = 16
 SCRYPT_N = 1 << 15
 SCRYPT_N_MOST = 1 << 17
@@ -45,7 +45,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 _BASE64URL = re.compile(r"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _LABEL = ("owner", "purpose", "run")
-_PUBLIC = {KEY_TYPE: {"bits": int, "key_id": str}, SEED_TYPE: {}}
+_PUBLIC: Mapping[str, Mapping[str, type]] = {KEY_TYPE: {"bits": int, "key_id": str}, SEED_TYPE: {}, IDENTITY_TYPE: {}}
 
 
 class Label(NamedTuple):
@@ -172,6 +172,21 @@ def open_seed(data: bytes, protection: Protection, expected: Label) -> bytes:
     if len(seed) != SEED_BYTES:
         raise KeyFileRejected(f"the record opens and holds no seed of {SEED_BYTES} bytes; restore it from a copy")
     return seed
+
+
+def seal_identity(secret: bytes, label: Label, protection: Protection, salt: bytes) -> bytes:
+    """Return the file of a node's signing key or TLS key (the bytes that its file would hold in clear)."""
+    return _seal(IDENTITY_TYPE, label, {}, {"secret": secret.hex()}, protection.fresh(salt))
+
+
+def open_identity(data: bytes, protection: Protection, expected: Label) -> bytes:
+    """Return the bytes of the key that was sealed for `expected`. Raises as `open_key` does."""
+    return bytes.fromhex(_hex(_open(_read(data, IDENTITY_TYPE), protection, expected, {"secret"})["secret"]))
+
+
+def is_sealed_identity(data: bytes) -> bool:
+    """Return whether a key's file holds a sealed key, as its first bytes say; whether it opens is another question."""
+    return data.startswith(b'{"check":') and b'"type":"identity-key"' in data
 
 
 def read_saved_key(data: bytes) -> SavedKey:

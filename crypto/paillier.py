@@ -25,6 +25,7 @@ from gmpy2 import mpz, powmod, powmod_sec
 from lianxin.crypto import fixed_base
 from lianxin.crypto.blocks import block_seeds, cut_blocks, run_blocks
 from lianxin.crypto.errors import CiphertextRejected, DecryptionFault, KeyRejected
+from lianxin.crypto.failpoints import reach
 from lianxin.crypto.fixed_base import CACHED_KEYS, draw_textbook_residue, evaluator_residues, owner_residues
 from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.safe_primes import draw_safe_prime
@@ -208,7 +209,10 @@ class Decryptor:
         """Return the plaintext of each ciphertext, in order. Raises DecryptionFault as `decrypt` does."""
         blocks = cut_blocks([int(c) for c in cs], _DECRYPT_BLOCK)
         work = zip(blocks, block_seeds(drbg, len(blocks)), strict=True)
-        return list(chain.from_iterable(run_blocks(_decrypt_block, self._primes, work, executor)))
+        reach("decrypt/before")
+        opened = list(chain.from_iterable(run_blocks(_decrypt_block, self._primes, work, executor)))
+        reach("decrypt/after")
+        return opened
 
 
 def _decrypt_block(p: int, q: int, cs: Sequence[int], seed: bytes) -> list[int]:

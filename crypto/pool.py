@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from lianxin.crypto.failpoints import reach
 from lianxin.crypto.paillier import ResidueSource
 from lianxin.crypto.randomness import Drbg, derive_seed
 
@@ -82,7 +83,9 @@ class RandomiserPool:
 
     def take(self, count: int) -> list[int]:
         """Return `count` randomisers that were never handed out, after their reservation is durable."""
+        reach("pool-pop/before")
         first = self._reserve(count)
+        reach("pool-pop/after")
         end, taken = first + count, list[int]()
         for block in range(first // BLOCK, -(-end // BLOCK)):
             low, high = max(first, block * BLOCK), min(end, (block + 1) * BLOCK)

@@ -9,9 +9,9 @@ et al., Taming the Many EdDSAs, SSR 2020).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -29,12 +29,45 @@ _ORDER_8_Y = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER_Y = {y % _FIELD_PRIME for y in (0, 1, -1, _ORDER_8_Y, -_ORDER_8_Y)}
 
 
+class Signer(Protocol):
+    """What a module that keeps an Ed25519 key must give (PKCS#11: a token with CKM_EDDSA); the key itself stays there."""
+
+    @property
+    def public_hex(self) -> str:
+        """Return the public key, 64 lower-case hex digits."""
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature on exactly these bytes (RFC 8032, section 5.1.6, not pre-hashed)."""
+
+
 class SigningKey:
     """An Ed25519 secret key. It has no text, pickle or JSON form; only its public half can be read."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._secret_key = key
+        self._sign: Callable[[bytes], bytes] = key.sign
         self.public_hex: str = key.public_key().public_bytes_raw().hex()
+
+    @classmethod
+    def from_signer(cls, signer: Signer) -> "SigningKey":
+        """Return the key that a module keeps; every signature is verified before it is used.
+
+        Raises SignatureRejected, here for a public key that is none, at a use for a signature that does not verify.
+        """
+        made = cls.__new__(cls)
+        made.public_hex, public = signer.public_hex, _public_key(signer.public_hex)
+
+        def sign(data: bytes) -> bytes:
+            signature = bytes(signer.sign(data))
+            try:
+                public.verify(signature, data)
+            except (InvalidSignature, ValueError):
+                raise SignatureRejected(
+                    "the module that keeps this node's key gave a signature that does not verify; see its log"
+                ) from None
+            return signature
+
+        made._sign = sign
+        return made
 
     @classmethod
     def from_seed(cls, seed: bytes) -> "SigningKey":
@@ -51,7 +84,7 @@ class SigningKey:
 
     def sign(self, domain: str, data: bytes) -> bytes:
         """Return the 64-byte signature on `data` under `domain`. Raises ValueError for a malformed domain."""
-        return self._secret_key.sign(_tagged(domain, data))
+        return self._sign(_tagged(domain, data))
 
     def sign_note(self, text: bytes) -> bytes:
         """Return the 64-byte signature on a note's text as it is, without a domain (C2SP signed-note, `crypto/notes.py`).
@@ -59,7 +92,7 @@ class SigningKey:
         Raises ValueError for a text with another control character than a line feed: every domain's bytes hold a zero
         byte, so that no signature on a note is one on a record.
         """
-        return self._secret_key.sign(_note_text(text))
+        return self._sign(_note_text(text))
 
     def sign_record(self, record: Mapping[str, Any], signer: str) -> dict[str, str]:
         """Return this key's entry for the record's signature list; `signer` is the id that the verifier looks up."""

@@ -13,6 +13,10 @@ What is asked of each stream before a byte of it is read (attacks.md, row 25); a
     I09  a token is well formed and new, or a resumption has the token of a conversation that is open for this very
          party, run and conversation, on a later stream than before (`resumption`, steps 1 and 6)
     I10  the counts of messages in a resumption, and every frame after it, are possible ones (steps 4 and 6)
+    I11  the wire protocol of the bank is this one or the one before; who names none speaks 1, as all did up to 0.6.0
+    I20  the party was not revoked here
+
+What a peer may cost, which is asked of the same streams, is in `limits`.
 
 I03 reads the certificate too because the AuthContext cuts a name at its first NUL byte: `spiffe://x/bank\\0.evil` shows
 there as `spiffe://x/bank`. A certificate that is expired or another authority's fails in the handshake already, of
@@ -40,6 +44,10 @@ if TYPE_CHECKING:
 
 RUN_KEY, CONVERSATION_KEY = "lianxin-run", "lianxin-conversation"
 TOKEN_KEY, STREAM_KEY, HEARD_KEY = "lianxin-token", "lianxin-stream", "lianxin-heard"
+PROTOCOL_KEY = "lianxin-protocol"
+PROTOCOL = 2
+PROTOCOLS_SPOKEN = range(PROTOCOL - 1, PROTOCOL + 1)
+UNNAMED_PROTOCOL = 1
 SERVICES = {"contracts": "Contracts", "matching": "Matching", "vertical": "Vertical", "learning": "Learning", "query": "Query",
             "scoring": "Scoring"}  # fmt: skip
 UNBOUNDED = 2**31
@@ -61,16 +69,25 @@ class Refused(PeerError):
         self.uri = uri
 
 
+class OtherProtocol(Refused):
+    """A pinned peer speaks a wire protocol that this node does not; the only refusal whose reason the peer is told."""
+
+
 class NoRoom(PeerGone):
     """The platform carries as many conversations as it can; worth another attempt."""
 
 
 @dataclass(frozen=True)
 class PinnedPeer:
-    """Whom a server admits under one URI: the party id and the SHA-256 (hex) of its certificate's DER bytes."""
+    """Whom a server admits under one URI: the party id and the SHA-256 (hex) of its certificate's DER bytes.
+
+    `also` are further certificates, while one is being rotated; a `revoked` party is admitted under none.
+    """
 
     party: str
     certificate_sha256: str
+    also: tuple[str, ...] = ()
+    revoked: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,9 @@ def check_peer(auth: Mapping[str, Any], parties: Mapping[str, PinnedPeer], now: 
     pinned = parties.get(uri)
     if pinned is None:
         raise Refused("I04", "A peer's URI is not pinned here.", uri)
-    if hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest() != pinned.certificate_sha256:
+    if pinned.revoked:
+        raise Refused("I20", f"{pinned.party} was revoked here and is not admitted.", uri)
+    if hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest() not in (pinned.certificate_sha256, *pinned.also):
         raise Refused("I05", f"A peer shows the URI of {pinned.party} with a certificate that is not pinned.", uri)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise Refused("I06", f"The certificate of {pinned.party} is not valid now: renew and pin it anew.", uri)
@@ -160,6 +179,21 @@ def read_dial(metadata: Any, kind: str, party: str, others: Set[str]) -> Dial:
     if _TOKEN.fullmatch(token) is None or stream is None or (heard is not None and read_count(heard) is None):
         raise Refused("I09", f"{party} asks to resume by a token or counts that are none.")
     return Dial(party, conversation or "", run or "", token, stream, read_count(heard))
+
+
+def read_protocol(metadata: Any) -> int:
+    """Return the wire protocol that a stream's metadata names: 1 where it names none, 0 for what is no number."""
+    said = _one_of(metadata, PROTOCOL_KEY)
+    return UNNAMED_PROTOCOL if said is None else read_count(said) or 0
+
+
+def check_protocol(said: int, peer: str) -> None:
+    """Raise OtherProtocol (I11) unless `peer`'s wire protocol is spoken here; it says which side to upgrade."""
+    first, last = PROTOCOLS_SPOKEN[0], PROTOCOLS_SPOKEN[-1]
+    if said not in PROTOCOLS_SPOKEN:
+        older = "this node" if said > last else f"the node of {peer}"
+        text = f"{peer} speaks wire protocol {said}, this node {first} to {last}: upgrade {older}."
+        raise OtherProtocol("I11", text)
 
 
 def read_count(text: str | None) -> int | None:
@@ -219,7 +253,7 @@ class Switchboard:
         if sum(first.party == dial.party for first in self._open.values()) >= self._share:
             raise PeerError(f"{dial.party} has {self._share} conversations open and wants another.", "I08")
         if len(self._open) >= self._room:
-            raise NoRoom(f"{len(self._open)} conversations are open, which is all that there may be.")
+            raise NoRoom(f"{len(self._open)} conversations are open, which is all that there may be.", "L17")
         end = ConversationEnd(dial.party, dial.conversation, self._resume_window_s if dial.token else 0.0)
         self._open[end] = dial
         return end
@@ -278,6 +312,19 @@ class Host:
         broken = pour(frames, end, stream)
         end.await_resumption()
         return broken
+
+    def cut(self, party: str, rule: str) -> int:
+        """End every conversation of `party` at once, without a farewell, and return how many there were."""
+        found = [one for one in self._all() if one.channel.peer == party]
+        for attended in found:
+            attended.channel.end.lose(PeerError(f"{party} was revoked at this end (rule {rule}).", rule))
+            attended.cut_after(0.0)
+        return len(found)
+
+    @property
+    def open_count(self) -> int:
+        """How many conversations are attended to."""
+        return len(self._all())
 
     def close(self, reason: str) -> None:
         """Say farewell in every conversation."""

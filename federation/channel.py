@@ -21,13 +21,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from lianxin.crypto.randomness import system_seed
 from lianxin.federation.admission import CLOSE_DEADLINE_S, Dial, Host, NoRoom, Switchboard, check_ids
 from lianxin.federation.admission import PinnedPeer as PinnedPeer
-from lianxin.federation.errors import DeadlinePassed, InputFault, LianxinError, PeerError, PeerGone
+from lianxin.federation.errors import DeadlinePassed, LianxinError, PeerError, PeerGone
 from lianxin.federation.resumption import RESUME_WINDOW_S, ConversationEnd, Frame, Pipe, PipeBusy, PipeEnded, pour
+from lianxin.federation.tls import ClientTls as ClientTls
+from lianxin.federation.tls import ServerTls as ServerTls
 
 MESSAGE_LIMIT_BYTES = 4 * 2**20 - 1024
 SEND_DEADLINE_S = 120.0
@@ -41,36 +42,6 @@ class MessageTooLarge(LianxinError):
 
 class Unreachable(PeerGone):
     """No connection now, or it ended before anything was said: worth another attempt while the deadline allows."""
-
-
-@dataclass(frozen=True)
-class ServerTls:
-    """Paths of a server's PEM files: its key, its certificate and the authority that a client's must come from."""
-
-    key: Path
-    certificate: Path
-    authority: Path
-
-
-@dataclass(frozen=True)
-class ClientTls:
-    """Paths of a client's PEM files: its key, its certificate and the one server certificate that it trusts.
-
-    `server_name` is the DNS name that TLS compares, whatever address is dialled: one that `pinned` carries.
-    """
-
-    key: Path
-    certificate: Path
-    pinned: Path
-    server_name: str = "localhost"
-
-
-def read_pem(path: Path) -> bytes:
-    """Return the bytes of a TLS file; raises InputFault when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        raise InputFault(f"The TLS file {path} cannot be read: make the identity anew or check its owner.") from None
 
 
 class Channel(ABC):
@@ -94,6 +65,11 @@ class Channel(ABC):
 
     def is_gone(self) -> bool:
         """Return whether the peer's side of the road has ended; what it sent before may still be read."""
+        return False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called at this end."""
         return False
 
     @abstractmethod

@@ -6,9 +6,15 @@ id and nothing else.
 
 
 class LianxinError(Exception):
-    """The root of the errors that a person sees as one sentence; `exit_code` is the command's."""
+    """The root of the errors that a person sees as one sentence; `exit_code` is the command's.
+
+    `code` is the sentence's code where another process has said it, else "" (parties/error_codes finds it).
+    """
 
     exit_code = 1
+    code = ""
+    party = ""  # at whom and in which step a run failed, where that is known
+    step = ""
 
 
 class InputFault(LianxinError):

@@ -17,7 +17,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import chdtrc
 
 from lianxin.federation.evaluation import Floats, checked
 from lianxin.federation.evaluation_intervals import Z95
@@ -86,6 +85,8 @@ def hosmer_lemeshow(
     `is_fitted` says that these are the rows that the model was fitted on. A group whose prediction is 0 or 1 for every row
     and wrong for one makes the statistic infinite and p 0.
     """
+    from scipy.special import chdtrc  # with it comes SciPy, which a node that waits does not need
+
     outcome, predicted = _checked(labels, probabilities)
     if not 0 < outcome.sum() < outcome.size:
         return None

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from lianxin.crypto.randomness import Drbg
 from lianxin.federation.evaluation import Floats, checked, ks_curves
@@ -88,6 +87,8 @@ class Areas:
 
     def paired(self, first: str, second: str) -> Paired:
         """Return the paired comparison of two models."""
+        from scipy.special import ndtr  # with it comes SciPy, which a node that waits does not need
+
         places = self.models.index(first), self.models.index(second)
         contrast = np.zeros(len(self.models))
         contrast[places[0]] += 1.0

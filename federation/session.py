@@ -22,12 +22,14 @@ from google.protobuf.message import Message
 
 from lianxin.crypto import canonical
 from lianxin.crypto.errors import CryptoError, SignatureRejected
+from lianxin.crypto.failpoints import reach
 from lianxin.crypto.signing import SigningKey, sign_record, verify_by
 from lianxin.federation import wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import GuardRefused, PeerError
+from lianxin.federation.errors import GuardRefused, PeerError, PeerGone
 from lianxin.federation.model import MODES, Clock, Provenance
+from lianxin.federation.waits import Waits
 
 GENESIS = "0" * 64
 ROW_MODES = frozenset({*MODES, "SPLITS"})
@@ -102,6 +104,7 @@ class Session:
     _last_received: str = GENESIS
     last_step: str = "contract.agree"
     _named: dict[str, set[int]] = field(default_factory=dict)
+    waits: Waits = field(default_factory=Waits, repr=False)
 
     @property
     def peer(self) -> str:
@@ -109,8 +112,11 @@ class Session:
         return self.channel.peer
 
     def send(self, message: Message, step: str, rights: Sequence[Provenance] = ()) -> None:
-        """Guard, seal, trace and send `message`. Raises GuardRefused when it may not cross; nothing has left then."""
+        """Guard, seal, trace and send `message`. Raises GuardRefused when it may not cross, PeerGone when the conversation
+        was closed at this end, as it is when its run is stopped: nothing has left then, and no leaf says so."""
         self.last_step = step
+        if self.channel.closed:
+            raise PeerGone(f"conversation {self.conversation} with {self.peer} was closed at this end: nothing is sent")
         try:
             crossings = wire.guard(message, step, self.contract.record["forms"], bool(rights))
             self._check_rights(crossings, rights, step)
@@ -119,7 +125,9 @@ class Session:
             self.trace.refused(self.contract.run, self.peer, refusal.rule, step, None)
             raise
         data, opened = wire.seal(self._header(step), message, self.key)
+        reach("envelope-send/before")
         self.trace.crossed("out", self.peer, opened, crossings, rights, data)
+        reach("envelope-send/after")
         self._sent, self._last_sent = self._sent + 1, opened.message_hash
         self.channel.send(data)
 
@@ -167,7 +175,13 @@ class Session:
     def receive(self, step: str, types: tuple[type[Message], ...], deadline_s: float) -> Message:
         """Return the peer's next message. Raises PeerError with a rule id when it is not what may come now, DeadlinePassed
         or PeerGone when nothing comes."""
-        return self.accept(self.channel.receive(deadline_s), step, types)
+        try:
+            with self.waits.on(self.contract.run, self.peer, step, deadline_s):
+                data = self.channel.receive(deadline_s)
+            return self.accept(data, step, types)
+        except PeerError as fault:
+            fault.party, fault.step = fault.party or self.peer, fault.step or step
+            raise
 
     def accept(self, data: bytes, step: str, types: tuple[type[Message], ...]) -> Message:
         """Check one envelope that came and return its message; see the module's list of checks."""
@@ -185,7 +199,9 @@ class Session:
             raise (
                 refusal if isinstance(refusal, PeerError) else PeerError(self._says(str(refusal)), refusal.rule)
             ) from None
+        reach("envelope-ack/before")
         self.trace.crossed("in", self.peer, opened, crossings, (), data)
+        reach("envelope-ack/after")
         self._received, self._last_received = self._received + 1, opened.message_hash
         return opened.message
 

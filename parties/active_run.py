@@ -7,19 +7,27 @@ a bank takes the place of the one before it, of which nothing is read any more.
 
 import logging
 import threading
-import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Union
 
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import LianxinError, PeerError, RunStopped
 from lianxin.federation.session import Session
+from lianxin.parties.fault_words import fault_words
 from lianxin.parties.node import Node
-from lianxin.parties.platform_network import PlatformNetwork
-from lianxin.parties.platform_run import PlatformRun
+from lianxin.parties.run_life import RunLife
 
-Work = PlatformRun | PlatformNetwork
+if TYPE_CHECKING:
+    from lianxin.parties.platform_network import PlatformNetwork
+    from lianxin.parties.platform_run import PlatformRun
+
+Work = Union["PlatformRun", "PlatformNetwork"]  # named, not loaded: Flower comes with a run
+
+FAILURES_KEPT = 64
+LOOK_S = 5.0
 
 
 @dataclass
@@ -28,10 +36,11 @@ class ActiveRun:
 
     work: Work
     learning: dict[str, Channel] = field(default_factory=dict)
-    failures: list[LianxinError] = field(default_factory=list)
+    failures: deque[LianxinError] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
     arrived: threading.Condition = field(default_factory=threading.Condition)
     done: threading.Event = field(default_factory=threading.Event)
     again: bool = False
+    life: RunLife | None = None
     _taken: dict[str, Channel] = field(default_factory=dict)
 
     def hold(self, channel: Channel) -> None:
@@ -43,7 +52,8 @@ class ActiveRun:
         if before is not None:
             before.close("the bank dialled again")
         with self.arrived:
-            self.arrived.wait_for(lambda: self.done.is_set() or self.learning.get(bank) is not channel)
+            while not self.done.is_set() and self.learning.get(bank) is channel:
+                self.arrived.wait(LOOK_S)
 
     def finish(self) -> None:
         """Let go of every learning channel: a bank would still wait on it."""
@@ -72,12 +82,14 @@ class ActiveRun:
         """
         for bank in banks:
             self._taken[bank].close("it was lost")
-        until = time.monotonic() + contract.rejoin_s
-        with self.arrived:
+        waited = node.waits.on(contract.run, ", ".join(banks), "learning.exchange", float(contract.rejoin_s))
+        with waited, self.arrived:
             self.arrived.wait_for(
-                lambda: self.done.is_set() or all(map(self._is_back, banks)), max(0.0, until - time.monotonic())
+                lambda: self.done.is_set() or all(map(self._is_back, banks)), float(contract.rejoin_s)
             )
             back = [bank for bank in banks if self._is_back(bank)]
+        if self.life is not None:
+            self.life.check()
         return self.sessions(node, contract, back)
 
     def _is_back(self, bank: str) -> bool:
@@ -94,4 +106,4 @@ def cause_of(run: str, active: ActiveRun | None, fault: Exception) -> LianxinErr
 
 def _unknown(run: str, fault: Exception) -> RunStopped:
     logging.getLogger("lianxin").error("a fault in run %s", run, exc_info=fault)
-    return RunStopped(f"a fault of this program ({type(fault).__name__}) ended run {run}; report it with the log")
+    return RunStopped(fault_words(fault, f"run {run}"))

@@ -55,6 +55,11 @@ class Verdict:
 
 def draft_contract(config: RunConfig, identity: Identity, catalogue_digest: str, now: str) -> RunContract:
     """Return the contract of a run's configuration. Raises InputFault naming the key that cannot be agreed."""
+    if gone := sorted(set(config.banks) & set(identity.revoked)):
+        raise InputFault(
+            f"the run names bank {gone[0]}, which was revoked at {identity.party} (rule C20); take it out of the run, or "
+            "accept a new identity of it"
+        )
     unknown = sorted(set(config.banks) - set(identity.peers))
     if unknown:
         raise InputFault(f"the run names bank {unknown[0]}, which is no pinned peer of {identity.party}")
@@ -98,13 +103,15 @@ def _field(provider: str, name: str, use: str) -> dict[str, str]:
 def check_proposal(contract: RunContract, identity: Identity, columns: set[str], label: str, now: str) -> Verdict:
     """Return whether a bank could keep these terms at all: its own and the platform's keys, its columns, the dates."""
     keys = contract.node_keys
-    pinned = {peer.party: peer.node_key for peer in identity.peers.values()}
-    if any(pinned.get(party) != key for party, key in keys.items() if party != identity.party):
+    if gone := sorted(set(keys) & set(identity.revoked)):
+        return Verdict("C20", f"the contract names {gone[0]}, which was revoked here")
+    if any(key not in identity.keys_of(party) for party, key in keys.items() if party != identity.party):
         return Verdict("C02", "a party's node key is not the pinned one")
     platform = identity.peers.get(contract.platform)
     if platform is None or platform.role != "platform" or dict(contract.record["forms"]) != FORMS:
         return Verdict("C02", "the contract names another platform, or other forms than this version's")
-    if keys.get(identity.party) != identity.signing_key.public_hex or identity.party not in contract.banks:
+    own = {identity.signing_key.public_hex, *identity.also}
+    if keys.get(identity.party) not in own or identity.party not in contract.banks:
         return Verdict("C02", "this bank is not in the contract under its own key")
     asked = set(contract.fields_of(identity.party, "feature"))
     labels = () if contract.is_standing else (label,)

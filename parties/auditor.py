@@ -31,6 +31,7 @@ from lianxin.parties import (
     auditor_registry,
     auditor_releases,
     auditor_retention,
+    auditor_rotations,
     auditor_scores,
     auditor_sums,
     auditor_times,
@@ -180,7 +181,7 @@ def _verify(
 
 def _as_known(checks: Sequence[Check], run: Run, known_keys: Mapping[str, str] | None) -> Iterator[Check]:
     """Yield the checks without what accuses a party under a key that is not the one known to be its own."""
-    odd = {party for party, key in run.node_keys.items() if (known_keys or {}).get(party, key) != key}
+    odd = {p for p, key in run.node_keys.items() if (known_keys or {}).get(p, key) not in {e.key for e in run.eras[p]}}
     for check in checks:
         yield replace(check, accused="") if check.accused in odd else check
 
@@ -305,9 +306,10 @@ def _contract_findings(
                 f"{party}: contract.json differs from the others' or lacks a party's signature",
                 f"ask {party} under which contract it ran", accused=party,
             )  # fmt: skip
+    eras = auditor_rotations.eras_of(evidence, auditor_given.keys_of(contract))
     for entry in contract["parties"]:
         known = (known_keys or {}).get(entry["party"])
-        if known is not None and known != entry["node_key"]:
+        if known is not None and known not in {era.key for era in eras[entry["party"]]}:
             yield Finding(f"{entry['party']}: its node key is not the one known to the auditor", "ask its operator")
 
 

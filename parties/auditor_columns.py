@@ -55,6 +55,10 @@ KINDS: Mapping[str, Record] = {
         "contract_hash": str, "unit": str, "epsilon_thousandths": int, "delta_exponent": int, "left_thousandths": int,
     },
     "network-round": {"round": int, "accepted": bool, "reason": str, "rows": int, "weights_sha256": str},
+    "institution": {"peer": str, "event": str, "record_hash": str},
+    "catalogue": {"event": str, "catalogue_hash": str, "before": str, "record_hash": str},
+    "key-rotation": {"peer": str, "rotation": {"record": {"party": str, "what": str, "number": int}}},
+    "peer": {"event": str, "peer": str, "rule": str, "node_key": str, "certificate_sha256": str},
 }  # fmt: skip
 HEADER = {
     "run": str, "conversation": str, "step": str, "round": int, "seq": int, "sender": str, "recipient": str,

@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from lianxin.crypto import merkle
-from lianxin.parties import auditor_columns, auditor_lines
+from lianxin.parties import auditor_columns, auditor_lines, auditor_rotations
 from lianxin.parties.auditor_columns import KINDS, Columns, fits
 from lianxin.parties.auditor_lines import Lines, LineTree, Marks, Record, Records
 
@@ -150,6 +150,11 @@ class Run:
     def id(self) -> str:
         """The run's id."""
         return self.contract["run"]
+
+    @cached_property
+    def eras(self) -> Mapping[str, tuple[auditor_rotations.Era, ...]]:
+        """The node keys of each party in their order, as rotations in the ledgers lead from the contract's."""
+        return auditor_rotations.eras_of(self.evidence, self.node_keys)
 
     @property
     def version(self) -> int:

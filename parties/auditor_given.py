@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lianxin.crypto import canonical, signing
 from lianxin.crypto.errors import CryptoError
-from lianxin.parties import auditor_pack
+from lianxin.parties import auditor_pack, auditor_rotations
 from lianxin.parties.auditor_columns import fits
 from lianxin.parties.auditor_evidence import CONTRACT, NOBODY, Evidence, Finding, Record
 from lianxin.parties.auditor_ledger import PART
@@ -77,7 +77,7 @@ class Given:
     def lay_aside(self, keys: Keys) -> None:
         """Put the parts of packs aside that another key signed than the party's; raises PackFault for a bad signature."""
         for party, folders in self.folders.items():
-            odd = [one for one in folders if auditor_pack.part_key(one) not in ("", keys.get(party, ""))]
+            odd = [one for one in folders if not _is_of(one, keys.get(party, ""))]
             if odd and party in keys:
                 self.aside[party] = odd
                 self.folders[party] = [one for one in folders if one not in odd]
@@ -89,6 +89,12 @@ class Given:
             for other in self.folders[party][1:]:
                 folder = found[party] = _later(folder, other)
         return found
+
+
+def _is_of(folder: Path, key: str) -> bool:
+    """Return whether a part is signed by a party's key, or by one to which its own ledger leads from there."""
+    part = auditor_pack.part_key(folder)
+    return part in ("", key) or auditor_rotations.reaches(folder, key, part)
 
 
 def contract_of(contracts: Sequence[Record], known_keys: Keys | None) -> tuple[Record | None, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from lianxin.crypto import notes, signing
 from lianxin.crypto.errors import CryptoError
+from lianxin.parties import auditor_rotations
 from lianxin.parties.auditor_columns import OWN, seconds_of
 from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits, leaf_finding
 
@@ -31,6 +32,8 @@ def leaf_findings(run: Run, own: Evidence) -> Iterator[Finding]:
 
 def checkpoint_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the signed heads that the ledger does not agree with, and leaves that no head covers."""
+    for index, what in auditor_rotations.odd_leaves(own, run.eras.get(own.party, ())):
+        yield leaf_finding(own, index, what, "who held the key then")
     last = -1
     for n, signed in enumerate(own.records["checkpoints"]):
         head = _verified_head(signed, own.party, run)
@@ -38,6 +41,9 @@ def checkpoint_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         if head is None:
             yield Finding(f"{where}: not signed by its node key", f"ask {own.party} who signed it")
             continue
+        if not _is_signed_in_time(signed, own.party, run, head["size"]):
+            what = "its head is signed by a node key that was replaced, or by one that no leaf before it names"
+            yield Finding(f"{where}: {what}", f"ask {own.party} for its rotations", head["size"])
         if not last <= head["size"]:
             ask = f"ask {own.party} which leaves it dropped"
             yield Finding(f"{where}: a shorter ledger than before", ask, head["size"])
@@ -178,12 +184,24 @@ def _log_of(line: Record) -> str:
     return named if isinstance(named, str) else ""
 
 
+def _is_signed_in_time(line: Record, party: str, run: Run, size: int) -> bool:
+    """Return whether a party's own head carries the signature of the key that was its own at that size."""
+    eras = run.eras.get(party, ())
+    return len(eras) < 2 or _head_under(line, party, auditor_rotations.key_at(eras, size)) is not None
+
+
 def _verified_head(line: Record, party: str, run: Run) -> Record | None:
-    """Return `size` and `root` of a head that the party's node key signed, as a note or as a record of before 0.3."""
+    """Return `size` and `root` of a head that a node key of the party signed: the contract's, or one by rotations."""
+    keys = [era.key for era in run.eras.get(party, ())]
+    return next(filter(None, (_head_under(line, party, key) for key in keys)), None)
+
+
+def _head_under(line: Record, party: str, node_key: str) -> Record | None:
+    """Return `size` and `root` of a head that this key signed, as a note or as a record of before 0.3."""
     try:
         if line.get("type") == "checkpoint-note":
-            return _noted_head(line, party, run.node_keys[party])
-        record = signing.verify_signed(line, {party: run.node_keys[party]})
+            return _noted_head(line, party, node_key)
+        record = signing.verify_signed(line, {party: node_key})
     except (CryptoError, KeyError, ValueError):
         return None
     is_head = record["type"] == "checkpoint" and fits(record, {"party": str, "size": int, "root": str, "time": str})

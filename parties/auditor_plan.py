@@ -247,11 +247,11 @@ def _repeats(run: Run, own: Evidence) -> Counter[tuple[str, str]]:
 
 
 def _further(run: Run, own: Evidence) -> list[tuple[str, str]]:
-    """Return (bank, kind) of each conversation by which a bank that was away took a network's run up again."""
-    if not is_network(run):
-        return []
+    """Return (bank, kind) of each conversation by which a bank that was away took a network's run up again, or was told the
+    end of any run."""
+    kinds = ("learning", "contracts") if is_network(run) else ("contracts",)
     parts = [name.split("/") for name in {leaf["conversation"] for _, leaf in own.crossings(run.id)}]
-    return [(one[1], one[0]) for one in parts if len(one) == 3 and one[0] in ("learning", "contracts")]
+    return [(one[1], one[0]) for one in parts if len(one) == 3 and one[0] in kinds]
 
 
 def _with_repeats(road: Road, envelopes: int, size: int, again: Mapping[tuple[str, str], int]) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class History:
     def __init__(self, own: Evidence) -> None:
         self._own, self._state, self._epoch, self._is_broken = own, decision.Registry(), 0, False
         self._used: dict[str, set[str]] = defaultdict(set)
+        self._lost: dict[str, int] = {}
         self._limits: dict[tuple[bytes, int], tuple[str, ...]] = {}
         self._times: list[str] = []
         self._lists = Places()
@@ -112,6 +113,12 @@ class History:
         for name in self._limited_of(index):
             self._used[name].add(use_of(leaf))
 
+    def note_restore(self, leaf: Record) -> None:
+        """Count every use of the consents with a limit as used where the leaf says that a store was restored with a loss."""
+        if leaf.get("rule") and type(leaf.get("epoch")) is int and (registry := self.at(leaf["epoch"])) is not None:
+            most = ((name, consent.terms.get("max_uses")) for name, consent in registry.consents.items())
+            self._lost.update((name, count) for name, count in most if type(count) is int)
+
     def _limited_of(self, index: int) -> tuple[str, ...]:
         """Return which of the consents behind a release limit their uses, or are unknown."""
         key = (self.digest_of(index), self._epoch)
@@ -133,7 +140,11 @@ class History:
     def uses(self, consents: Iterable[str], but: Record | None = None) -> dict[str, int]:
         """Return by how many uses each limited one of these consents was used, leaving out that of the leaf `but`."""
         own = set() if but is None else {use_of(but)}
-        return {name: len(self._used[name] - own) for name in consents if name in self._used}
+        return {
+            name: len(self._used.get(name, set()) - own) + self._lost.get(name, 0)
+            for name in consents
+            if name in self._used or name in self._lost
+        }
 
 
 def _release_of(records: Sequence[Record], at: int) -> bytes | None:
@@ -267,8 +278,11 @@ def snapshot_findings(run: Run, own: Evidence) -> Iterator[Finding]:
     """Yield the leaves whose snapshot root is not that of the registry at their epoch, with the uses counted by then."""
     history = History(own)
     snapshots = _Snapshots(own, history)
-    for index, leaf in merge(own.of_kind("registry"), own.of_kind("release"), key=itemgetter(0)):
-        if leaf["kind"] == "release":
+    kinds = map(own.of_kind, ("registry", "release", "restore"))
+    for index, leaf in merge(*kinds, key=itemgetter(0)):
+        if leaf["kind"] == "restore":
+            history.note_restore(leaf)
+        elif leaf["kind"] == "release":
             history.at(own.epoch_before(index))
             history.note_uses(index, leaf)
         elif (

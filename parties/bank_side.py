@@ -7,9 +7,9 @@ and keys; `bank_network` trains a network across the banks.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lianxin.federation import apps, evaluation
+from lianxin.federation import evaluation
 from lianxin.federation.channel import Link
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import GateRefused, PeerError, RunStopped
@@ -22,6 +22,9 @@ from lianxin.parties.outputs import sizes_by_firm
 from lianxin.parties.records import LoanTable
 from lianxin.parties.retention import date_columns
 from lianxin.parties.withheld import NO_CELLS, Cells, firms_of, kept_back
+
+if TYPE_CHECKING:
+    from lianxin.federation import apps
 
 
 class BankSide(ABC):
@@ -67,8 +70,8 @@ class BankSide(ABC):
         columns = {name: [held[name][row] for row in rows] for name in names}
         firms = [self.table.identifiers[row] for row in rows]
         request = self._request(step, [*self.identifiers, *names], mode)
-        dates = date_columns(self.node.catalogue, request.fields, self.table.columns, rows)
         record = dict(self.contract.record)
+        dates = date_columns(self.node.boundary.catalogue_of(record), request.fields, self.table.columns, rows)
         return self.node.boundary.release(record, request, firms, columns, round_number, dates=dates)
 
     def _request(self, step: str, fields: Sequence[str], mode: str = "COMPUTE_ONLY") -> ReleaseRequest:
@@ -115,7 +118,7 @@ class BankSide(ABC):
         """Return the fields that a statistic of this run's rows is made of."""
         return [self.label, *self.specs]
 
-    def _metrics(self) -> apps.Numbers:
+    def _metrics(self) -> "apps.Numbers":
         """Return held-out figures where the output gate lets them go; none where rows or labels are too few."""
         labels = self.result["labels"]
         firms = [self.table.identifiers[row] for row in self.result["test_rows"]]

@@ -12,45 +12,62 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
-from lianxin.federation.channel import Channel, Link
+from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import DeadlinePassed, LianxinError, PeerGone, RunStopped
-from lianxin.federation.federated import SUM_KINDS
-from lianxin.federation.grid import answer_instructions
 from lianxin.parties import checkpoint
 from lianxin.parties.bank_evaluation import write_evaluation
 from lianxin.parties.bank_side import BankSide, ResumableSide
+from lianxin.parties.fault_words import fault_words
 from lianxin.parties.lineage import BY_ROW, CHANCES
 from lianxin.parties.node import WORKERS_LOST, Node
-from lianxin.parties.retention import write_beside
+from lianxin.parties.retention import write_beside, write_model
+from lianxin.parties.run_link import RunLink
 
 REDIAL_S = 1.0
-END_S = 5.0
-_STAGES = frozenset(f"query.{kind}" for kind in SUM_KINDS)
+END_S, ENDS_S, JOIN_DEADLINE_S = 5.0, 5.0, 30.0
 
 
 class Worker(threading.Thread):
     """Runs a bank's ClientApp until the run is over; `over` is set by whoever hears that it is."""
 
-    def __init__(self, node: Node, contract: RunContract, run: BankSide, link: Link, again: bool = False) -> None:
+    def __init__(self, node: Node, contract: RunContract, run: BankSide, link: RunLink, again: bool = False) -> None:
         super().__init__(daemon=True)
         self.again = again
         self.node, self.contract, self.work, self.link = node, contract, run, link
         self.failure: LianxinError | None = None
         self.over = threading.Event()
 
+    def stop(self) -> None:
+        """End this bank's part now: its conversations are closed, and no other is opened."""
+        self.over.set()
+        self.link.close()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this bank's part is done and on disk, so that only the run's end is waited for."""
+        return self.failure is None and self.work.finished and bool(self.work.result)
+
+    def end_soon(self) -> None:
+        """Wait for the thread to end by itself, since its conversations have; close what is still open after a while."""
+        self.join(ENDS_S)
+        if self.is_alive():
+            self.link.close()
+            self.join(JOIN_DEADLINE_S)
+
     def run(self) -> None:
         """Do the bank's part; what stopped it is in `failure` then."""
         try:
-            self._follow(self.work) if isinstance(self.work, ResumableSide) else self._once(f"learning/{self.node.party}")
+            self._follow(self.work) if isinstance(self.work, ResumableSide) else self._once(
+                f"learning/{self.node.party}"
+            )
         except LianxinError as failure:
             self._fail(failure)
         except (BrokenExecutor, TimeoutError):
             self._fail(RunStopped(WORKERS_LOST))
         except Exception as fault:
             logging.getLogger("lianxin").exception("a fault in run %s", self.contract.run)
-            told = f"a fault of this program ({type(fault).__name__}) ended the run here; report it with the log"
-            self._fail(RunStopped(told))
+            self._fail(RunStopped(fault_words(fault, f"run {self.contract.run}")))
 
     def _fail(self, failure: LianxinError) -> None:
         self.failure = failure
@@ -59,13 +76,15 @@ class Worker(threading.Thread):
     def _once(self, name: str) -> None:
         channel = self.work.filler.watch(self.link.open(name, self.contract.run))
         try:
-            self._answer(channel, name, self.work.client_app(), lambda: self.work.finished)
+            self._answer(channel, name, self._writing(), lambda: self.work.finished)
             channel.finish()
         finally:
             self.work.filler.stop()
             channel.close()
 
     def _answer(self, channel: Channel, name: str, app: Any, is_over: Callable[[], bool]) -> None:
+        from lianxin.federation.grid import answer_instructions  # Flower is loaded when a run begins, not before
+
         session = self.node.session(self.contract, channel, name)
         session.follows = True
         patience = float(self.contract.step_deadline_s) * (1 + len(self.contract.banks))
@@ -90,13 +109,27 @@ class Worker(threading.Thread):
         finally:
             channel.close()
 
-    def _keeping(self, work: ResumableSide) -> Callable[[Any, Any], Any]:
-        """Return the ClientApp, each answer of which is on disk before it leaves."""
-        app = work.client_app()
+    def _writing(self) -> Callable[[Any, Any], Any]:
+        """Return the ClientApp of a joint model's run, whose result is on disk before its last answer leaves."""
+        app = self.work.client_app()
 
         def answer(asked: Any, context: Any) -> Any:
             reply = app(asked, context)
-            if asked.metadata.message_type not in _STAGES:
+            if self.work.finished and self.work.result:
+                write_result(self.node, self.work)
+            return reply
+
+        return answer
+
+    def _keeping(self, work: ResumableSide) -> Callable[[Any, Any], Any]:
+        """Return the ClientApp, each answer of which is on disk before it leaves."""
+        from lianxin.federation.federated import SUM_KINDS
+
+        app, stages = work.client_app(), frozenset(f"query.{kind}" for kind in SUM_KINDS)
+
+        def answer(asked: Any, context: Any) -> Any:
+            reply = app(asked, context)
+            if asked.metadata.message_type not in stages:
                 checkpoint.write(self.node.run_folder(self.contract.run), work.checkpoint())
                 if work.finished:
                     write_result(self.node, work)
@@ -108,7 +141,7 @@ class Worker(threading.Thread):
 def write_result(node: Node, run: BankSide) -> None:
     """Keep a run's model and held-out scores in the bank's own state folder."""
     folder = node.run_folder(run.contract.run)
-    write_beside(folder / "model.json", json.dumps(run.model_record(), ensure_ascii=False).encode())
+    write_model(folder, run.model_record())
     scores = {name: run.result[name] for name in BY_ROW} | {k: run.result[k] for k in CHANCES if k in run.result}
     write_beside(folder / "scores.json", json.dumps(scores).encode())
     write_evaluation(run, folder)

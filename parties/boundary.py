@@ -17,7 +17,7 @@ a subject key or a value.
 """
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -42,6 +42,7 @@ from lianxin.parties.boundary_proofs import (
 from lianxin.parties.boundary_shape import check_shape, types_of
 from lianxin.parties.boundary_uses import UseCount, uses_of
 from lianxin.parties.boundary_values import Values, desensitised, kept_values
+from lianxin.parties.catalogue_versions import earlier
 from lianxin.parties.config import QuotaSection
 from lianxin.parties.consent import ConsentRegister, subject_key
 from lianxin.parties.decision import AGGREGATE, MODES, SPLITS, Catalogue, Registry, ReleaseDecision, ReleaseRequest
@@ -50,6 +51,7 @@ from lianxin.parties.ledger_commit import NO_PREFACE, Preface
 from lianxin.parties.objections import Objections
 from lianxin.parties.outputs import OutputGate, persons_rule, size_rule
 
+RUNS_REMEMBERED = 64
 __all__ = ["Boundary", "FirmProof", "ReleaseSummary", "firm_commitment", "firm_salt", "verify_firm"]
 _NO_ROWS = merkle.EMPTY_ROOT.hex()
 
@@ -120,11 +122,12 @@ class Boundary:
         self._party, self._catalogue, self._register = party, catalogue, register
         self._ledger, self._subject_secret, self._salt_drbg = ledger, subject_secret, salt_drbg
         store = register.store
+        self._earlier: Mapping[str, Catalogue] = earlier(store)
         self._clock = clock if isinstance(clock, LedgerClock) else LedgerClock(clock, newest_time(store))
         self.objections = Objections(store, ledger)
         self.desensitiser: Desensitiser | None = None
         self._uses, self._outputs = UseCount(store), OutputGate(store, limits or QuotaSection(), subject_secret)
-        self._summaries: list[ReleaseSummary] = []
+        self._summaries: OrderedDict[str, list[ReleaseSummary]] = OrderedDict()
         self._is_alarmed = False
         self._hashed: tuple[dict[str, Any], str] = {}, ""
         self._lock = threading.RLock()
@@ -199,7 +202,7 @@ class Boundary:
         with self._lock, self._register.held() as registry, self._clock.held() as now:
             case = _Case(contract, request, registry, now, round)
             self._check_clock(case)
-            release = decision.decide_release(contract, self._catalogue, registry, request, now)
+            release = decision.decide_release(contract, self.catalogue_of(contract), registry, request, now)
             rule = release.refusal or release.rule or self._foreign_rule(request)
             rule = rule or persons_rule(request.purpose, firms) or size_rule(contract, rows, bads, goods)
             seen = firms if readable else None
@@ -214,8 +217,9 @@ class Boundary:
             return self._outputs.to_leave_out(recipient, fields, firms, least)
 
     def summaries(self, run: str) -> tuple[ReleaseSummary, ...]:
-        """Return what each release of a run kept back, in order, since this gate was opened; the leaves hold it all."""
-        return tuple(summary for summary in self._summaries if summary.run == run)
+        """Return what each release of one of the newest runs kept back, in order, since this gate was opened; the leaves
+        hold it all."""
+        return tuple(self._summaries.get(run, ()))
 
     def refusals(self, run: str) -> list[tuple[str, str]]:
         """Return the distinct (field, rule) that were refused in a run, sorted."""
@@ -224,6 +228,16 @@ class Boundary:
     def excluded(self, run: str) -> list[tuple[str, int, str, int]]:
         """Return (step, round, rule, number of firms) of every release of a run that left firms out, in order."""
         return [(s.step, s.round, rule, firms) for s in self.summaries(run) for rule, firms in s.excluded]
+
+    def catalogue_of(self, contract: Mapping[str, Any]) -> Catalogue:
+        """Return the version of the catalogue that a contract names, where it was in force here, else the present one."""
+        named = contract.get("catalogues")
+        return self._earlier.get(str(named.get(self._party)) if isinstance(named, Mapping) else "", self._catalogue)
+
+    def use_catalogue(self, present: Catalogue, earlier: Mapping[str, Catalogue]) -> None:
+        """Decide by `present` where a contract names none of `earlier`, the versions by digest."""
+        with self._lock:
+            self._catalogue, self._earlier = present, earlier
 
     def subject_key(self, firm: str) -> str:
         """Return the subject key of a normalised identifier at this party."""
@@ -266,7 +280,8 @@ class Boundary:
 
     def _decide_fields(self, case: _Case) -> ReleaseDecision:
         request, registry = case.request, case.registry
-        release = decision.decide_release(case.contract, self._catalogue, registry, request, case.now, **self._grades())
+        catalogue = self.catalogue_of(case.contract)
+        release = decision.decide_release(case.contract, catalogue, registry, request, case.now, **self._grades())
         rule = self._foreign_rule(request) or self._mode_rule(request) or release.rule
         if rule:
             self._refuse(case, rule)
@@ -282,7 +297,7 @@ class Boundary:
         consents: set[str] = set()
         excluded: Counter[str] = Counter()
         terms: dict[str, Any] = {"scores": fields.scores, **self._grades()}
-        asked = (request, registry, case.now, self._catalogue)
+        asked = (request, registry, case.now, self.catalogue_of(case.contract))
         judges = {k: decision.Judge(fields.needed_by(k), *asked, k, **terms) for k in set(types.values())}
         for firm, kind in types.items():
             judge = judges[kind]
@@ -304,18 +319,10 @@ class Boundary:
         firms: Sequence[str],
         decided: _Firms,
     ) -> Values:
-        disputes = self.objections.disputed()
+        disputes, catalogue = self.objections.disputed(), self.catalogue_of(case.contract)
         mode, names = case.request.mode, fields.allowed
         values = kept_values(
-            names,
-            columns,
-            dates,
-            firms,
-            decided.released,
-            self._catalogue,
-            disputes,
-            case.now,
-            decision.is_shown(mode),
+            names, columns, dates, firms, decided.released, catalogue, disputes, case.now, decision.is_shown(mode)
         )
         by = self.desensitiser if mode == "DESENSITISED" else None
         return desensitised(values, by, case.run, case.request.recipient)
@@ -349,7 +356,7 @@ class Boundary:
             "step": request.step,
             "round": case.round,
             "contract_hash": self._contract_hash(contract),
-            "catalogue_hash": self._catalogue.digest,
+            "catalogue_hash": self.catalogue_of(contract).digest,
             "fields": list(fields.allowed),
             "refused": [{"field": name, "rule": rule} for name, rule in fields.refused],
             "excluded": [{"rule": rule, "firms": count} for rule, count in firms.excluded],
@@ -361,19 +368,12 @@ class Boundary:
         uses = uses_of(case.registry, firms.consents, case.use_name, asked if case.empty else 0)
         _, release_id = self._ledger.append_release(leaf, firms.consents, uses, kept, case.before)
         if not case.query:  # answers to queries go on for as long as their agreement
-            self._summaries.append(
-                ReleaseSummary(
-                    release_id=release_id,
-                    run=contract["run"],
-                    step=request.step,
-                    round=case.round,
-                    fields=fields.allowed,
-                    rows=rows,
-                    consents=len(firms.consents),
-                    refused=fields.refused,
-                    excluded=firms.excluded,
-                )
-            )
+            counts: dict[str, Any] = {"rows": rows, "consents": len(firms.consents), "excluded": firms.excluded}
+            place: dict[str, Any] = {"run": contract["run"], "step": request.step, "round": case.round}
+            summary = ReleaseSummary(release_id, fields=fields.allowed, refused=fields.refused, **place, **counts)
+            self._summaries.setdefault(str(contract["run"]), []).append(summary)
+            if len(self._summaries) > RUNS_REMEMBERED:
+                self._summaries.popitem(last=False)
         return Provenance(release_id=release_id, fields=fields.allowed, round=case.round, **scope)
 
     def _contract_hash(self, contract: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def _merge(base: Catalogue, addition: Catalogue) -> Catalogue:
         before = rows.get(row[_ID])
         if before is not None:
             row = before | {name: value for name, value in row.items() if value}
-            column = _loosened(Field.from_row(before), Field.from_row(row))
+            column = loosened_column(Field.from_row(before), Field.from_row(row))
             if column:
                 raise CatalogueRejected(
                     f"line {line}, column {column}: an addition may tighten a field, never loosen it"
@@ -72,7 +72,7 @@ def _name_of(catalogue: Catalogue) -> str:
     return catalogue.version or catalogue.digest[:8]
 
 
-def _loosened(old: Field, new: Field) -> str:
+def loosened_column(old: Field, new: Field) -> str:
     """Return the first column in which `new` lets more cross than `old`, "" when none does."""
     subjects, before = set(new.subject_type.split("|")), set(old.subject_type.split("|"))
     checks = {

@@ -165,10 +165,31 @@ def star(
     """
     from lianxin.simulations.bench_star import Asked, bench_star, lines_of
 
-    chosen = {name: tuple(given) for name, given in (("banks", banks), ("rows", rows)) if given}
-    asked = Asked(**chosen, rounds=rounds, matching=matching, key_bits=bits)
+    points = Asked.banks if banks is None else tuple(banks), Asked.rows if rows is None else tuple(rows)
+    asked = Asked(*points, rounds=rounds, matching=matching, key_bits=bits)
     with Console(stderr=True).status("measuring") as status:
         record = bench_star(asked, out, status.update)
+    typer.echo(json.dumps(record) if as_json else "\n".join(lines_of(record)))
+
+
+@bench.command("soak")
+def soak(
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the figures, the plot and the nodes.")],
+    runs: Annotated[int, typer.Option(min=30, max=10_000, help="How many runs, one after the other.")] = 300,
+    model: Annotated[str, typer.Option(help="logistic (three banks), or scorecard (two banks).")] = "logistic",
+    rows: Annotated[int, typer.Option(min=300, max=10_000, help="Loans of each bank.")] = 300,
+    processes: Annotated[bool, typer.Option("--processes", help="Each node a process of its own.")] = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Many small runs through nodes that are never restarted: whether memory, files, threads and time stay flat.
+
+    Example: lianxin bench soak --runs 300 --processes --out build/soak
+    """
+    from lianxin.simulations.bench_soak import Asked, bench_soak, check_model, lines_of
+
+    check_model(model)
+    with Console(stderr=True).status("soaking") as status:
+        record = bench_soak(Asked(runs, model, rows, processes), out, status.update)
     typer.echo(json.dumps(record) if as_json else "\n".join(lines_of(record)))
 
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, bank, role_config
 
 Words = Annotated[Path | None, typer.Option("--words", help="A TOML file with the bank's own text under headings.")]
@@ -25,22 +24,19 @@ def bank_document(
     Example: lianxin bank document run-1 --node a.toml --out document.html
     """
     from lianxin.parties.clock import now_of
-    from lianxin.parties.identity import load_identity
+    from lianxin.parties.identity_of import identity_of
     from lianxin.parties.model_document import gather, load_words, render
     from lianxin.parties.scorecard_export import check_writable, write_beside
-    from lianxin.parties.store import Store
+    from lianxin.parties.store_open import open_store
 
     check_writable(out)
     settings = role_config(config, "bank")
-    path = settings.state / "store.sqlite"
-    if not path.is_file():
-        raise InputFault(f"{settings.state} holds no store yet; start the node once")
     own = load_words(words) if words is not None else {}
-    store = Store(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
+    store = open_store(settings, read_only=True)
     try:
         simulation = settings.simulation
         now = now_of(simulation.clock if simulation else None)
-        party = load_identity(settings.identity).party
+        party = identity_of(settings).party
         facts = gather(store, settings.state, party, run, own, now, simulation is not None)
     finally:
         store.close()

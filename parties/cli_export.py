@@ -56,7 +56,7 @@ def _identities(run_dir: Path, node: Path | None, chosen: list[str]) -> "Iterato
 
 def _simulated(run_dir: Path, chosen: list[str]) -> "dict[str, tuple[Path, Identity]]":
     from lianxin.parties.config import load_node
-    from lianxin.parties.identity import load_identity
+    from lianxin.parties.identity_of import identity_of
 
     there = sorted(path.parent.name for path in (run_dir / "parties").glob("*/node.toml"))
     if not there:
@@ -66,7 +66,7 @@ def _simulated(run_dir: Path, chosen: list[str]) -> "dict[str, tuple[Path, Ident
     found = {}
     for party in chosen or there:
         home = run_dir / "parties" / party
-        found[party] = (home / _EVIDENCE, load_identity(load_node(home / "node.toml").identity))
+        found[party] = (home / _EVIDENCE, identity_of(load_node(home / "node.toml")))
     return found
 
 
@@ -74,11 +74,11 @@ def _own(run_dir: Path, node: Path, place: Path) -> "dict[str, tuple[Path, Ident
     """Return a node's own part: the evidence that it wrote at the run's end, or that of its store as it is now."""
     from lianxin.parties.cli_ledger import _opened
     from lianxin.parties.config import load_node
-    from lianxin.parties.identity import load_identity
+    from lianxin.parties.identity_of import identity_of
     from lianxin.parties.ledger_export import export_from_store
 
     settings = load_node(node)
-    identity = load_identity(settings.identity)
+    identity = identity_of(settings)
     if run_dir.resolve().parent != (settings.state / "runs").resolve():
         raise InputFault(f"{run_dir} is no run of that node; name a folder of {settings.state / 'runs'}")
     folder = run_dir / _EVIDENCE

@@ -251,14 +251,12 @@ def take(
 def _opened(config: Path) -> "tuple[str, Store, NodeConfig]":
     """Return the party, its store opened for reading only, and the configuration."""
     from lianxin.parties.config import load_node
-    from lianxin.parties.identity import load_identity
-    from lianxin.parties.store import Store
+    from lianxin.parties.identity_of import identity_of
+    from lianxin.parties.store_open import open_store
 
     settings = load_node(config)
-    path = settings.state / "store.sqlite"
-    if not path.is_file():
-        raise InputFault(f"{settings.state} holds no store yet; start the node once")
-    return load_identity(settings.identity).party, Store(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true"), settings
+    store = open_store(settings, read_only=True)
+    return identity_of(settings).party, store, settings
 
 
 def _node(config: Path) -> Any:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tomli_w
 import typer
 
-from lianxin.crypto.randomness import system_seed
 from lianxin.federation.errors import InputFault, LianxinError, RunStopped
 from lianxin.parties.cli_status import is_told, report_end, show_status
 from lianxin.parties.control import ask
@@ -38,6 +37,7 @@ def network_init(
 
     Example: lianxin network init net --platform platform-qh --bank bank-a --bank bank-b
     """
+    from lianxin.crypto.randomness import system_seed
     from lianxin.parties.clock import SystemClock
     from lianxin.parties.config import KEY_FILE
     from lianxin.parties.identity import make_network
@@ -151,7 +151,9 @@ def platform_launch(
         answer = _followed(state, name, str(config), seen)
         for note in (note for _, note in answer["events"] if is_told(note, begun["network"])):
             typer.echo(note, err=True)
-        seen += len(answer["events"])
+        if answer["missed"]:
+            typer.echo(f"{answer['missed']} notes of the node came and went meanwhile", err=True)
+        seen = answer["next"]
         if name in answer["ended"]:
             report_end(answer["ended"][name], as_json)
             return

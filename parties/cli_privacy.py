@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, Config, bank, role_config
 
 if TYPE_CHECKING:
@@ -29,12 +28,9 @@ def bank_privacy(config: Config, as_json: AsJson = False) -> None:
 def _report(config: "NodeConfig") -> dict[str, Any]:
     from lianxin.parties.clock import now_of
     from lianxin.parties.privacy import open_runs, report_of, spent_of
-    from lianxin.parties.store import Store
+    from lianxin.parties.store_open import open_store
 
-    path = config.state / "store.sqlite"
-    if not path.is_file():
-        raise InputFault(f"{path} is not there; serve this node once before asking for its budget")
-    store = Store(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
+    store = open_store(config, read_only=True)
     try:
         now = now_of(config.simulation.clock if config.simulation else None)
         return report_of(spent_of(store), config.privacy, now) | {"without_privacy": open_runs(store)}

@@ -1,5 +1,6 @@
 """Commands that run a node until it is stopped, and what a running node answers on its control socket."""
 
+import logging
 import signal
 import threading
 import time
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lianxin.crypto.randomness import Drbg, system_seed
-from lianxin.federation.errors import InputFault, LianxinError
+from lianxin.federation.errors import InputFault, LianxinError, RunStopped
 from lianxin.parties.cli_boundary import act
 from lianxin.parties.cli_nodes import Config, bank, platform, role_config
 from lianxin.parties.control import ControlServer
@@ -45,10 +45,11 @@ def _until_stopped(stopped: threading.Event, closers: list[Callable[[], None]]) 
 
 
 def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
-    from lianxin.federation import plan
-    from lianxin.federation.plan_costs_networks import measure_network_costs
-
     def make(contract: "RunContract") -> dict[str, Any]:
+        from lianxin.crypto.randomness import Drbg, system_seed
+        from lianxin.federation import plan  # loaded when a run begins: an idle node does not need it
+        from lianxin.federation.plan_costs_networks import measure_network_costs
+
         if config.simulation is not None or contract.is_standing:
             return plan.make_plan(contract, plan.reference_calibration(contract.key_bits))
         if contract.is_network:
@@ -60,7 +61,8 @@ def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
 
 
 def _status(node: "Node", start: int, ended: Mapping[str, Any]) -> dict[str, Any]:
-    return {"party": node.party, "events": node.events(start), "ended": dict(ended)}
+    missed, notes, following = node.notes.page(start)
+    return {"party": node.party, "events": notes, "ended": dict(ended), "missed": missed, "next": following}
 
 
 Record = Annotated[Path | None, typer.Option(help="Keep every envelope here, for an auditor's replay of one side.")]
@@ -73,21 +75,37 @@ def platform_serve(config: Config, record: Record = None) -> None:
     Example: lianxin platform serve platform.toml
     """
     from lianxin.federation import services
+    from lianxin.federation.tls import LiveTls
+    from lianxin.parties import key_rotation
+    from lianxin.parties.key_expiry import refuse_expired
+    from lianxin.parties.limits_node import Door
     from lianxin.parties.node import open_node
+    from lianxin.parties.peer_trust import LivePins
     from lianxin.parties.platform import PlatformNode
+    from lianxin.parties.watch import Watch
+    from lianxin.parties.watch_health import ailments, own_pin
 
     settings = role_config(config, "platform")
     node = open_node(settings, record)
-    served = PlatformNode(node, _planner(settings))
-    identity, address = node.identity, settings.listen or ""
+    refuse_expired(node.identity, node.clock.now())
+    served, door = PlatformNode(node, _planner(settings)), Door(node)
+    address = settings.listen or ""
     server = services.serve(
-        address, identity.server_tls(), identity.pinned_peers(), served.handle, on_refused=served.refused,
-        resume_window_s=settings.resume_window_s,
+        address, LiveTls(lambda: node.identity.server_tls()), LivePins(lambda: node.identity.pinned_peers()),
+        served.handle, **door.serve_options(),
+        resume_window_s=settings.resume_window_s, is_serving=lambda: not ailments(node),
+        own=LivePins(lambda: own_pin(node.identity)),
     )  # fmt: skip
+    served.cut = server.cut
+    watch, keys = Watch(served, lambda: server.conversations), key_rotation.attend(served)
     control = ControlServer(settings.state, lambda request: _platform_answer(served, request))
     served.take_up()
     typer.echo(f"{node.party} listens on {address}")
-    _until_stopped(threading.Event(), [control.close, served.close, lambda: server.stop(0.0), node.close])
+    watch.begin()
+    _until_stopped(
+        threading.Event(),
+        [watch.end, keys, control.close, served.close, lambda: server.stop(0.0), door.close, node.close],
+    )
 
 
 def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,24 +122,12 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
         terms = load_run(Path(request["config"]))
         if served.node.store.run(terms.run) is not None:
             raise InputFault(f"run {terms.run} exists already; choose another run id")
-        served.check(terms)
-        served.ended.pop(terms.run, None)
-        start = len(served.node.events())
-        threading.Thread(target=_lead, args=(served, terms, request["operator"]), daemon=True).start()
-        return {"run": terms.run, "from": start, "network": terms.model in NETWORK_MODELS}
+        start = served.node.noted
+        before = served.submit(terms, request["operator"] or None)
+        return {"run": terms.run, "from": start, "network": terms.model in NETWORK_MODELS, "before": before}
     if request["do"] == "end":
         return served.end(request["run"], request["operator"] or None)
     return _further(served, request)
-
-
-def _lead(served: "PlatformNode", terms: Any, operator: str) -> None:
-    try:
-        served.launch(terms, operator or None)
-    except LianxinError as failure:
-        served.ended.setdefault(
-            terms.run, {"run": terms.run, "state": "failed", "error": str(failure), "exit_code": failure.exit_code}
-        )
-        served.node.say(f"failed {terms.run}: {failure}")
 
 
 @bank.command("serve")
@@ -131,22 +137,31 @@ def bank_serve(config: Config, record: Record = None) -> None:
     Example: lianxin bank serve a.toml
     """
     from lianxin.federation import services
+    from lianxin.federation.tls import LiveTls
+    from lianxin.parties import key_rotation
     from lianxin.parties.bank import BankNode
+    from lianxin.parties.key_expiry import refuse_expired
+    from lianxin.parties.limits_node import Door
     from lianxin.parties.node import open_node
+    from lianxin.parties.watch import Watch
 
     settings = role_config(config, "bank")
     node = open_node(settings, record)
-    identity = node.identity
-    (name,) = [peer.party for peer in identity.peers.values() if peer.role == "platform"]
+    refuse_expired(node.identity, node.clock.now())
+    name = node.identity.platform()
     window_s, address = settings.resume_window_s, settings.platform_address or ""
-    link = services.GrpcLink(address, identity.client_tls(name), name, resume_window_s=window_s)
+    door = Door(node)
+    tls = LiveTls(lambda: node.identity.client_tls(name))
+    link = services.GrpcLink(address, tls, name, resume_window_s=window_s, toll=door.toll)
     served = BankNode(node, link)
+    watch, keys = Watch(served, lambda: link.conversations), key_rotation.attend(served)
     control = ControlServer(settings.state, lambda request: _bank_answer(served, request))
     failure: list[LianxinError] = []
     stopped = threading.Event()
     threading.Thread(target=_hold, args=(served, failure, stopped), daemon=True).start()
     typer.echo(f"{node.party} dials {settings.platform_address}")
-    _until_stopped(stopped, [control.close, served.close, node.close])
+    watch.begin()
+    _until_stopped(stopped, [watch.end, keys, control.close, served.close, door.close, node.close])
     if failure:
         raise failure[0]
 
@@ -157,6 +172,12 @@ def _hold(served: "BankNode", failure: list[LianxinError], stopped: threading.Ev
         served.serve()
     except LianxinError as fault:
         failure.append(fault)
+    except Exception as fault:  # else the thread would end and the node stay, deaf and silent
+        logging.getLogger("lianxin").exception("a fault in the lobby")
+        failure.append(
+            RunStopped(f"a fault of this program ({type(fault).__name__}) ended the node; report it with the log")
+        )
+    finally:
         stopped.set()
 
 

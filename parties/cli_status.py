@@ -9,6 +9,7 @@ import typer
 from lianxin.federation.errors import LianxinError
 from lianxin.parties.control import ask
 from lianxin.parties.plan_kept import describe_kept
+from lianxin.parties.run_remedies import tell
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -22,7 +23,7 @@ def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(dict(ended)) if as_json else said)
         return
     if ended["state"] != "finished":
-        fault = LianxinError(ended["error"])
+        fault = LianxinError(tell(ended))
         fault.exit_code = ended.get("exit_code", 3)
         raise fault
     typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; {_came_to(ended)}")
@@ -98,8 +99,8 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
         typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))
         return
     for run, outcome in answer["ended"].items():
-        error = outcome.get("error", "")
-        typer.echo(f"{run}: {outcome['state']}: {error}" if error else f"{run}: {outcome['state']}")
+        why = tell(outcome)
+        typer.echo(f"{run}: {outcome['state']}: {why}" if why else f"{run}: {outcome['state']}")
     for run in answer["resumed"]:
         typer.echo(f"{run}: under way again since this node was started")
     for run, shown in answer.get("waiting", {}).items():

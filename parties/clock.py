@@ -45,6 +45,11 @@ def quarter_of(time: str) -> str:
     return f"{time[:4]}-Q{(int(time[5:7]) + 2) // 3}"
 
 
+def later(time: str, seconds: int) -> str:
+    """Return the time `seconds` seconds after `time`."""
+    return (datetime.strptime(time, FORMAT) + timedelta(seconds=seconds)).strftime(FORMAT)
+
+
 def after(time: str, days: int) -> str:
     """Return the time `days` days after `time`."""
     return (datetime.strptime(time, FORMAT) + timedelta(days=days)).strftime(FORMAT)

@@ -1,25 +1,33 @@
 """Configuration of a node, of a bank's approval policy and of a run, from TOML files.
 
-Every mistake is one sentence that names the file and the key. A `production` profile has no seed and no fixed clock:
-those keys are refused there.
+Every mistake is one sentence that names the file, the line and the key, and all mistakes are told at once. A `production`
+profile has no seed and no fixed clock: those keys are refused there.
 """
 
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from lianxin.federation.contract import MINIMUM_KEY_BITS, MODEL_TERMS, NETWORK_MODELS, NETWORK_TERMS
-from lianxin.federation.errors import InputFault
-from lianxin.parties.config_operations import LimitsSection, RunsSection, StoreSection, WatchSection
+from lianxin.parties.config_mistakes import ConfigMistakes, found_by_pydantic, lines_of, read_toml, sentence
+from lianxin.parties.config_operations import LimitsSection, RunsSection, StoreSection, WatchSection, odd_addresses
 from lianxin.parties.config_section import Section
+
+TABLE_COPY = "table.parquet"
 
 
 class DataSection(Section):
-    """The node's table; a platform without one leads networks across banks alone. Paths are relative to the configuration."""
+    """The node's table; a platform without one leads networks across banks alone. Paths are relative to the configuration.
+
+    A `table` that is a URL is `database`, of which `query` gives the rows: `table` is then where its copy lies.
+    """
 
     table: Path | None = None
+    database: str = ""
+    query: str = ""
+    password_file: Path | None = None
     id: str = ""
     label: str | None = None
     split: str | None = None
@@ -30,6 +38,14 @@ class DataSection(Section):
     firm_keys: Path | None = None
     attesting: list[str] = []
     desensitisation: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_url(cls, values: Any) -> Any:
+        """A URL is no path: `Path` would take one of its slashes away."""
+        table = values.get("table") if isinstance(values, dict) else None
+        is_url = isinstance(table, str) and "://" in table
+        return {**values, "table": TABLE_COPY, "database": table} if is_url else values
 
 
 OPERATOR = r"[a-z0-9][a-z0-9.-]{1,62}[a-z0-9]"
@@ -253,27 +269,22 @@ Read = TypeVar("Read", bound=Section)
 
 
 def load_node(path: Path) -> NodeConfig:
-    """Return the checked node configuration, its paths made absolute. Raises InputFault naming the file and key."""
-    config = _parse(NodeConfig, path)
-    if config.profile == "production" and config.simulation is not None:
-        raise InputFault(f'{path}: [simulation] is for trials; remove it or set profile = "trial"')
-    if config.role == "platform" and not config.listen:
-        raise InputFault(f"{path}: listen is missing; give the platform an address such as 0.0.0.0:7443")
-    if config.role == "bank" and not (config.platform_address and config.data.label):
-        raise InputFault(f"{path}: a bank needs platform_address and data.label")
-    _check_table(path, config)
-    if (config.data.consents is None) != (config.data.firm_keys is None):
-        raise InputFault(f"{path}: data.consents and data.firm_keys go together; give both or neither")
-    if config.keys is not None and (config.keys.key_file is None) == (config.keys.passphrase_file is None):
-        raise InputFault(f"{path}: keys: give exactly one of key_file and passphrase_file, a path each")
+    """Return the checked node configuration, its paths made absolute. Raises InputFault naming the file, lines and keys."""
+    config, text = _parse(NodeConfig, path)
+    if found := [sentence(key.split("."), what, lines_of(text)) for key, what in _odd(config)]:
+        raise ConfigMistakes(path, found)
     base = path.resolve().parent
     paths: dict[str, Any] = {name: base / value for name, value in vars(config.data).items() if isinstance(value, Path)}
     paths["catalogue_additions"] = [base / value for value in config.data.catalogue_additions]
+    if config.data.database:
+        paths["table"] = base / config.state / TABLE_COPY
     data = config.data.model_copy(update=paths)
     places: dict[str, Any] = {"identity": base / config.identity, "state": base / config.state, "data": data}
     if config.keys is not None:
         named = {name: base / value for name, value in vars(config.keys).items() if value is not None}
         places["keys"] = config.keys.model_copy(update=named)
+    if config.store.password_file is not None:
+        places["store"] = config.store.model_copy(update={"password_file": base / config.store.password_file})
     if config.binning.file is not None:
         places["binning"] = BinningSection(file=base / config.binning.file)
     if config.simulation is not None:
@@ -282,39 +293,38 @@ def load_node(path: Path) -> NodeConfig:
     return config.model_copy(update=places)
 
 
-def _check_table(path: Path, config: NodeConfig) -> None:
-    """Raise InputFault for a bank without a table, or a table and an identifier of which one is missing."""
+def _odd(config: NodeConfig) -> Iterator[tuple[str, str]]:
+    """Yield the key and the sentence of what each key may say by itself and the file as a whole may not."""
     data, has_table = config.data, config.data.table is not None
-    if has_table and not data.id:
-        raise InputFault(f"{path}: data.id is missing; name the column that identifies the firm")
-    if not has_table and (config.role == "bank" or data.id or data.desensitisation is not None):
-        raise InputFault(
-            f"{path}: data.table is missing; only a platform that leads networks across banks does without"
+    if config.profile == "production" and config.simulation is not None:
+        yield "simulation", '[simulation] is for trials; remove it or set profile = "trial"'
+    if config.role == "platform" and not config.listen:
+        yield "listen", "is missing; give the platform an address such as 0.0.0.0:7443"
+    if config.role == "bank" and not (config.platform_address and data.label):
+        yield (
+            ("data.label" if config.platform_address else "platform_address"),
+            "a bank needs platform_address and data.label",
         )
+    if has_table and not data.id:
+        yield "data.id", "is missing; name the column that identifies the firm"
+    if not has_table and (config.role == "bank" or data.id or data.desensitisation is not None):
+        yield "data.table", "is missing; only a platform that leads networks across banks does without"
+    if (data.consents is None) != (data.firm_keys is None):
+        missing = "consents" if data.consents is None else "firm_keys"
+        yield f"data.{missing}", "data.consents and data.firm_keys go together; give both or neither"
+    if config.keys is not None and (config.keys.key_file is None) == (config.keys.passphrase_file is None):
+        yield "keys", "give exactly one of key_file and passphrase_file, a path each"
+    yield from odd_addresses(config.listen, config.platform_address, config.watch)
 
 
 def load_run(path: Path) -> RunConfig:
-    """Return the checked run configuration. Raises InputFault naming the file and key."""
-    return _parse(RunConfig, path)
+    """Return the checked run configuration. Raises InputFault naming the file, lines and keys."""
+    return _parse(RunConfig, path)[0]
 
 
-def _parse(kind: type[Read], path: Path) -> Read:
+def _parse(kind: type[Read], path: Path) -> tuple[Read, str]:
+    content, text = read_toml(path)
     try:
-        return kind(**tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError:
-        raise InputFault(f"{path} cannot be read; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise InputFault(f"{path} is no TOML: {fault}; mend that line") from None
+        return kind(**content), text
     except ValidationError as fault:
-        first = fault.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputFault(f"{path}: {key}: {_plain(first)}") from None
-
-
-def _plain(error: Any) -> str:
-    kinds = {
-        "string_pattern_mismatch": "is 3 to 64 of a-z, 0-9, '.' and '-'; an operator is named in one spelling",
-        "missing": "is missing; add it",
-        "extra_forbidden": "is no key that this file may have; remove it",
-    }
-    return kinds.get(error["type"], error["msg"].lower())
+        raise ConfigMistakes(path, list(found_by_pydantic(kind, fault.errors(), text))) from None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lianxin.crypto import canonical
+from lianxin.crypto.failpoints import reach
 from lianxin.crypto.frontier import Frontier
 from lianxin.crypto.snapshot import Snapshot
 from lianxin.federation.errors import EvidenceRejected, InputFault
@@ -31,7 +32,7 @@ from lianxin.parties.consent_schema import (
     check_notice,
     check_revocation_record,
 )
-from lianxin.parties.decision import ConsentRejected, Registry, verify_record
+from lianxin.parties.decision import Catalogue, ConsentRejected, Registry, verify_record
 from lianxin.parties.decision_consents import essence_of, snapshot_entries
 from lianxin.parties.decision_signers import check_kind, check_registered, keys_root, signers_of
 from lianxin.parties.ledger import Ledger
@@ -140,7 +141,20 @@ class ConsentRegister:
             for signed in revocations:
                 record = check_revocation(signed, self.store.firm_keys_of(_named_subjects(signed)))
                 fresh += [signed] if registry.ended.get(record["consent_id"]) != "REVOKED" else []
-            return self.import_records(fresh)
+            reach("revoke/before")
+            epoch = self.import_records(fresh)
+            reach("revoke/after")
+            return epoch
+
+    def judge_by(self, catalogue: Catalogue) -> None:
+        """Judge what comes in from now on by this catalogue."""
+        with self._lock:
+            self._admission = replace(self._admission, catalogue=catalogue) if self._admission is not None else None
+
+    def pin(self, parties: Mapping[str, str]) -> None:
+        """Take the word of these parties, by node key, from now on."""
+        with self._lock:
+            self._admission = replace(self._admission, parties=dict(parties)) if self._admission is not None else None
 
     def registry(self) -> Registry:
         """Return the present state of the registry, cached by epoch.
@@ -175,7 +189,9 @@ class ConsentRegister:
             if self._published is None or self._published[0] != (registry.epoch, now, made.root):
                 named = {"epoch": registry.epoch, "registry_root": self._root.root().hex()}
                 shown = {"snapshot_root": made.root.hex(), "snapshot_at": now}
+                reach("snapshot-root/before")
                 index, _ = self._ledger.append_registry_lines((), named | shown)
+                reach("snapshot-root/after")
                 self._published = (registry.epoch, now, made.root), index
             return made, self._published[1]
 
@@ -228,7 +244,11 @@ class ConsentRegister:
             named |= {"snapshot_root": root.hex(), "snapshot_at": now}
         self._add_keys({subject: (key, "") for subject, key in intake.party_keys.items()})
         spool.seek(0)
+        reach("consent-write/before")
+        reach("snapshot-root/before")
         index, _ = self._ledger.append_registry_lines((line[:-1] for line in spool), named)
+        reach("snapshot-root/after")
+        reach("consent-write/after")
         self._published = ((registry.epoch, now, root), index) if root else None
         self._registry, self._root = registry, intake.root
         self.mark()

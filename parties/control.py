@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lianxin.federation.errors import InputFault, LianxinError
+from lianxin.parties.error_codes import code_of
 
 SOCKET = "control.sock"
 _LIMIT_BYTES = 1 << 20
@@ -48,7 +49,7 @@ class ControlServer:
             try:
                 answer = {"ok": True, **self._handler(json.loads(line))}
             except LianxinError as error:
-                answer = {"ok": False, "error": str(error), "exit_code": error.exit_code}
+                answer = {"ok": False, "error": str(error), "exit_code": error.exit_code, "code": code_of(error)}
             except (ValueError, KeyError, TypeError):
                 answer = {"ok": False, "error": "the request is not one that this node knows", "exit_code": 2}
             stream.write(json.dumps(answer).encode() + b"\n")
@@ -106,6 +107,6 @@ def ask(state: Path, request: Mapping[str, Any], deadline_s: float = 30.0) -> di
     )
     if not answer["ok"]:
         fault = LianxinError(answer["error"])
-        fault.exit_code = answer.get("exit_code", 1)
+        fault.exit_code, fault.code = answer.get("exit_code", 1), answer.get("code", "")
         raise fault
     return answer

@@ -14,7 +14,7 @@ from lianxin.crypto.pool import RandomiserPool
 from lianxin.federation.channel import Channel
 from lianxin.parties.workers import Workers
 
-POLL_S = 0.2
+POLL_S, LOOK_S = 0.2, 60.0
 
 
 class IdleFiller:
@@ -61,9 +61,11 @@ class IdleFiller:
         assert self._pool is not None
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._stopped or self._waiting > 0)
+                is_due = self._change.wait_for(lambda: self._stopped or self._waiting > 0, LOOK_S)
                 if self._stopped:
                     return
+            if not is_due:
+                continue
             if self._workers is not None and not self._workers.wait_until_spare(POLL_S):
                 continue
             try:

@@ -14,24 +14,26 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import CryptoError, EncodingRejected, SignatureRejected
+from lianxin.crypto.failpoints import reach
 from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.tiles import TiledTree
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, RunStopped
 from lianxin.federation.model import Clock
-from lianxin.parties.clock import FORMAT
-from lianxin.parties.ledger_commit import NO_PREFACE, Entry, GroupCommit, Preface, envelope_row, joined
+from lianxin.parties.clock import later
+from lianxin.parties.ledger_commit import NO_PREFACE, Entry, GroupCommit, Kept, Leaf, Preface, envelope_row, joined
 from lianxin.parties.ledger_export import CATALOGUE_SETTING, catalogue_of, write_evidence
+from lianxin.parties.ledger_keys import LedgerKeys
 from lianxin.parties.ledger_salt import salted
-from lianxin.parties.ledger_tree import opened_frontier
-from lianxin.parties.ledger_witness import TIME, Witness, cosigners, has_cosigned, head_of, note_of, note_record
+from lianxin.parties.ledger_tree import opened_frontier, registry_root
+from lianxin.parties.ledger_witness import TIME, Witness, cosigners, has_cosigned, note_of, note_record
 from lianxin.parties.store import Store
+from lianxin.parties.store_hold import HOLD, check_hold
 
 __all__ = ["CATALOGUE_SETTING", "Ledger", "Witness", "registry_root"]
 
@@ -49,13 +51,13 @@ class Ledger:
         self,
         store: Store,
         party: str,
-        signing_key: signing.SigningKey,
+        signing_key: signing.SigningKey | LedgerKeys,
         clock: Clock,
         code_version: str,
         operator: str,
         quorum: int = 0,
         quorum_hours: int = 4,
-        witnesses: Mapping[str, str] | None = None,
+        witnesses: Mapping[str, str | Sequence[str]] | None = None,
         salts: Drbg | None = None,
     ) -> None:
         """Open the ledger in `store`; `quorum` witnesses have to cosign within `quorum_hours`, none when it is 0.
@@ -63,14 +65,15 @@ class Ledger:
         `witnesses` are the parties whose cosignatures count, with their pinned node keys. `salts` gives the leaves' salts; a
         node has one. Raises EvidenceRejected when leaves are missing or the last stored checkpoint disagrees with the tree.
         """
-        self._store, self._party, self._key, self._clock = store, party, signing_key, clock
+        self._store, self._party, self._keys, self._clock = store, party, LedgerKeys.of(signing_key), clock
         self._code_version, self._operator = code_version, operator
         self._quorum, self._quorum_hours, self._witnesses = quorum, quorum_hours, dict(witnesses or {})
         self._salt_key = salts.child_seed("leaf") if salts is not None else b""
         self.raise_mark: Callable[[int], None] | None = None
+        self._is_held = store.setting(HOLD) is not None
         self._frontier = opened_frontier(store, party)
         self._last = self._checked_last()
-        self._due = _later(self._last_time(), CHECKPOINT_S) if self._last else ""
+        self._due = later(self._last_time(), CHECKPOINT_S) if self._last else ""
         self._covered, self._since = (self._found_cover() if quorum else 0), ""
         self._commits = GroupCommit(self._write)
 
@@ -83,19 +86,17 @@ class Ledger:
         """Return the root over the first `size` leaves, by default all, in hex."""
         return self._tree().root(size).hex()
 
-    def append(self, leaf_fields: Mapping[str, Any], operator: str | None = None) -> tuple[int, str]:
-        """Append one leaf and return its index and the SHA-256 of its canonical bytes, once it is on disk.
+    def append(self, leaf_fields: Leaf, operator: str | None = None, settings: Kept = None) -> tuple[int, str]:
+        """Append one leaf and return its index and the SHA-256 of its canonical bytes, once it and `settings` are on disk.
 
         `leaf_fields` holds `kind`, `run` (empty when the leaf belongs to no run) and the fields of the kind; the rest
         is added here. `operator` names another operator than the node's. Raises ValueError for fields that the ledger
         itself sets or that are missing, EncodingRejected for values without a canonical form, RunStopped when the
         disk does not write.
         """
-        return self._submit(lambda: Entry([self._leaf(leaf_fields, operator)]))[0]
+        return self._submit(lambda: Entry([self._leaf(leaf_fields, operator)], beside={"settings": settings or {}}))[0]
 
-    def append_many(
-        self, leaves_fields: Iterable[Mapping[str, Any]], operator: str | None = None
-    ) -> list[tuple[int, str]]:
+    def append_many(self, leaves_fields: Iterable[Leaf], operator: str | None = None) -> list[tuple[int, str]]:
         """Append leaves in order, all or none, and return what `append` would for each."""
         return self._submit(lambda: Entry([self._leaf(fields, operator) for fields in leaves_fields]))
 
@@ -195,6 +196,11 @@ class Ledger:
         tree = self._tree()
         return [node.hex() for node in tree.consistency_proof(old, tree.size if size is None else size)]
 
+    def sign_with(self, keys: LedgerKeys, witnesses: Mapping[str, str | Sequence[str]]) -> None:
+        """Sign heads with other keys of this party from now on, and count the cosignatures of other ones."""
+        with self._commits.alone():
+            self._keys, self._witnesses = keys, dict(witnesses)
+
     # Witnesses
 
     def request_for(self, witness: str) -> bytes:
@@ -242,12 +248,15 @@ class Ledger:
         raise SignatureRejected(f"what {witness} answered is a cosignature of no checkpoint of this ledger")
 
     def check_witnessed(self, leaf_fields: Mapping[str, Any]) -> None:
-        """Raise GateRefused (W01), after a refusal leaf, when the quorum of witnesses is overdue for what is to cross."""
+        """Raise GateRefused, after a refusal leaf: W01 with an overdue quorum, R04 after a restore with a loss."""
+        if self._is_held:
+            check_hold(self._store, self._party, self.append, leaf_fields)
+            self._is_held = False
         if not self._quorum or not self._is_overdue():
             return
         peer = str(leaf_fields.get("recipient", leaf_fields.get("peer", "")))
-        named = {"run": leaf_fields["run"], "peer": peer, "step": leaf_fields.get("step", "")}
-        self.append({"kind": "refusal", "rule": "W01", **named})
+        step = leaf_fields.get("step", "")
+        self.append({"kind": "refusal", "rule": "W01", "run": leaf_fields["run"], "peer": peer, "step": step})
         raise GateRefused(
             f"for more than {self._quorum_hours} hours {self._party} has had leaves that {self._quorum} witnesses did not "
             "cosign, and nothing leaves it (rule W01); take its head to them with `lianxin ledger cosign`",
@@ -260,13 +269,12 @@ class Ledger:
         if not self._since:
             leaf = self._store.leaf(self._covered)
             self._since = json.loads(leaf)["time"] if leaf else ""
-        return bool(self._since) and self._clock.now() > _later(self._since, 3600 * self._quorum_hours)
+        return bool(self._since) and self._clock.now() > later(self._since, 3600 * self._quorum_hours)
 
     def _found_cover(self) -> int:
         for data in self._store.newest_checkpoints():
             record = canonical.decode_fragment(data)
-            is_note = record.get("type") == "checkpoint-note"
-            if is_note and cosigners(note_of(record), self._witnesses) >= self._quorum:
+            if record.get("type") == "checkpoint-note" and cosigners(note_of(record), self._witnesses) >= self._quorum:
                 return notes.parse_checkpoint(note_of(record).text).size
         return 0
 
@@ -332,9 +340,9 @@ class Ledger:
     def _sign_when_due(self) -> None:
         now = self._clock.now()
         if not self._due:
-            self._due = _later(now, CHECKPOINT_S)
+            self._due = later(now, CHECKPOINT_S)
         elif now >= self._due:
-            with suppress(RunStopped):  # the leaves are in; a disk that has no room for their head says so at the next
+            with suppress(Exception):  # the leaves are in, whatever becomes of their head: the next one says so
                 self._sign_head()
 
     def _sign_if_behind(self) -> dict[str, Any]:
@@ -344,9 +352,11 @@ class Ledger:
     def _sign_head(self) -> dict[str, Any]:
         now = self._clock.now()
         head = notes.Checkpoint(notes.log_name(self._party), self.size, self._tree().root(), (TIME + now,))
-        note = notes.Note(head.text(), (notes.sign(head.text(), head.origin, self._key),))
+        note = self._keys.signed(head)
+        reach("checkpoint-sign/before")
         self._store.add_checkpoint(self.size, canonical.encode(note_record(note)))
-        self._last, self._due = note_record(note), _later(now, CHECKPOINT_S)
+        reach("checkpoint-sign/after")
+        self._last, self._due = note_record(note), later(now, CHECKPOINT_S)
         self._mark()
         return dict(self._last)
 
@@ -365,12 +375,11 @@ class Ledger:
         return TiledTree(self._frontier, self._store.tile)
 
     def _checked_last(self) -> dict[str, Any]:
-        data = self._store.last_checkpoint()
-        if data is None:
+        if (data := self._store.last_checkpoint()) is None:
             return {}
         try:
             record = canonical.decode_fragment(data)
-            head = head_of(record, self._party, self._key.public_hex)
+            head = self._keys.head_of(record, self._party)
             agrees = head.root == self._tree().root(head.size)
         except (CryptoError, EvidenceRejected, ValueError, KeyError, TypeError, IndexError):
             agrees = False
@@ -386,14 +395,5 @@ class Ledger:
         return next((line.removeprefix(TIME) for line in extensions if line.startswith(TIME)), self._clock.now())
 
 
-def registry_root(encoded_records: Iterable[bytes]) -> str:
-    """Return the root, in hex, over the canonical bytes of a registry's signed records."""
-    return merkle.root_of(encoded_records).hex()
-
-
 def _answers(entry: Entry) -> list[tuple[int, str]]:
     return [(entry.first + n, hashlib.sha256(leaf).hexdigest()) for n, leaf in enumerate(entry.leaves)]
-
-
-def _later(time: str, seconds: int) -> str:
-    return (datetime.strptime(time, FORMAT).replace(tzinfo=UTC) + timedelta(seconds=seconds)).strftime(FORMAT)

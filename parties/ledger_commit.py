@@ -21,6 +21,8 @@ from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties.store_ledger import EnvelopeRow
 
 MOST_LEAVES = 4096
+Leaf = Mapping[str, Any]  # the fields of a leaf that its writer gives
+Kept = Mapping[str, bytes] | None  # settings that are kept with it
 
 
 @dataclass

@@ -4,9 +4,10 @@ A store of before 0.3 has no tiles, and one that was edited may lack some: they 
 leaves and tiles agree with what was signed is judged by the checkpoint over them.
 """
 
+from collections.abc import Iterable
 from itertools import islice
 
-from lianxin.crypto.merkle import leaf_hash
+from lianxin.crypto.merkle import leaf_hash, root_of
 from lianxin.crypto.tiles import TILE_HASHES, TILE_LEVELS, Frontier, restored
 from lianxin.federation.errors import EvidenceRejected
 from lianxin.parties.store import Store
@@ -34,6 +35,11 @@ def rebuilt_frontier(store: Store, party: str, size: int) -> Frontier:
     if frontier.size != size:
         raise _gap(party)
     return frontier
+
+
+def registry_root(encoded_records: Iterable[bytes]) -> str:
+    """Return the root, in hex, over the canonical bytes of a registry's signed records."""
+    return root_of(encoded_records).hex()
 
 
 def _levels(size: int) -> int:

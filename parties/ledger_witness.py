@@ -14,6 +14,7 @@ from typing import Any
 
 from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import CryptoError, ProofOfInclusionRejected, SignatureRejected
+from lianxin.crypto.failpoints import reach
 from lianxin.crypto.notes import Checkpoint, Note
 from lianxin.federation.errors import EvidenceRejected
 from lianxin.parties.clock import FORMAT
@@ -77,9 +78,13 @@ def has_cosigned(note: Note, party: str, node_key: str) -> bool:
     return True
 
 
-def cosigners(note: Note, witnesses: Mapping[str, str]) -> int:
-    """Return by how many keys of `witnesses` (party to node key) a note is cosigned; a name alone counts for nothing."""
-    return len({node_key for party, node_key in witnesses.items() if has_cosigned(note, party, node_key)})
+def cosigners(note: Note, witnesses: Mapping[str, str | Sequence[str]]) -> int:
+    """Return how many of `witnesses` (party to node key, or to all that it had) cosigned a note, each key counted once."""
+    found = set()
+    for party, keys in witnesses.items():
+        known = (keys,) if isinstance(keys, str) else keys
+        found |= set([key for key in known if has_cosigned(note, party, key)][:1])
+    return len(found)
 
 
 def _no_checkpoint(party: str) -> EvidenceRejected:
@@ -99,8 +104,10 @@ class Witness:
 
     _lock = threading.RLock()
 
-    def __init__(self, store: Store, party: str, signing_key: signing.SigningKey) -> None:
+    def __init__(self, store: Store, party: str, signing_key: signing.SigningKey, former: Sequence[str] = ()) -> None:
+        """`former` are further public keys of this party, under which it has cosigned before."""
         self._store, self._party, self._key = store, party, signing_key
+        self._known = (signing_key.public_hex, *former)
 
     def keep(self, record: Mapping[str, Any], party: str, node_key: str) -> None:
         """Keep a checkpoint that `party` signed with `node_key`; what came between is left to the auditor.
@@ -143,6 +150,7 @@ class Witness:
         Raises as `keep` for a head that contradicts one kept, EncodingRejected for bytes that are no request.
         """
         old, proof, note = notes.parse_request(request)
+        reach("witness-answer/before")
         record = note_record(note)
         with self._lock:
             base = self._base(party)
@@ -152,7 +160,9 @@ class Witness:
                 cosigned = note_of(self.cosign(record, party, node_key, proof, now))
             except ProofOfInclusionRejected:
                 self.keep(record, party, node_key)
+                reach("witness-answer/after")
                 return f"{base.size if base else 0}\n".encode()
+        reach("witness-answer/after")
         return cosigned.signatures[-1].line().encode()
 
     def _heads(self, party: str) -> Iterator[tuple[Checkpoint, bool]]:
@@ -165,7 +175,7 @@ class Witness:
             record = canonical.decode_fragment(data)
             if record.get("type") == "checkpoint-note":
                 note = note_of(record)
-                yield notes.parse_checkpoint(note.text), has_cosigned(note, self._party, self._key.public_hex)
+                yield notes.parse_checkpoint(note.text), any(has_cosigned(note, self._party, key) for key in self._known)
             else:
                 inner = record["record"]
                 yield Checkpoint("", inner["size"], bytes.fromhex(inner["root"])), True

@@ -5,12 +5,10 @@ bank build on it. In a trial every draw comes from the seed of the configuration
 hash of a run's seed is in the ledger before the run begins, so that the party can open it to an auditor later.
 """
 
-import fcntl
 import hashlib
 import os
 import resource
 import signal
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,21 +16,23 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lianxin.crypto import canonical, notes
 from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.paillier import SecretKey
-from lianxin.crypto.randomness import SEED_BYTES, Drbg, derive_seed, system_seed
+from lianxin.crypto.randomness import Drbg, derive_seed, system_seed
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import IDENTIFIER, RunContract
 from lianxin.federation.errors import InputFault
 from lianxin.federation.session import Session
+from lianxin.federation.waits import Waits
 from lianxin.parties import catalogue as catalogues
-from lianxin.parties import lineage, retention
+from lianxin.parties import failpoints_armed, key_rotation, lineage, retention
 from lianxin.parties.boundary import Boundary
 from lianxin.parties.boundary_clock import TOLERANCE_S, LedgerClock, newest_time, seconds_between
 from lianxin.parties.boundary_grades import Desensitiser, grade_leaf, grade_of, keep_grade
+from lianxin.parties.catalogue_versions import in_force
 from lianxin.parties.clock import SimulatedClock, SystemClock
 from lianxin.parties.coding_rules import NO_RULES, BinRules, load_rules
 from lianxin.parties.commitments import proposal_hashes
@@ -40,25 +40,28 @@ from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent import Admission, ConsentRegister, decode_signed
 from lianxin.parties.consent_high_water import FILE as HIGH_WATER
 from lianxin.parties.decision import Catalogue
+from lianxin.parties.event_ring import EventRing
 from lianxin.parties.fault_log import keep_texts_out
 from lianxin.parties.identity import Identity, load_identity
 from lianxin.parties.keys import KeyStore, load_protection
 from lianxin.parties.ledger import Ledger, Witness
 from lianxin.parties.ledger_export import keep_catalogue
 from lianxin.parties.ledger_witness import TIME
+from lianxin.parties.limits_disk import DiskGuard
 from lianxin.parties.run_inputs import commit_inputs
 from lianxin.parties.software import code_version
 from lianxin.parties.store import Store
+from lianxin.parties.store_open import lock_state, open_store
+from lianxin.parties.subject_key import SUBJECT_KEY_FILE, read_subject_key, write_subject_key
 from lianxin.parties.trace import LedgerTrace
+from lianxin.parties.watch_log import log_note
 from lianxin.parties.workers import Workers
 
-SUBJECT_KEY_FILE = "subject.key"
 WORKER_DEADLINE_S = 60.0
 WORKERS_LOST = (
     "a worker process of this node was killed or ran out of memory, which ended the run here; give the node more memory or "
     "fewer workers, and launch again"
 )
-Event = Callable[[str], None]
 
 
 @dataclass
@@ -78,10 +81,13 @@ class Node:
     rules: BinRules = NO_RULES
     executor: Executor | None = None
     lock: IO[bytes] | None = None
-    _events: list[tuple[float, str]] = field(default_factory=list)
+    notes: EventRing = field(default_factory=EventRing)
     _eyes: dict[str, dict[str, str]] = field(default_factory=dict)
     bytes_sent: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    waits: Waits = field(default_factory=Waits)
+    watch: Any = None  # what looks after a served node (`watch.Watch`)
+    heard_at: dict[str, float] = field(default_factory=dict)  # by party: when a message of it came in, steady seconds
     swept: str = ""  # the day of the last sweep
 
     @property
@@ -92,8 +98,8 @@ class Node:
     def session(self, contract: RunContract, channel: Channel, conversation: str, round: int = 0) -> Session:
         """Return this node's end of one conversation of a run."""
         return Session(
-            self.party, contract, self.identity.signing_key, channel, self.trace, self.clock,
-            lambda: self.register.epoch, conversation, round,
+            self.party, contract, self.identity.key_for(contract.node_keys), channel, self.trace, self.clock,
+            lambda: self.register.epoch, conversation, round, waits=self.waits,
         )  # fmt: skip
 
     def run_seed(self, run: str) -> bytes:
@@ -160,13 +166,19 @@ class Node:
                 self.say(f"revoked before round {before_round}")
         return len(due)
 
-    def say(self, what: str) -> None:
-        """Note a step of progress, with the seconds of a steady clock, for whoever watches this node."""
-        self._events.append((time.monotonic(), what))
+    def say(self, what: str, run: str = "", level: str = "info") -> None:
+        """Note a step of progress, with the seconds of a steady clock, for whoever watches this node, and for its log."""
+        self.notes.add(time.monotonic(), what)
+        log_note(self.party, what, run, level)
 
     def events(self, start: int = 0) -> list[tuple[float, str]]:
-        """Return the notes of progress from the `start`-th on."""
-        return self._events[start:]
+        """Return the notes of progress from the `start`-th on that are still kept."""
+        return self.notes.since(start)
+
+    @property
+    def noted(self) -> int:
+        """How many notes there have been: the position of the next one."""
+        return self.notes.noted
 
     def export(self, run: str) -> Path:
         """Write this node's evidence of a run to its state folder and return that path.
@@ -182,18 +194,25 @@ class Node:
 
     def keep_head(self, request: bytes, party: str, node_key: str) -> bytes:
         """Keep another party's head, so that it cannot rewrite its ledger later; return the answer to it."""
-        witness = Witness(self.store, self.party, self.identity.signing_key)
+        witness = Witness(self.store, self.party, self.identity.signing_key, self.identity.ledger_keys().known)
         answer = witness.keep_head(request, party, node_key, self.clock.now())
         self.heard(_time_of(request), party)
         return answer
 
     def take_answer(self, answer: bytes, party: str, node_key: str) -> None:
-        """Keep another party's cosignature of this ledger's head; one that does not hold is told and not kept."""
-        try:
-            if answer:
-                self.ledger.take_answer(answer, party, node_key)
-        except CryptoError as fault:
-            self.say(f"the cosignature of {party} was not kept: {fault}")
+        """Keep another party's cosignature of this ledger's head; one that does not hold is told and not kept.
+
+        It may be of the key of a contract or, where the party has rotated it since, of one that is taken as its own now.
+        """
+        doubt: CryptoError | None = None
+        for key in dict.fromkeys((node_key, *self.identity.keys_of(party))) if answer else ():
+            try:
+                self.ledger.take_answer(answer, party, key)
+                return
+            except CryptoError as fault:
+                doubt = doubt or fault
+        if doubt is not None:
+            self.say(f"the cosignature of {party} was not kept: {doubt}")
 
     def heard(self, time: str, party: str) -> None:
         """Write an alarm leaf when the time that a peer signed is over 30 seconds from this node's (rule T01)."""
@@ -219,19 +238,6 @@ def _time_of(request: bytes) -> str:
     return next((line.removeprefix(TIME) for line in lines if line.startswith(TIME)), "")
 
 
-def _lock(state: Path) -> IO[bytes]:
-    """Return the open lock of a state folder: one process a ledger. Raises InputFault when another node holds it."""
-    handle = (state / "lock").open("ab")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise InputFault(
-            f"a node already runs on {state}; stop it first, or give this one its own state folder"
-        ) from None
-    return handle
-
-
 def simulated_seed(seed: int) -> bytes:
     """Return the 32-byte root seed of a simulation's whole number."""
     return hashlib.sha256(f"lianxin/simulation/{seed}".encode()).digest()
@@ -239,7 +245,8 @@ def simulated_seed(seed: int) -> bytes:
 
 def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     """Return the node of `config`, its consents imported at the first start. Raises InputFault for what is missing."""
-    identity = load_identity(config.identity)
+    failpoints_armed.arm_for(config.profile)
+    identity = load_identity(config.identity, lambda: load_protection(config))
     if identity.role != config.role:
         raise InputFault(
             f"{config.identity} holds the keys of a {identity.role}, the configuration is a {config.role}'s"
@@ -249,24 +256,29 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: keys and seeds are in memory from here on
     protection = load_protection(config)
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _lock(config.state)
-    store = Store(config.state / "store.sqlite")
+    lock = lock_state(config.state)
+    store = open_store(config)
+    if config.data.database:
+        from lianxin.parties.records_postgres import take_copy
+
+        take_copy(config)
     clock = _clock(config, store)
-    witness, key = config.witness, identity.signing_key
-    pinned = {peer.party: peer.node_key for peer in identity.peers.values()}
+    witness, key, pinned = config.witness, identity.ledger_keys(), identity.witness_keys()
     salts = Drbg(_salt_seed(config, identity.party))
     ledger = Ledger(
         store, identity.party, key, clock, code_version(), config.operator, witness.quorum, witness.hours, pinned, salts
     )
-    catalogue = _catalogue(config)
+    catalogue = in_force(store, _catalogue(config))
     register = ConsentRegister(store, ledger, _admission(config, identity, clock, catalogue), config.state / HIGH_WATER)
     keep_catalogue(store, catalogue.to_csv_bytes())
     secret = read_subject_key(config.identity / SUBJECT_KEY_FILE)
     boundary = Boundary(identity.party, catalogue, register, ledger, clock, secret, salts, config.quota)
     keys = KeyStore(config.state, identity.party, protection)
     node = Node(config, identity, store, ledger, register, boundary, catalogue, clock, LedgerTrace(ledger), keys, rules)
-    node.trace = LedgerTrace(ledger, recording, lambda size, way: _count(node, size, way))
+    disk = DiskGuard(config.state, config.limits, node.counts)
+    node.trace = LedgerTrace(ledger, recording, lambda *crossed: _count(node, *crossed), disk)
     node.executor, node.lock = make_executor(config.workers), lock
+    key_rotation.begin(node)
     register.name_keys()
     _import_consents(node)
     boundary.desensitiser = _desensitiser(node, secret)
@@ -313,9 +325,13 @@ def _desensitiser(node: Node, secret: bytes) -> Desensitiser | None:
     return Desensitiser(policy, grade_of(node.store, policy.hash, digest), own)
 
 
-def _count(node: Node, size: int, direction: str) -> None:
+def _count(node: Node, size: int, direction: str, peer: str) -> None:
+    node.counts[f"bytes/{direction}"] += size
+    node.counts[f"envelopes/{direction}"] += 1
     if direction == "out":
         node.bytes_sent += size
+    else:
+        node.heard_at[peer] = time.monotonic()
 
 
 def make_executor(workers: int) -> Executor | None:
@@ -373,28 +389,4 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise InputFault(f"{path} cannot be read; check the path in [data]") from None
 
 
-def write_subject_key(path: Path, secret: bytes) -> None:
-    """Write the node's subject secret, readable by its owner alone. Raises InputFault when it is there already."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise InputFault(f"{path} exists already; a new subject key would orphan every consent") from None
-    with os.fdopen(handle, "w") as file:
-        file.write(secret.hex() + "\n")
-
-
-def read_subject_key(path: Path) -> bytes:
-    """Return the node's subject secret. Raises InputFault when it is missing, open to others or malformed."""
-    try:
-        mode, text = path.stat().st_mode, path.read_text().strip()
-    except OSError:
-        raise InputFault(f"{path} is missing; `lianxin {{platform,bank}} init` writes it") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise InputFault(f"{path} can be read by others; set its mode to 600")
-    try:
-        secret = bytes.fromhex(text)
-    except ValueError:
-        secret = b""
-    if len(secret) != SEED_BYTES:
-        raise InputFault(f"{path} does not hold {SEED_BYTES} bytes in hex; restore it")
-    return secret
+__all__ = ["SUBJECT_KEY_FILE", "Node", "make_executor", "open_node", "read_subject_key", "simulated_seed", "write_subject_key"]

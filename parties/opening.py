@@ -29,7 +29,7 @@ from lianxin.crypto.errors import CryptoError
 from lianxin.crypto.randomness import SEED_BYTES
 from lianxin.federation.errors import EvidenceRejected, InputFault
 from lianxin.parties.config import NodeConfig
-from lianxin.parties.identity import load_identity
+from lianxin.parties.identity_of import identity_of
 from lianxin.parties.keys import KeyStore, load_protection
 from lianxin.parties.node import SUBJECT_KEY_FILE, read_subject_key
 from lianxin.parties.objections import objections_in
@@ -47,6 +47,7 @@ from lianxin.parties.run_inputs import (
     seed_commitment,
 )
 from lianxin.parties.store import Store
+from lianxin.parties.store_open import open_store
 
 OPENING, TABLE, RULES = "opening.json", "table", "bins.toml"
 _BLOCK = 2**20
@@ -105,10 +106,8 @@ def open_run(config: NodeConfig, run: str, out: Path) -> Opening:
     """
     if out.exists():
         raise InputFault(f"{out} exists already; remove it or choose another --out")
-    if not (config.state / "store.sqlite").is_file():
-        raise InputFault(f"{config.state} holds no store; name the configuration of the node that was in the run")
-    party = load_identity(config.identity).party
-    store = Store(f"sqlite:///file:{(config.state / 'store.sqlite').resolve()}?mode=ro&uri=true")
+    party = identity_of(config).party
+    store = open_store(config, read_only=True)
     try:
         record = _record(config, store, party, run)
         return _written(config, record, out)

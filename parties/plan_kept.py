@@ -7,10 +7,12 @@ measured here: its nodes may share a process, and its summary is the same on eve
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lianxin.parties.node import Node
 from lianxin.parties.usage import tree_cpu_s
+
+if TYPE_CHECKING:
+    from lianxin.parties.node import Node
 
 Kept = dict[str, dict[str, float]]
 
@@ -18,7 +20,7 @@ Kept = dict[str, dict[str, float]]
 class Meter:
     """Begins to measure when it is made; `read` says what this party has used since."""
 
-    def __init__(self, node: Node, plan: Mapping[str, Any]) -> None:
+    def __init__(self, node: "Node", plan: Mapping[str, Any]) -> None:
         self._node, self._totals = node, {total["party"]: total for total in plan.get("totals", ())}
         self._sent, self._cpu, self._began = node.bytes_sent, tree_cpu_s(os.getpid()), time.monotonic()
 

@@ -1,88 +1,109 @@
 """The platform node: banks dial it, hold its lobby, and it leads runs from proposal to evidence.
 
+Which runs go on at once, and which wait, is in `platform_turns`; standing agreements are in `platform_standing`.
+
 A run: draft the contract, propose it with its plan to each bank, gather signed approvals, send the contract with all
 signatures, then let Flower's ServerApp drive the rounds while banks open the matching and vertical conversations. It
 ends `finished` or `failed` with one sentence, and every bank that is still there is told which.
 """
 
-import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lianxin.crypto import canonical, paillier
 from lianxin.crypto.blocks import share_processors
-from lianxin.federation import apps, wire
+from lianxin.federation import wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, RunStopped
-from lianxin.federation.grid import PartyGrid
+from lianxin.federation.errors import (
+    InputFault,
+    LianxinError,
+    RunStopped,
+)
 from lianxin.federation.scoring import MODEL as SCORING
 from lianxin.federation.session import PeerRefused, Session
-from lianxin.parties import checkpoint
+from lianxin.parties import checkpoint, run_queue
 from lianxin.parties.active_run import ActiveRun, cause_of
 from lianxin.parties.agreement import draft_contract, join_signatures, open_contract
 from lianxin.parties.commitments import keep_plan
 from lianxin.parties.config import RunConfig
+from lianxin.parties.ended_runs import EndedRuns
+from lianxin.parties.fault_words import fault_words
+from lianxin.parties.institutions import check_institutions
+from lianxin.parties.limits_disk import DiskShort
+from lianxin.parties.lobby import Lobby
 from lianxin.parties.network_agreement import judge_network
 from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.plan_kept import Meter
-from lianxin.parties.query_conversations import STANDING, end_expired, resumed_session
+from lianxin.parties.platform_lobby import LobbyDesk
+from lianxin.parties.platform_standing import StandingDesks
+from lianxin.parties.platform_turns import RunTurns
+from lianxin.parties.query_conversations import STANDING
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.quota import SplitQuota
 from lianxin.parties.records import FirmTable, load_firm_table, read_table
-from lianxin.parties.retention import sweep_daily, write_beside
+from lianxin.parties.records_source import how_read
+from lianxin.parties.retention import write_model
+from lianxin.parties.run_ending import Step, carry_out
 from lianxin.parties.run_kinds import platform_run
+from lianxin.parties.run_life import WITHDRAWN, Place, Places, RunLife
+from lianxin.parties.run_remedies import failed
 from lianxin.parties.runs_left import is_numbered, is_unused
 from lianxin.parties.runs_resumed import closing_sessions, has_ended, may_miss, taken_up, tell_end, tell_ends, untold
-from lianxin.parties.score_platform import ScoreDesk, check_fields, completed
+from lianxin.parties.score_platform import check_fields, completed
 from lianxin.parties.transcript_digest import transcript_digest
+
+if TYPE_CHECKING:
+    from lianxin.federation.grid import PartyGrid
 
 CONNECT_DEADLINE_S = 60.0
 APPROVAL_DEADLINE_S = 86400.0
 HOLD_S = 0.5
+GRACE_S = 2.0  # a run whose banks have not answered by then lets another one go on in its place
 Planner = Callable[[RunContract], dict[str, Any]]
 StrategyFactory = Callable[[RunContract, Any], Any]
 
 
-class PlatformNode:
+class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
     """The platform's running node. `handle` is what a network calls for each conversation that a bank opens."""
 
     def __init__(
         self,
         node: Node,
         planner: Planner,
-        grid: type[PartyGrid] = PartyGrid,
-        strategy: StrategyFactory = apps.strategy_of,
+        grid: "type[PartyGrid] | None" = None,
+        strategy: StrategyFactory | None = None,
     ) -> None:
         self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
         data = node.config.data
         self.table = FirmTable([], {}) if data.table is None else load_firm_table(read_table(data.table), data.id)
+        if told := how_read(data.table):
+            node.say(told)
         node.rules.check_columns(self.table.columns)
-        self.lobby: dict[str, Channel] = {}
+        self.lobby: dict[str, Lobby] = {}
         self.runs: dict[str, ActiveRun] = {}
         self.desks: dict[str, QueryDesk] = {}
-        self.ended: dict[str, dict[str, Any]] = {}
+        self.cut: Callable[[str], object] = lambda _party: None  # how the roads to a party are cut, set by who serves
+        self.ended = EndedRuns(node.store)
+        self.lives: dict[str, RunLife] = {}
+        self.places = Places(node.config.runs.at_once)
         self._arrival = threading.Condition()
-        self._leading = threading.Lock()
+        self._queueing, self._renewing = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
-        self._meter: Meter | None = None  # a run that was resumed has none: what it took before is not known
         self._row_of = {firm: row for row, firm in enumerate(self.table.identifiers)}
         for row in node.store.runs():
             if row.state == STANDING:
                 self._stand(open_contract(row.contract))
         self._left = taken_up(node, self.runs, self.ended)
-        self.resumed: list[str] = []
-
-    def take_up(self) -> None:
-        """Go on with the run that was under way when this node ended, if any, in a thread of its own."""
-        self.resumed = [contract.run for contract in self._left]
         for contract in self._left:
-            threading.Thread(target=self._lead_again, args=(contract,), daemon=True, name="resumed run").start()
+            self.adopt(contract)
+        self.resumed: list[str] = []
 
     # ---- conversations
 
@@ -91,9 +112,6 @@ class PlatformNode:
         kind = channel.conversation.split("/")[0]
         if kind == "contracts":
             tell_ends(self.node, channel)
-            with self._arrival:
-                self.lobby[channel.peer] = channel
-                self._arrival.notify_all()
             self._hold(channel)
             return
         desk = self.desks.get(channel.run)
@@ -112,11 +130,13 @@ class PlatformNode:
             ):
                 self.node.trace.refused(channel.run, channel.peer, "S03", kind, None)
                 return
-            active.hold(channel)
+            with self._held(channel):
+                active.hold(channel)
             return
         try:
             share_processors()
-            active.work.serve(channel)
+            with self._held(channel):
+                active.work.serve(channel)
         except LianxinError as failure:
             active.failures.append(failure)
             raise
@@ -125,18 +145,20 @@ class PlatformNode:
             raise
         except Exception as fault:
             logging.getLogger("lianxin").exception("a fault in %s", channel.conversation)
-            sentence = (
-                f"a fault of this program ({type(fault).__name__}) ended {channel.conversation}; report it with the log"
-            )
-            active.failures.append(RunStopped(sentence))
+            active.failures.append(RunStopped(fault_words(fault, channel.conversation)))
             raise
 
-    def _hold(self, channel: Channel) -> None:
-        while not self._closing.wait(HOLD_S) and not channel.is_gone():
-            self._end_expired()
-        with self._arrival:
-            if self.lobby.get(channel.peer) is channel:
-                del self.lobby[channel.peer]
+    @contextmanager
+    def _held(self, channel: Channel) -> Iterator[None]:
+        """Let the conversation be closed when its run is stopped. Raises what stopped it, where something has."""
+        life = self.lives.get(channel.run)
+        try:
+            if life is not None:
+                life.holds(channel)
+            yield
+        finally:
+            if life is not None:
+                life.lets_go(channel)
 
     def refused(self, rule: str, uri: str | None) -> None:
         """Log a peer that the network's door turned away."""
@@ -149,6 +171,8 @@ class PlatformNode:
         """Raise InputFault, before anything is proposed, for terms that this platform cannot keep."""
         if self.node.store.run(config.run) is not None:
             raise InputFault(f"run {config.run} exists already; choose another run id")
+        if short := self.node.trace.short_of_disk():
+            raise DiskShort(short, "L15")
         for name in config.features:
             if name not in self.table.columns:
                 near = get_close_matches(name, list(self.table.columns), n=1)
@@ -168,34 +192,31 @@ class PlatformNode:
             SplitQuota(self.node.store, self.node.clock, self.node.config.quota).check(
                 contract.banks, contract.split_bits
             )
+        check_institutions(self.node, contract)
         return contract
 
-    def launch(self, config: RunConfig, operator: str | None = None) -> dict[str, Any]:
-        """Lead a run to its end and return its summary. Raises the LianxinError that ended it, after telling the banks."""
-        self.check(config)
-        if not self._leading.acquire(blocking=False):
-            raise InputFault("another run is under way at this platform; wait until it has ended")
-        try:
-            contract = self._draft(config)
-            return self._lead(contract, operator or self.node.config.operator)
-        finally:
-            self._leading.release()
-
-    def _lead(self, contract: RunContract, operator: str) -> dict[str, Any]:
-        run, plan = contract.run, keep_plan(self.node, contract, self._planner(contract))
+    def _lead(self, contract: RunContract, life: RunLife, place: Place) -> dict[str, Any]:
+        """Lead a run whose turn has come to its end. Raises the LianxinError that ended it, after telling the banks."""
+        run, operator = contract.run, life.described(contract, "agreement").operator
+        plan = keep_plan(self.node, contract, self._planner(contract))
         self.node.store.put_run(run, "proposed", canonical.encode(dict(contract.record)))
+        run_queue.forget(self.node, run)
         self.node.contract_event(run, contract.hash, "proposed", operator=operator)
         self.node.say(f"run {run} proposed")
         sessions: dict[str, Session] = {}
         active: ActiveRun | None = None
         try:
-            sessions = self._lobby_sessions(contract)
-            signed = self._agree(contract, sessions, plan)
+            sessions = self._lobby_sessions(contract, life, place)
+            signed = self._agree(contract, sessions, plan, life, place)
+            life.phase = "approved"
+            place.take()
+            self._check(life, sessions)
             if contract.is_standing:
                 return self._begin_standing(contract, sessions, signed, operator)
-            self.node.renew_workers()
-            active = ActiveRun(platform_run(self.node, contract, self.table))
-            self.runs[run] = active
+            with self._renewing:
+                self.node.renew_workers()
+            active = ActiveRun(platform_run(self.node, contract, self.table), life=life)
+            self.runs[run], life.phase = active, "running"
             for session in sessions.values():
                 session.send(wire.SignedContract(contract=signed), "contract.agree")
             self.node.store.put_run(run, "running", signed)
@@ -209,17 +230,20 @@ class PlatformNode:
 
     def _lead_again(self, contract: RunContract) -> None:
         """Lead a run that was left on from its checkpoint; how it ends is in `ended`."""
-        active = self.runs[contract.run]
-        with self._leading:
-            try:
-                self._carry(contract, {}, active)
-            except Exception as fault:
-                failure = self._fail(contract, {}, active, fault)
-                self.node.say(f"failed {contract.run}: {failure}")
-            else:
-                self._succeed(contract, active)
-            finally:
-                self._let_go(contract.run, active)
+        active, life = self.runs[contract.run], self.lives[contract.run]
+        place = Place(self.places, life, lambda: None)
+        place.take_at_once()
+        try:
+            self._carry(contract, {}, active)
+        except Exception as fault:
+            failure = self._fail(contract, {}, active, fault)
+            self.node.say(f"failed {contract.run}: {failure}")
+        else:
+            self._succeed(contract, active)
+        finally:
+            self._let_go(contract.run, active)
+            self.lives.pop(contract.run, None)
+            place.give()
 
     def _carry(self, contract: RunContract, sessions: Mapping[str, Session], active: ActiveRun) -> None:
         """Drive a signed run to its end and tell the banks."""
@@ -231,6 +255,7 @@ class PlatformNode:
 
     def _succeed(self, contract: RunContract, active: ActiveRun) -> dict[str, Any]:
         summary = self.ended[contract.run] = self._summary(contract, active)
+        self.node.counts["runs/finished"] += 1
         self.node.say(f"run {contract.run} finished")
         return summary
 
@@ -239,145 +264,95 @@ class PlatformNode:
     ) -> LianxinError:
         """End a run as failed and return what a person should read."""
         run = contract.run
-        cause = cause_of(run, active, fault)
-        self._end(contract, sessions, "failed", getattr(cause, "rule", "RUN"))
-        self.ended[run] = {"run": run, "state": "failed", "error": str(cause), "exit_code": cause.exit_code}
+        life = self.lives.get(run)
+        cause = self._withdrawal(contract, sessions) or (life and life.stopped) or cause_of(run, active, fault)
+        step = life.phase_now(active) if life else ""
+        if life is not None:
+            life.stop(cause)  # no thread of the run waits on
+            life.phase = "closing"
+        rule, operator = getattr(cause, "rule", "RUN"), getattr(cause, "operator", "")
+        self._end(contract, sessions, "failed", rule, operator)
+        self.ended[run] = failed(run, cause, self.node.party, contract.banks, step)
+        self.node.counts["runs/failed"] += 1
         return cause
 
     def _let_go(self, run: str, active: ActiveRun | None) -> None:
         if active is not None:
             active.finish()
         self.runs.pop(run, None)
+        for lobby in list(self.lobby.values()):
+            lobby.drop(run)
+        if not self.runs:
+            paillier.forget_evaluators()
         self.resumed = [one for one in self.resumed if one != run]
 
-    # ---- standing agreements
+    # ---- agreement
 
-    def _begin_standing(
-        self, contract: RunContract, sessions: Mapping[str, Session], signed: bytes, operator: str
-    ) -> dict[str, Any]:
-        """Keep a signed agreement to be asked under; nothing is trained and the next run may be led."""
-        self.node.store.put_run(contract.run, STANDING, signed)
-        self.node.contract_event(contract.run, contract.hash, "signed", operator=operator)
-        self._stand(contract)
-        for session in sessions.values():
-            session.send(wire.SignedContract(contract=signed), "contract.agree")
-        self.ended[contract.run] = {
-            "run": contract.run, "state": STANDING, "contract": contract.hash, "expires_at": contract.expires_at,
-            "model": contract.model,
-        }  # fmt: skip
-        return self.ended[contract.run]
-
-    def _stand(self, contract: RunContract) -> None:
-        kind = ScoreDesk if contract.model == SCORING else QueryDesk
-        self.desks[contract.run] = kind(self.node, contract, self.table, self._row_of)
-        self.node.say(f"agreement {contract.run} stands until {contract.expires_at}")
-
-    def end(self, run: str, operator: str | None = None) -> dict[str, Any]:
-        """End a standing agreement and return how; banks that are not connected learn it when they ask next.
-
-        Raises InputFault when no such agreement stands, or another run is under way.
-        """
-        if run not in self.desks:
-            standing = ", ".join(sorted(self.desks)) or "none"
-            raise InputFault(f"no standing agreement {run} is kept here (standing: {standing})")
-        if not self._leading.acquire(blocking=False):
-            raise InputFault("a run is under way at this platform; end the agreement when it has ended")
-        try:
-            return self._end_standing(self.desks.pop(run), operator or self.node.config.operator)
-        finally:
-            self._leading.release()
-
-    def _end_standing(self, desk: QueryDesk, operator: str) -> dict[str, Any]:
-        desk.close()
-        contract = desk.contract
-        self.node.contract_event(contract.run, contract.hash, "ended", operator=operator)
-        with self._arrival:
-            channels = {bank: self.lobby[bank] for bank in contract.banks if bank in self.lobby}
-        sessions = {
-            bank: resumed_session(self.node, contract, channel, f"contracts/{bank}")
-            for bank, channel in channels.items()
-        }
-        self._end(contract, sessions, "finished", "")
-        told = sorted(sessions)
-        self.ended[contract.run] = {"run": contract.run, "state": "finished", "told": told, "matched": {}}
-        return self.ended[contract.run]
-
-    def _end_expired(self) -> None:
-        """End the agreements whose time has passed: each side by itself, since no envelope may cross any more."""
-        sweep_daily(self.node)
-        due = [run for run, desk in list(self.desks.items()) if desk.contract.expires_at <= self.node.clock.now()]
-        for desk in filter(None, (self.desks.pop(run, None) for run in due)):
-            desk.close()
-            end_expired(self.node, desk.contract)
-
-    def _lobby_sessions(self, contract: RunContract) -> dict[str, Session]:
-        with self._arrival:
-            self._arrival.wait_for(lambda: set(contract.banks) <= set(self.lobby), CONNECT_DEADLINE_S)
-            absent = sorted(set(contract.banks) - set(self.lobby))
-            if absent:
-                raise RunStopped(
-                    f"{', '.join(absent)} did not connect within {CONNECT_DEADLINE_S:.0f} s; start the bank's node"
-                )
-            channels = {bank: self.lobby[bank] for bank in contract.banks}
-        return {bank: self.node.session(contract, ch, f"contracts/{bank}") for bank, ch in channels.items()}
-
-    def _agree(self, contract: RunContract, sessions: dict[str, Session], plan: bytes) -> bytes:
+    def _agree(
+        self, contract: RunContract, sessions: dict[str, Session], plan: bytes, life: RunLife, place: Place
+    ) -> bytes:
         proposal = canonical.encode(dict(contract.record))
-        self._meter = Meter(self.node, canonical.decode_fragment(plan))
+        life.meter = Meter(self.node, canonical.decode_fragment(plan))
         for session in sessions.values():
             session.send(wire.Proposal(contract=proposal, plan=plan), "contract.agree")
         approvals: dict[str, bytes] = {}
-        for bank, session in sorted(sessions.items()):
+        for bank in sorted(sessions):
             try:
-                answer: Any = session.receive("contract.agree", (wire.Approval,), APPROVAL_DEADLINE_S)
+                approvals[bank] = self._approval(sessions[bank], sessions, life, place)
             except PeerRefused as refusal:
                 self.node.contract_event(contract.run, contract.hash, "refused", refusal.rule)
-                del sessions[bank]
-                self._hang_up(sessions, set(sessions) - set(approvals))
-                raise ContractRefused(f"{bank} refused the contract of run {contract.run} (rule {refusal.rule}); "
-                                      "ask its operator what to change and launch a new run") from refusal  # fmt: skip
-            approvals[bank] = answer.approval
+                if refusal.rule == WITHDRAWN:
+                    raise self._withdrew(contract, refusal) from refusal
+                del sessions[refusal.party]
+                raise self._refusal_of(contract, refusal) from refusal
             self.node.say(f"approved {bank}")
-        return join_signatures(contract, (self.node.party, self.node.identity.signing_key), approvals)
+        return join_signatures(contract, (self.node.party, self.node.identity.key_for(contract.node_keys)), approvals)
 
-    def _hang_up(self, sessions: dict[str, Session], banks: set[str]) -> None:
-        """Leave the lobby of banks whose answer comes too late to be read; they dial again."""
-        for bank in banks:
-            sessions.pop(bank).channel.close()
-            self.lobby.pop(bank, None)
+    # ---- what is driven
 
     def _drive(self, contract: RunContract, active: ActiveRun) -> None:
+        from lianxin.federation import apps  # Flower is loaded when a run begins, not before
+        from lianxin.federation.grid import PartyGrid
+
         maker = threading.Thread(target=active.work.prepare_key, daemon=True)
         maker.start()
-        absent = active.absent(contract.banks, float(contract.step_deadline_s) + contract.rejoin_s * active.again)
+        patience = float(contract.step_deadline_s) + contract.rejoin_s * active.again
+        with self.node.waits.on(contract.run, ", ".join(contract.banks), "learning.exchange", patience):
+            absent = active.absent(contract.banks, patience)
         if absent and not (active.again and may_miss(contract, absent)):
             raise RunStopped(f"{', '.join(absent)} signed and then did not take up the run; see that bank's log")
         active.work.drop_round(absent)
         learning = active.sessions(self.node, contract, set(contract.banks) - set(absent))
         rights = getattr(active.work, "rights_to", None)
         returned = partial(active.returned, self.node, contract) if contract.is_network else None
-        grid = self._grid(learning, float(contract.step_deadline_s), self.node.say, rights, returned)
+        grid = (self._grid or PartyGrid)(learning, float(contract.step_deadline_s), self.node.say, rights, returned)
         self.node.say("phase matching")
-        apps.run_server_app(apps.make_server_app(self._strategy(contract, active.work)), grid)
-        paillier.forget_evaluators()
+        apps.run_server_app(apps.make_server_app((self._strategy or apps.strategy_of)(contract, active.work)), grid)
         self._write_model(contract, active)
 
     def _write_model(self, contract: RunContract, active: ActiveRun) -> None:
         record = active.work.model_record()
         if record is not None:
-            path = self.node.run_folder(contract.run) / "model.json"
-            write_beside(path, json.dumps(record, ensure_ascii=False).encode())
+            write_model(self.node.run_folder(contract.run), record)
 
-    def _end(self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
-        untold(self.node, contract)
-        self.node.contract_event(contract.run, contract.hash, state, rule)
+    def _end(
+        self, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str, operator: str = ""
+    ) -> None:
+        is_signed = self._is_signed(contract.run)  # who has not signed, or refused, knows the end by itself
+        if is_signed:
+            untold(self.node, contract)
+        self.node.contract_event(contract.run, contract.hash, state, rule, *([operator] if operator else []))
         self.node.store.set_run_state(contract.run, state, rule)
-        sessions = closing_sessions(self.node, contract, sessions, self.lobby)
-        tell_end(self.node, contract, sessions, state, rule)
-        self.node.ledger.checkpoint()
-        checkpoint.remove(self.node.run_folder(contract.run))
-        if self._is_signed(contract.run):
-            self.node.export(contract.run)
+        here = {bank: self.lobby[bank].of(contract.run) for bank in contract.banks if bank in self.lobby}
+        sessions = closing_sessions(self.node, contract, sessions, here) if is_signed else sessions
+        steps: list[Step] = [
+            ("telling the banks", lambda: tell_end(self.node, contract, sessions, state, rule)),
+            ("its checkpoint", self.node.ledger.checkpoint),
+            ("its saved state", lambda: checkpoint.remove(self.node.run_folder(contract.run))),
+        ]
+        if is_signed:
+            steps += [("the evidence", lambda: self.node.export(contract.run))]
+        carry_out(self.node, contract.run, steps)
 
     def _is_signed(self, run: str) -> bool:
         row = self.node.store.run(run)
@@ -390,11 +365,13 @@ class PlatformNode:
             "matched": {bank: len(shared.firms) for bank, shared in work.shared.items()},
             "scored": dict(work.scored), "metrics": {bank: dict(numbers) for bank, numbers in work.metrics.items()},
             "transcript_sha256": transcript_digest(self.node.store, contract.run), "bytes_sent": self.node.bytes_sent,
-            **({"planned": kept} if self._meter and (kept := self._meter.read()) else {}),
+            **({"planned": kept} if active.life and active.life.meter and (kept := active.life.meter.read()) else {}),
         }  # fmt: skip
 
     def close(self) -> None:
         """Let go of every conversation that is held open."""
         self._closing.set()
+        for life in list(self.lives.values()):
+            life.over.set()
         for active in list(self.runs.values()):
             active.finish()

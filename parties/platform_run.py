@@ -105,8 +105,8 @@ class PlatformRun(ABC):
         places = [self.row_of[firm] for firm in firms]
         columns = {name: [self.table.columns[name][place] for place in places] for name in names}
         request = self._request(bank, step, mode, [*self.identifiers, *names])
-        dates = date_columns(self.node.catalogue, names, self.table.columns, places)
         record = dict(self.contract.record)
+        dates = date_columns(self.node.boundary.catalogue_of(record), names, self.table.columns, places)
         return self.node.boundary.release(record, request, firms, columns, round_number, dates=dates)
 
     # ---- conversations

@@ -25,13 +25,14 @@ def judge(node: Node, contract: Mapping[str, Any], request: ReleaseRequest, firm
     grades = node.boundary.desensitiser.grades if node.boundary.desensitiser is not None else {}
     kind, key, now = subject_type_of(firm), node.boundary.subject_key(firm), node.clock.now()
     with node.register.held() as registry:
-        fields = decision.decide_release(contract, node.catalogue, registry, request, now, grades)
+        catalogue = node.boundary.catalogue_of(contract)
+        fields = decision.decide_release(contract, catalogue, registry, request, now, grades)
         scope = registry.by_scope.get((key, request.recipient, request.purpose), ())
         uses = UseCount(node.store).others(registry, [consent.id for consent in scope], use)
         needed = frozenset(fields.needed_by(kind))
         allowed = {
             name: decision.decide_firm(
-                key, (name,) if name in needed else (), request, registry, now, node.catalogue, kind, uses, grades
+                key, (name,) if name in needed else (), request, registry, now, catalogue, kind, uses, grades
             )
             for name in fields.allowed
         }

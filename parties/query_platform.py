@@ -21,6 +21,7 @@ from lianxin.federation.model import Released
 from lianxin.federation.session import converse
 from lianxin.parties.decision import Decision, ReleaseRequest
 from lianxin.parties.identifiers import normalise_identifier
+from lianxin.parties.institutions import check_institution
 from lianxin.parties.node import Node
 from lianxin.parties.query_conversations import log_question, text_of
 from lianxin.parties.query_judgement import judge, newest_grade
@@ -118,6 +119,7 @@ class QueryDesk:
         self._check_open()
         if any(firm != normalise_identifier(firm) for firm in question.firms):
             raise PeerError("a query names a firm in another spelling than the normal one", "Q02")
+        check_institution(self.node, self.contract, bank, question.fields, "query.ask")
         self._quota.charge(bank, len(question.firms))
         log_question(self.node, self.contract, bank, question, conversation)
         return self._each(bank, question)
@@ -162,7 +164,8 @@ class QueryDesk:
     def _release(self, bank: str, question: Question, names: Sequence[str], firm: str, use: str) -> Released:
         columns = {name: [self._value(firm, name)] for name in names}
         request = self._request(bank, question, names)
-        since = {entry.expiry_from for entry in expiring_fields(self.node.catalogue, names).values()}
+        catalogue = self.node.boundary.catalogue_of(self.contract.record)
+        since = {entry.expiry_from for entry in expiring_fields(catalogue, names).values()}
         dates = {name: [self._value(firm, name)] for name in since if name in self.table.columns}
         return self.node.boundary.release(
             dict(self.contract.record), request, [firm], columns, dates=dates, use=use, query=question.request

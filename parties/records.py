@@ -1,25 +1,39 @@
 """Reading a party's own table, and saying in one sentence what is wrong with it.
 
-A table is a CSV (`.csv`, `.csv.gz`, UTF-8) or a Parquet file. Empty cells and the text `NA` are missing. A column
-whose values are all numbers is numeric, unless one is written with a leading zero: that is a code. Rows are counted
-from 1, the header not included. A fault names the file, the column, the row and what to do; it never shows a value.
+A table is a CSV (`.csv`, `.csv.gz`; UTF-8 or GB18030, see `records_source`) or a Parquet file. Empty cells and the text
+`NA` are missing. A column whose values are all numbers is numeric, unless one is written with a leading zero: that is a
+code. Rows are counted from 1, the header not included. A fault names the file, the column, the row and what to do; it
+never shows a value.
 """
 
 import csv
 import difflib
-import gzip
 import io
+import os
 import unicodedata
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import polars as pl
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.identifiers import IdentifierFault, check_uscc, identifiers_are_uscc, normalise_identifier
+from lianxin.parties.records_source import (
+    GZIP_FAULTS,
+    MOST_COLUMNS,
+    Unchanged,
+    encoding_of,
+    note_coding,
+    note_read,
+    opened,
+    too_wide,
+)
+
+__all__ = ["FirmTable", "LoanTable", "Table", "encoding_of", "load_firm_table", "load_loan_table", "read_table"]
 
 MISSING_TEXTS = ("", "NA")
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"  # the digits of ASCII: no cast takes others
@@ -27,6 +41,8 @@ _WHOLE_NUMBER = r"^[+-]?[0-9]{1,18}$"
 _CODE_WITH_ZERO = r"^[+-]?0[0-9]"
 _ENDINGS = (".csv.gz", ".csv", ".parquet")
 _NEIGHBOURS = 3
+_CELLS = 500_000  # of a CSV, as Python's objects in memory at once
+_MOST_FOOTER_BYTES = 2**24
 _TEST_EVERY = 5
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
@@ -100,64 +116,105 @@ def _plain_text(series: pl.Series) -> pl.Series:
 
 
 def read_table(path: Path) -> Table:
-    """Return the table in `path`; raises InputFault when it is absent, unreadable, empty or no table."""
+    """Return the table in `path`; raises InputFault when it is absent, unreadable, empty, no table, or written to meanwhile."""
     ending = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), None)
     if not path.exists():
         raise InputFault(f"{path} does not exist; check the path")
     if ending is None or not path.is_file():
         raise InputFault(f"{path} is no .csv, .csv.gz or .parquet file; save the table as one of these")
-    content = _read_bytes(path, ending)
-    frame = _read_parquet(path.name, content) if ending == ".parquet" else _read_csv(path.name, content)
+    frame = _read(path, ending)
     if frame.height == 0 or frame.width == 0:
         raise InputFault(f"{path.name} holds no data rows; give a table with a header and at least one row")
     return Table(path.name[: -len(ending)], path.name, frame)
 
 
-def _read_bytes(path: Path, ending: str) -> bytes:
+def _read(path: Path, ending: str) -> pl.DataFrame:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if ending == ".csv.gz" else content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
+        with Unchanged(path):
+            note_read(path)
+            return _read_parquet(path) if ending == ".parquet" else _read_csv(path)
+    except GZIP_FAULTS as fault:
         raise InputFault(f"{path.name} is no complete gzip file; compress or copy it again") from fault
     except OSError as fault:
         raise InputFault(f"{path} cannot be read; check the file's permissions") from fault
 
 
-def _read_csv(file: str, content: bytes) -> pl.DataFrame:
-    header, rows = _parse_csv(file, _decode(file, content))
-    names = _checked_names(file, header)
+def _read_csv(path: Path) -> pl.DataFrame:
+    """Return the rows as text, a batch of cells as Python's objects in memory beside the frame that grows."""
+    coding = encoding_of(path)
+    note_coding(path, coding)
+    with opened(path) as raw, io.TextIOWrapper(raw, coding, newline="") as text:
+        rows = _rows(path.name, text)
+        names = _checked_names(path.name, next(rows))
+        frames = list(map(partial(_frame, names), _batches(rows, max(1, _CELLS // len(names)))))
+    return pl.concat(frames, rechunk=False) if frames else _frame(names, [])
+
+
+def iterate_table(path: Path, most: int) -> Iterator[pl.DataFrame]:
+    """Yield the table in `path` in pieces of at most `most` rows, a CSV's cells as text; raises as `read_table`."""
+    try:
+        with Unchanged(path):
+            yield from (
+                _parquet_pieces(path, most) if path.name.lower().endswith(".parquet") else _csv_pieces(path, most)
+            )
+    except GZIP_FAULTS as fault:
+        raise InputFault(f"{path.name} is no complete gzip file; compress or copy it again") from fault
+    except OSError as fault:
+        raise InputFault(f"{path} cannot be read; check the path and the file's permissions") from fault
+
+
+def _csv_pieces(path: Path, most: int) -> Iterator[pl.DataFrame]:
+    coding = encoding_of(path)
+    with opened(path) as raw, io.TextIOWrapper(raw, coding, newline="") as text:
+        rows = _rows(path.name, text)
+        names = _checked_names(path.name, next(rows))
+        yield from map(partial(_frame, names), _batches(rows, max(1, min(most, _CELLS // len(names)))))
+
+
+def _parquet_pieces(path: Path, most: int) -> Iterator[pl.DataFrame]:
+    try:
+        _check_footer(path)
+        _checked_names(path.name, list(pl.read_parquet_schema(path)))
+        rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+        for start in range(0, rows, most):
+            yield pl.scan_parquet(path, glob=False).slice(start, most).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
+        raise InputFault(f"{path.name} is no readable Parquet file; write it again") from fault
+
+
+def _batches(rows: Iterator[list[str]], most: int) -> Iterator[list[list[str]]]:
+    while batch := list(islice(rows, most)):
+        yield batch
+
+
+def _frame(names: Sequence[str], rows: Sequence[Sequence[str]]) -> pl.DataFrame:
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
     frame = pl.DataFrame([pl.Series(n, c, dtype=pl.String) for n, c in zip(names, columns, strict=True)])
     stripped = frame.select(pl.all().str.strip_chars())
     return stripped.select(pl.when(pl.all().is_in(MISSING_TEXTS)).then(None).otherwise(pl.all()).name.keep())
 
 
-def _decode(file: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        row = content.count(b"\n", 0, fault.start)
-        where = f"at about data row {row}" if row else "in its header"
-        raise InputFault(f"{file} is not UTF-8 text {where}; save it with the UTF-8 encoding") from fault
-
-
-def _parse_csv(file: str, text: str) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the data rows; each row has as many cells as the header."""
-    rows: list[list[str]] = []
-    try:
-        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
-            rows.append(row)
-    except csv.Error as fault:
-        raise InputFault(f"{file} has broken quoting at about data row {len(rows)}; export the table again") from fault
-    while rows and not rows[-1]:
-        rows.pop()
-    if not rows:
+def _rows(file: str, text: TextIO) -> Iterator[list[str]]:
+    """Yield the header and the data rows; each row has as many cells as the header, and lines without any end the file."""
+    read = blank = width = 0
+    lines = csv.reader(text, strict=True)
+    while True:
+        try:
+            row = next(lines, None)
+        except csv.Error as fault:
+            raise InputFault(f"{file} has broken quoting at about data row {read}; export the table again") from fault
+        if row is None:
+            break
+        read += 1
+        if not row:
+            blank = blank or read
+            continue
+        if width and (blank or len(row) != width):
+            _refuse_ragged(file, (blank or read) - 1, 0 if blank else len(row), width)
+        width, blank = width or len(row), 0
+        yield row
+    if not width:
         raise InputFault(f"{file} is empty; give a table with a header and at least one row")
-    header, *data = rows
-    for number, row in enumerate(data, start=1):
-        if len(row) != len(header):
-            _refuse_ragged(file, number, len(row), len(header))
-    return header, data
 
 
 def _refuse_ragged(file: str, number: int, cells: int, expected: int) -> None:
@@ -168,22 +225,39 @@ def _checked_names(file: str, header: Sequence[str]) -> list[str]:
     names = [unicodedata.normalize("NFC", name).strip() for name in header]
     if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
         raise InputFault(f"{file} is not separated by commas; export it as comma-separated values")
+    if len(names) > MOST_COLUMNS:
+        raise too_wide(file)
+    seen = set[str]()
     for place, name in enumerate(names, start=1):
         if not name:
             raise InputFault(f"column {place} of {file} has no name; give every column one")
-        if name in names[: place - 1]:
+        if name in seen:
             raise InputFault(f"{file} has two columns named {name}; rename one")
+        seen.add(name)
     return names
 
 
-def _read_parquet(file: str, content: bytes) -> pl.DataFrame:
+def _read_parquet(path: Path) -> pl.DataFrame:
+    file = path.name
     try:
-        frame = pl.read_parquet(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, OSError) as fault:
+        _check_footer(path)
+        names = _checked_names(file, list(pl.read_parquet_schema(path)))
+        frame = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as fault:
         raise InputFault(f"{file} is no readable Parquet file; write it again") from fault
-    names = _checked_names(file, frame.columns)
-    plain = [_plain_type(file, series) for series in frame.get_columns()]
+    plain = []
+    for name in frame.columns:
+        plain.append(_plain_type(file, frame.drop_in_place(name)))
     return pl.DataFrame([series.alias(name) for series, name in zip(plain, names, strict=True)])
+
+
+def _check_footer(path: Path) -> None:
+    """Raise InputFault for a file whose description of itself is larger than that of any table, before it is read."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        if int.from_bytes(file.read(4), "little") > _MOST_FOOTER_BYTES and file.read(4) == b"PAR1":
+            raise too_wide(path.name)
 
 
 def _plain_type(file: str, series: pl.Series) -> pl.Series:

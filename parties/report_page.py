@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
+from lianxin.parties.language import page_told
+
 DASH = "–"
 UNPRINTABLE = "\ufffd"
 NAMED = {"malicious": "what a malicious side could read", "ok": "passed"}
@@ -137,7 +139,7 @@ def page(title: str, header: str, parts: Sequence[Part]) -> str:
     sections = "".join(
         f'<section id="{part.anchor}"><h2>{text(part.title)}</h2>{part.body}</section>\n' for part in parts
     )
-    return (
+    return page_told(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

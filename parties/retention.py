@@ -15,12 +15,14 @@ Sources: Personal Information Protection Law 19, 47; Credit Reporting Regulation
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lianxin.crypto.failpoints import reach
 from lianxin.federation.errors import GateRefused, InputFault
 from lianxin.parties.clock import after, quarter_of
 from lianxin.parties.decision import Catalogue, Field
@@ -125,8 +127,18 @@ def _expires_at(data: bytes) -> str:
     return str(_contract_record(data).get("expires_at", ""))
 
 
+def write_model(folder: Path, record: Mapping[str, Any]) -> None:
+    """Keep a run's model in its folder, whole or not at all."""
+    reach("model-write/before")
+    write_beside(folder / "model.json", json.dumps(record, ensure_ascii=False).encode())
+    reach("model-write/after")
+
+
 def write_beside(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; it is on disk before this returns."""
     draft = path.with_name(path.name + ".new")
-    draft.write_bytes(data)
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)

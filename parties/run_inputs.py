@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lianxin.crypto import canonical
 from lianxin.federation.errors import EvidenceRejected, InputFault
 from lianxin.parties.auditor_columns import fits
+from lianxin.parties.records_source import check_as_read
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -73,8 +74,12 @@ def inputs_of(config: "NodeConfig", store: "Store") -> dict[str, Any]:
 
 
 def commit_inputs(node: "Node", run: str, seed: bytes) -> None:
-    """Append the leaf that commits to this node's inputs of a run, and keep what an opening needs of this moment."""
+    """Append the leaf that commits to this node's inputs of a run, and keep what an opening needs of this moment.
+
+    Raises InputFault for a table that is no longer what this process read: the run would be of other rows than it says.
+    """
     inputs = inputs_of(node.config, node.store)
+    check_as_read(node.config.data.table, inputs.get("table_sha256"))
     named = {"contract_hash": inputs_commitment(seed, inputs), "event": COMMITTED}
     node.ledger.append({"kind": "contract", "run": run, "rule": "", **named})
     node.store.put_setting(_kept(run, "inputs"), canonical.encode(inputs))

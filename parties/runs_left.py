@@ -4,13 +4,16 @@ A network goes on from its checkpoint under the same contract. A joint model doe
 """
 
 import re
+from collections.abc import MutableMapping
 from typing import Any
 
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import RunStopped
 from lianxin.parties import checkpoint
 from lianxin.parties.node import Node
+from lianxin.parties.run_remedies import failed
 
+Ended = MutableMapping[str, dict[str, Any]]
 _AGAIN = re.compile(r"[1-9][0-9]{0,8}")
 RULE = "RUN"
 
@@ -32,6 +35,12 @@ def expired(contract: RunContract) -> RunStopped:
     return RunStopped(f"the contract of run {contract.run} ended before the run did; launch it anew under another id")
 
 
+def has_done_its_part(node: Node, contract: RunContract) -> bool:
+    """Return whether a bank's part of a joint model's run is done and on disk, and only the end was not heard in time."""
+    is_open = not contract.is_network and contract.expires_at > node.clock.now()
+    return is_open and (node.run_folder(contract.run) / "model.json").exists()
+
+
 def check_goes_on(node: Node, contract: RunContract) -> None:
     """Raise RunStopped for a run that cannot go on after this node was down."""
     if not contract.is_network:
@@ -43,12 +52,15 @@ def check_goes_on(node: Node, contract: RunContract) -> None:
         raise expired(contract)
 
 
-def end_left(node: Node, contract: RunContract, why: str, ended: dict[str, dict[str, Any]]) -> None:
+def end_left(
+    node: Node, contract: RunContract, why: str, ended: Ended, rule: str = RULE, operator: str = "", step: str = ""
+) -> None:
     """End a run that cannot go on as failed, at this node by itself: its state, its leaf, its evidence, its sentence."""
-    node.store.set_run_state(contract.run, "failed", RULE)
-    node.contract_event(contract.run, contract.hash, "failed", RULE)
+    node.store.set_run_state(contract.run, "failed", rule)
+    node.contract_event(contract.run, contract.hash, "failed", rule, *([operator] if operator else []))
     node.ledger.checkpoint()
     node.export(contract.run)
     checkpoint.remove(node.run_folder(contract.run))
-    ended[contract.run] = {"run": contract.run, "state": "failed", "rule": RULE, "error": why, "exit_code": 3}
+    parties = (contract.platform, *contract.banks)
+    ended[contract.run] = failed(contract.run, RunStopped(why), node.party, parties, step, rule)
     node.say(f"run {contract.run} failed: {why}")

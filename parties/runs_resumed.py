@@ -4,29 +4,33 @@ A bank is told the end of a run in its lobby. One that is not there is told when
 the store remembers that it has not been told.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation import wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract, decode_contract
-from lianxin.federation.errors import LianxinError
+from lianxin.federation.errors import LianxinError, RunStopped
 from lianxin.federation.network_terms import can_go_on
-from lianxin.federation.session import Session
+from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties import checkpoint
 from lianxin.parties.active_run import ActiveRun
 from lianxin.parties.agreement import open_contract
+from lianxin.parties.lobby import RunTalk
 from lianxin.parties.node import Node
-from lianxin.parties.platform_network import PlatformNetwork
-from lianxin.parties.runs_left import RULE, check_goes_on, end_left
+from lianxin.parties.run_ending import carry_out
+from lianxin.parties.run_remedies import failed
+from lianxin.parties.runs_left import RULE, Ended, check_goes_on, end_left
 
 ATTEMPTS = 1000
 CLOSE_DEADLINE_S = 30.0
 _ENDED = ("finished", "failed")
 
 
-def taken_up(node: Node, runs: dict[str, ActiveRun], ended: dict[str, dict[str, Any]]) -> list[RunContract]:
+def taken_up(node: Node, runs: dict[str, ActiveRun], ended: Ended) -> list[RunContract]:
     """Return the contracts of the runs to go on with, each put into `runs`; those that cannot go on end as failed."""
     going = []
     for row in node.store.runs():
@@ -34,20 +38,23 @@ def taken_up(node: Node, runs: dict[str, ActiveRun], ended: dict[str, dict[str, 
             _end_proposed(node, decode_contract(row.contract), ended)
         elif row.state == "running":
             contract = open_contract(row.contract)
-            going += [contract] if _take_up(node, contract, runs, ended) else []
+            going += [contract] if take_up(node, contract, runs, ended) else []
     return going
 
 
-def _end_proposed(node: Node, contract: RunContract, ended: dict[str, dict[str, Any]]) -> None:
+def _end_proposed(node: Node, contract: RunContract, ended: Ended) -> None:
     run = contract.run
     why = f"this node was stopped before every bank had signed run {run}; launch it anew under another id"
     node.store.set_run_state(run, "failed", RULE)
     node.contract_event(run, contract.hash, "failed", RULE)
-    ended[run] = {"run": run, "state": "failed", "error": why, "exit_code": 3}
+    ended[run] = failed(run, RunStopped(why), node.party, contract.banks, "contract.agree", RULE)
     node.say(f"run {run} failed: {why}")
 
 
-def _take_up(node: Node, contract: RunContract, runs: dict[str, ActiveRun], ended: dict[str, dict[str, Any]]) -> bool:
+def take_up(node: Node, contract: RunContract, runs: dict[str, ActiveRun], ended: Ended) -> bool:
+    """Put a run that was left into `runs`, to be led on from its checkpoint; return False where it cannot go on and ends."""
+    from lianxin.parties.platform_network import PlatformNetwork  # Flower is loaded when a run begins, not before
+
     run = contract.run
     try:
         check_goes_on(node, contract)
@@ -84,8 +91,8 @@ def _key(run: str, bank: str) -> str:
 
 
 def untold(node: Node, contract: RunContract) -> None:
-    """Note that no bank of a network knows its end yet."""
-    for bank in contract.banks if contract.is_network else ():
+    """Note that no bank of a run knows its end yet."""
+    for bank in () if contract.is_standing else contract.banks:
         node.store.put_setting(_key(contract.run, bank), b"1")
 
 
@@ -98,7 +105,7 @@ def closing_sessions(
     node: Node, contract: RunContract, sessions: Mapping[str, Session], lobby: Mapping[str, Channel]
 ) -> Mapping[str, Session]:
     """Return where each bank that is here is told the end: the session of the agreement, a fresh one where it is gone."""
-    if not contract.is_network:
+    if contract.is_standing:
         return sessions
     here = {bank: lobby[bank] for bank in contract.banks if bank in lobby}
     kept = {bank: one for bank, one in sessions.items() if here.get(bank) in (one.channel, None)}
@@ -122,25 +129,50 @@ def tell_ends(node: Node, channel: Channel) -> None:
             _told(node, run, channel.peer)  # the bank has ended it by itself
             continue
         tell_end(node, contract, {channel.peer: _fresh(node, contract, channel)}, row.state, row.note)
+        carry_out(node, run, [("the evidence", partial(node.export, run))])  # it has what was said just now
 
 
 def tell_end(node: Node, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
     """Tell these banks how a run ended, and take each one's confirmation with its ledger's head."""
     heads = {session.peer: node.head(session.peer) for session in sessions.values()}  # one head for all
+    told = dict[str, Session]()
     for session in sessions.values():
         try:
             status = wire.RunStatus(state=state, rule=rule, checkpoint=heads[session.peer])
             session.send(status, "contract.close")
+            told[session.peer] = session
         except LianxinError:
             node.say(f"{session.peer} could not be told the end of {contract.run}")
-    for bank, session in sessions.items():
+        except Exception:
+            _log_fault(node, contract, session)
+    for bank, session in told.items():
         try:
+            _take_late(session)
             closed: Any = session.receive("contract.close", (wire.RunClosed,), CLOSE_DEADLINE_S)
             node.keep_head(closed.checkpoint, bank, contract.node_keys[bank])
             node.take_answer(closed.cosignature, bank, contract.node_keys[bank])
             _told(node, contract.run, bank)
         except (LianxinError, CryptoError):
             node.say(f"{bank} did not confirm the end of {contract.run}")
+        except Exception:
+            _log_fault(node, contract, session)
 
 
-__all__ = ["closing_sessions", "has_ended", "may_miss", "taken_up", "tell_end", "tell_ends", "untold"]
+def _log_fault(node: Node, contract: RunContract, session: Session) -> None:
+    """Say that a fault here kept one bank from being told, and hang up on it: when it dials again it is told anew."""
+    logging.getLogger("lianxin").exception("a fault while %s was told the end of run %s", session.peer, contract.run)
+    node.say(f"a fault of this program kept the end of {contract.run} from {session.peer}; it is told when it dials again")
+    session.channel.close("a fault of this program")
+
+
+def _take_late(session: Session) -> None:
+    """Take what a bank had said in the agreement before it heard the end: its approval, or its refusal."""
+    talk = getattr(session, "channel", None)
+    while isinstance(talk, RunTalk) and talk.next_step(CLOSE_DEADLINE_S) == "contract.agree":
+        try:
+            session.receive("contract.agree", (wire.Approval,), CLOSE_DEADLINE_S)
+        except PeerRefused:
+            continue
+
+
+__all__ = ["closing_sessions", "has_ended", "may_miss", "take_up", "taken_up", "tell_end", "tell_ends", "untold"]

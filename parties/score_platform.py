@@ -35,6 +35,7 @@ from lianxin.parties import decision
 from lianxin.parties.config import RunConfig
 from lianxin.parties.decision import Registry, ReleaseRequest
 from lianxin.parties.identifiers import normalise_identifier, subject_type_of
+from lianxin.parties.institutions import check_institution
 from lianxin.parties.ledger_commit import Preface
 from lianxin.parties.node import Node
 from lianxin.parties.query_platform import QueryDesk
@@ -169,6 +170,7 @@ class ScoreDesk(QueryDesk):
         if any(firm != normalise_identifier(firm) for firm in asked.firms):
             raise PeerError("a request for scores names a firm in another spelling than the normal one", "Q02")
         talk.turn.take()
+        check_institution(self.node, self.contract, talk.bank, None, "scoring.ask")
         self._scores.charge(talk.bank, len(asked.firms))
         models = [self._model_for(talk.bank, run) for run in asked.models]
         if len({model.mode for model in models}) > 1:
@@ -236,7 +238,8 @@ class ScoreDesk(QueryDesk):
         self, bank: str, asked: Asked, fields: Sequence[str], names: Sequence[str], before: Preface, mode: str
     ) -> Released:
         request = ReleaseRequest(self.node.party, bank, asked.purpose, mode, "scoring.answer", tuple(fields))
-        since = {entry.expiry_from for entry in expiring_fields(self.node.catalogue, fields).values()}
+        catalogue = self.node.boundary.catalogue_of(self.contract.record)
+        since = {entry.expiry_from for entry in expiring_fields(catalogue, fields).values()}
         columns, dates = (
             {name: [self._value(firm, name) for firm in asked.firms] for name in wanted}
             for wanted in (fields, sorted(since & self.table.columns.keys()))

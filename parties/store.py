@@ -1,6 +1,6 @@
-"""A node's memory: one SQLite file (or another SQLAlchemy URL) that survives a crash at any point.
+"""A node's memory: one SQLite file, or one PostgreSQL database (`store_postgres`), that survives a crash at any point.
 
-Write-ahead log with `synchronous=FULL`: when a method returns, its rows are on disk; every method is one short
+In SQLite a write-ahead log with `synchronous=FULL`: when a method returns, its rows are on disk; every method is one short
 transaction, so nothing is ever half-written. What belongs together (a ledger leaf and the envelope, the consent list or
 the registry records that it speaks of) goes in by one call of `append_leaves`. Positions are primary keys: a second
 writer of one position fails instead of overwriting.
@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
-from lianxin.federation.errors import InputFault
+from lianxin.federation.errors import InputFault, RunStopped
+from lianxin.parties import store_migrations, store_postgres
 from lianxin.parties import store_schema as schema
 from lianxin.parties.store_driver import Driven, driven
 from lianxin.parties.store_ledger import (
@@ -56,30 +57,42 @@ class RunRow:
 class Store(LedgerTables):
     """All tables of one node. Safe to share between threads; one process a file."""
 
-    def __init__(self, path_or_url: Path | str) -> None:
-        """Open the store at a file path or a SQLAlchemy URL, and create its tables when it is new.
+    def __init__(self, path_or_url: Path | str | sa.URL, *, read_only: bool = False, holds: bool = False) -> None:
+        """Open the store at a file path or a SQLAlchemy URL, and create or migrate its tables when they are new or older.
 
-        Raises InputFault when the file is no store of this version.
+        With `read_only` nothing is created or changed. With `holds` a PostgreSQL database is this store's alone while it is
+        open. Raises InputFault when what is there is no store, or a newer version's.
         """
-        text = str(path_or_url)
-        url = text if "://" in text else f"sqlite:///{text}"
-        self._lock = threading.RLock()
-        self._engine = sa.create_engine(url, hide_parameters=True)
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _set_pragmas)
+        url = path_or_url if isinstance(path_or_url, sa.URL) else sa.engine.make_url(_url_of(str(path_or_url)))
+        self._lock, self._read_only = threading.RLock(), read_only or "mode=ro" in str(path_or_url)
+        self.migrated_from: int | None = None
+        self.place = store_postgres.named(url) if url.get_backend_name() == "postgresql" else str(path_or_url)
+        if url.get_backend_name() == "postgresql":
+            self._engine, self._writer = store_postgres.engines(url, self._read_only, holds)
+        else:
+            self._engine = self._writer = sa.create_engine(url, hide_parameters=True)
+            sa.event.listen(self._engine, "connect", _set_timeout if self._read_only else _set_pragmas)
             sa.event.listen(self._engine, "begin", _begin)
         try:
             self._open_schema()
         except DatabaseError:
             self.close()
-            raise InputFault(f"{text} cannot be opened as a store; name a file that a node of Lianxin wrote") from None
-        except InputFault:
+            raise InputFault(
+                f"{self.place} cannot be opened as a store; name a file that a node of Lianxin wrote"
+            ) from None
+        except (InputFault, RunStopped):
             self.close()
             raise
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return str(self._engine.dialect.name)
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._writer.dispose()
 
     # Consents
 
@@ -236,28 +249,40 @@ class Store(LedgerTables):
 
     def _open_schema(self) -> None:
         with self.writing() as connection:
-            found = schema.open_tables(connection)
-        if found != schema.SCHEMA_VERSION:
-            raise InputFault(
-                f"the store has schema version {found}, this program reads {schema.SCHEMA_VERSION}; run the version that "
-                "wrote it"
-            )
+            if not self._read_only:
+                self.migrated_from = store_migrations.migrate(connection)
+            elif (found := store_migrations.found_version(connection)) is None:
+                raise InputFault(f"{self.place} holds no store yet; start the node once")
+            else:
+                store_migrations.check_version(found)
+                if found != schema.SCHEMA_VERSION:
+                    raise InputFault(
+                        f"{self.place} is of schema version {found}; start the node once, which brings it up"
+                    )
 
     def writing(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction that writes: committed at the block's end, rolled back if it raises."""
-        return _Locked(self._lock, self._engine.begin())
+        return _Locked(self._lock, self._begun(self._writer))
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction that reads."""
-        return self._engine.begin()
+        return self._begun(self._engine)
 
     def writing_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
         """Return a transaction that writes, as `writing`, for statements that are compiled once."""
-        return _Locked(self._lock, self.reading_fast())
+        return _Locked(self._lock, self._driven(self._writer))
 
     def reading_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
         """Return a transaction that reads, for statements that are compiled once: on SQLite by its driver."""
-        return driven(self._engine) if self._engine.dialect.name == "sqlite" else self._engine.begin()
+        return self._driven(self._engine)
+
+    def _begun(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+        if self.dialect == "sqlite":
+            return engine.begin()
+        return store_postgres.told(engine.begin(), lambda: self.place)
+
+    def _driven(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection | Driven]:
+        return driven(engine) if self.dialect == "sqlite" else self._begun(engine)
 
     def _scalars(self, query: sa.Select[Any]) -> list[bytes]:
         with self.reading() as connection:
@@ -289,11 +314,19 @@ class _Locked(AbstractContextManager[T]):
             self._lock.release()
 
 
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None
-    kept = f"busy_timeout={_BUSY_TIMEOUT_MS}", f"wal_autocheckpoint={_CHECKPOINT_PAGES}"
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", *kept):
+def _url_of(text: str) -> str:
+    return text if "://" in text else f"sqlite:///{text}"
+
+
+def _set_pragmas(connection: Any, record: Any) -> None:
+    _set_timeout(connection, record)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={_CHECKPOINT_PAGES}"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _set_timeout(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -19,6 +19,7 @@ from lianxin.crypto.tiles import Tile
 from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties import store_schema as schema
 from lianxin.parties.store_driver import Driven
+from lianxin.parties.store_postgres import ConnectionLost
 
 PAGE = 1000
 _ADD_LEAVES, _ADD_ENVELOPES = sa.insert(schema.leaves), sa.insert(schema.envelopes)
@@ -151,11 +152,21 @@ class LedgerTables(ABC):
                 f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
                 "process that uses this store"
             ) from None
+        except ConnectionLost:
+            if not self._has(first, leaves):  # the answer to a commit was lost, and not what it did
+                raise
         except sa.exc.OperationalError:
             raise RunStopped(
                 "the ledger could not be written, and what it would have recorded did not happen; see that the disk "
                 "of the state folder has room and works, and go on"
             ) from None
+
+    def _has(self, first: int, leaves: Sequence[bytes]) -> bool:
+        """Return whether these leaves are there: their salts tell them from any others."""
+        try:
+            return bool(leaves) and self.leaf(first + len(leaves) - 1) == leaves[-1]
+        except RunStopped:
+            return False
 
     def standing(self, bank: str, quarter: str, subjects: Sequence[str]) -> dict[str, dict[str, bytes]]:
         """Return by subject key and model what stands of these firms for a bank and a quarter."""

@@ -68,6 +68,6 @@ def bank_mod(node: Node, contract: RunContract, drbg: Drbg) -> Any:
     own = drbg.child("sums")
 
     def make(request: SumRequest) -> BankSum:
-        return ToldSum(terms_for(contract, request), node.party, node.identity.signing_key, own, node.ledger)
+        return ToldSum(terms_for(contract, request), node.party, node.identity.key_for(contract.node_keys), own, node.ledger)
 
     return secure_sum_mod(make, SumsKept(node.store, contract.run), contract)

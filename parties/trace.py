@@ -13,6 +13,7 @@ from lianxin.federation import wire
 from lianxin.federation.model import Provenance
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.ledger_commit import Preface, envelope_row
+from lianxin.parties.limits_disk import LEAF_BYTES, DiskGuard, DiskShort
 from lianxin.parties.store_ledger import StandingRow
 
 
@@ -20,10 +21,14 @@ class LedgerTrace:
     """Writes each crossing to the ledger; with `recording`, keeps the bytes too, for replay."""
 
     def __init__(
-        self, ledger: Ledger, recording: Path | None = None, watch: Callable[[int, str], None] | None = None
+        self,
+        ledger: Ledger,
+        recording: Path | None = None,
+        watch: Callable[[int, str, str], None] | None = None,
+        disk: DiskGuard | None = None,
     ) -> None:
-        self._ledger, self._recording = ledger, recording
-        self._watch = watch or (lambda _size, _direction: None)
+        self._ledger, self._recording, self.disk = ledger, recording, disk
+        self._watch = watch or (lambda _size, _direction, _peer: None)
 
     def crossed(
         self,
@@ -34,8 +39,10 @@ class LedgerTrace:
         rights: Sequence[Provenance],
         envelope: bytes,
     ) -> None:
-        """Append the envelope's leaf; see `federation.session.Trace`."""
+        """Append the envelope's leaf; see `federation.session.Trace`. Raises DiskShort when there is no room for it."""
         header = dict(opened.header)
+        if self.disk is not None and not _is_ending(header):
+            self.disk.charge(header["run"], LEAF_BYTES + (len(envelope) if self._recording is not None else 0))
         forms = {crossing.name: crossing.form for crossing in crossings}
         leaf: dict[str, Any] = {
             "kind": "envelope", "run": header["run"], "direction": direction, "peer": peer,
@@ -50,14 +57,23 @@ class LedgerTrace:
         self._append(leaf, opened.encoded, opened.signature)
         if self._recording is not None and envelope:
             self._keep(header, envelope)
-        self._watch(header["payload_bytes"], direction)
+        self._watch(header["payload_bytes"], direction, peer)
+
+    def short_of_disk(self) -> str:
+        """Return why no new run may begin for want of disk (rule L15), "" when one may."""
+        try:
+            if self.disk is not None:
+                self.disk.check_start()
+        except DiskShort as short:
+            return str(short)
+        return ""
 
     def _append(self, leaf: dict[str, Any], header: bytes, signature: bytes) -> None:
         self._ledger.append_envelope(leaf, header, signature)
 
     def holding(self) -> "HoldingTrace":
         """Return a trace to the same ledger that holds back the leaf of what came in; for one conversation's thread."""
-        return HoldingTrace(self._ledger, self._recording, self._watch)
+        return HoldingTrace(self._ledger, self._recording, self._watch, self.disk)
 
     def _keep(self, header: dict[str, Any], envelope: bytes) -> None:
         assert self._recording is not None
@@ -71,6 +87,11 @@ class LedgerTrace:
         """Append a refusal leaf."""
         leaf = {"kind": "refusal", "run": run, "peer": peer, "rule": rule, "step": step}
         self._ledger.append(leaf | ({"message_hash": message_hash} if message_hash else {}))
+
+
+def _is_ending(header: Mapping[str, Any]) -> bool:
+    """Return whether an envelope tells of a run's end: that is told and kept however little room is left."""
+    return header["step"] == "contract.close" or header["message_type"] == "Refusal"
 
 
 class HoldingTrace(LedgerTrace):

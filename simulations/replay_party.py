@@ -33,6 +33,7 @@ from lianxin.parties.platform_run import PlatformRun
 from lianxin.parties.records import FirmTable, load_firm_table, load_loan_table, read_table
 from lianxin.parties.run_inputs import COMMITTED
 from lianxin.parties.run_kinds import bank_run, platform_run
+from lianxin.parties.run_link import RunLink
 from lianxin.simulations.replay_node import OpenedNode, node_then
 from lianxin.simulations.replay_road import DoesNotFollow, RecordedChannel, RecordedLink, Recording
 
@@ -136,7 +137,7 @@ def _play_bank(node: OpenedNode, contract: RunContract, recording: Recording) ->
     assert data.table is not None and data.label is not None
     table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
     node.rules.check_columns(table.columns, data.label)
-    link = RecordedLink(recording, contract.platform)
+    link = RunLink(RecordedLink(recording, contract.platform))
     worker = Worker(node, contract, bank_run(node, contract, table, link), link)
     worker.run()  # in this thread
     return worker.failure

@@ -141,8 +141,8 @@ class _Watcher:
             self._take()
 
     def _take(self) -> None:
-        for _, note in self._node.events(self._seen):
-            self._seen += 1
+        _, notes, self._seen = self._node.notes.page(self._seen)
+        for _, note in notes:
             if self._watch is not None:
                 self._watch(note)
 
@@ -223,9 +223,10 @@ class Processes:
     def wait(self, watch: Watch | None = None, deadline_s: float = 3600.0) -> Ran:
         """Follow the run to its end. Raises the sentence that ended it."""
         events: list[tuple[float, str]] = []
-        first, until = self.layout.parties[0], time.monotonic() + deadline_s
+        first, until, seen = self.layout.parties[0], time.monotonic() + deadline_s, 0
         while time.monotonic() < until:
-            answer = self.ask(first, {"do": "status", "from": len(events)})
+            answer = self.ask(first, {"do": "status", "from": seen})
+            seen = answer["next"]
             for seconds, note in answer["events"]:
                 events.append((seconds, note))
                 if watch is not None:

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import stores
 import torture
 
 from lianxin.crypto import paillier
@@ -34,6 +35,21 @@ def platform_key() -> paillier.SecretKey:
 def matching_key() -> paillier.SecretKey:
     """A bank's 2048-bit matching key."""
     return paillier.generate_secret_key(2048, "bank-1", "matching", "test-run-1", Drbg(b"m" * 32))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[stores.Cluster]:
+    """A temporary PostgreSQL server, for the session."""
+    yield from stores.cluster()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> stores.Place:
+    """Where a store may be made: a file, and a schema of a PostgreSQL database."""
+    if request.param == "sqlite":
+        return tmp_path / "any.db"
+    cluster: stores.Cluster = request.getfixturevalue("postgres")
+    return cluster.schema()
 
 
 def refused_skips(reasons: Iterable[str]) -> list[str]:

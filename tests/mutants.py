@@ -18,6 +18,7 @@ GATES = re.compile(
     r"check_proposal|judge_by_policy|open_contract|keep_head|"  # what is agreed
     r"check_consent|check_revocation|check_public_key|received_key|verify\w*|_verify\w*|"
     r"check_registered|check_gated|check_signatures|head_of|_check_clock|check_witnessed|_outputs\.admit|"  # what is received
+    r"check_institutions?|"  # who may take part
     r"charge|check_minimum|_check_quota|_check_firms|_check_own_firms)"  # how much
 )
 NOT_GATES = re.compile(r"(.*\.)?(verify_run|verify_page|bench\w*)")
@@ -68,6 +69,7 @@ _SKEWED = _PARTIES + "test_while_the_clock_is_wrong_nothing_leaves"
 _OVERDUE = _PARTIES + "test_while_the_witnesses_are_overdue_neither_a_release_nor_a_value_leaves"
 _UNHELD = "__import__('contextlib').nullcontext(%s)"
 _TREES = "tests/test_trees_parts.py::"
+_REGISTER = "tests/test_institutions.py::"
 _UNSIGNED_CONTRACT = (
     "__import__('lianxin.federation.contract', fromlist=['parse_contract']).parse_contract("
     "__import__('lianxin.crypto.canonical', fromlist=['decode']).decode_fragment(row.contract)['record'])"
@@ -320,6 +322,13 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "Decision(True, 'CONSENT')", _NO_RIGHT + "[R39-a trade secret without consent]"),
     "parties/decision.py decide decide_release": (
         "ReleaseDecision(request.fields, (), request.fields)", _NO_RIGHT + "[R20-a prohibited field]"),
+    # who may take part
+    "parties/platform.py PlatformNode._draft check_institutions": (
+        "None", _REGISTER + "test_a_platform_proposes_no_run_with_a_suspended_bank"),
+    "parties/query_platform.py QueryDesk._answers check_institution": (
+        "None", _REGISTER + "test_a_suspended_bank_is_answered_no_query"),
+    "parties/score_platform.py ScoreDesk._answer_request check_institution": (
+        "None", _REGISTER + "test_a_suspended_bank_is_given_no_score"),
     # ledgers
     "parties/ledger_witness.py has_cosigned notes.verify_cosignature": ("None", _COSIGNED),
     "parties/ledger_witness.py _note_head notes.verify": ("None", _COSIGNED),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import audit_world
@@ -147,9 +148,17 @@ def test_reruns_and_returns_that_a_contract_allows_are_no_fault(terms: Callable[
         evidence_world.a_contract()["record"], "", dict.fromkeys((PLATFORM, BANK, "bank-b", "bank-c"), ""), {}
     )
     rerun = auditor.Run({**run.contract, "on_loss": "rerun", "spare_attempts": 2}, "", run.node_keys, {})
-    nothing: Any = None
+    nothing: Any = SimpleNamespace(crossings=lambda _run: [])
     assert auditor_plan._Plan.of(run, nothing, plan).most[road][0] == 2
     assert auditor_plan._Plan.of(rerun, nothing, plan).most[road][0] == 2 + auditor_plan._STAGES
+
+
+def test_an_end_that_is_told_again_to_a_bank_that_missed_it_is_no_fault_and_no_learning_is() -> None:
+    plan = a_plan(messages=[{**one, "step": "contract.close"} for one in a_plan()["messages"][:2]])
+    run = auditor.Run(evidence_world.a_contract()["record"], "", dict.fromkeys((PLATFORM, BANK), ""), {})
+    for conversation, more in ((f"contracts/{BANK}/1", 1), (f"learning/{BANK}/1", 0), (f"contracts/{BANK}", 0)):
+        own: Any = SimpleNamespace(crossings=lambda _run, name=conversation: [(0, {"conversation": name})])
+        assert auditor_plan._Plan.of(run, own, plan).most[("contract.close", PLATFORM, BANK)][0] == 2 + more
 
 
 # ---- policies

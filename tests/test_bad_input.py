@@ -273,7 +273,7 @@ WRONG_FILES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an unknown key": (lambda c: c.update(colour="red"), "colour: is no key that this file may have"),
     "a missing key": (lambda c: c.pop("identity"), "identity: is missing"),
     "an unknown key in a section": (lambda c: c["data"].update(ids="uscc"), "data.ids: is no key"),
-    "another role": (lambda c: c.update(role="auditor"), "role: input should be 'platform' or 'bank'"),
+    "another role": (lambda c: c.update(role="auditor"), "role: is to be 'platform' or 'bank'"),
     "a seed in production": (lambda c: c.update(profile="production"), "[simulation] is for trials"),
     "no address": (lambda c: c.pop("platform_address"), "a bank needs platform_address"),
     "a missing identity": (lambda c: c.update(identity="nowhere"), "nowhere"),

@@ -74,6 +74,15 @@ def test_what_was_held_back_can_be_read_by_the_party(provider: w.Provider) -> No
     assert provider.boundary.summaries("run-2") == ()
 
 
+def test_what_was_held_back_is_remembered_of_the_newest_runs_alone(
+    provider: w.Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary, "RUNS_REMEMBERED", 2)
+    for run in ("run-1", "run-2", "run-3"):
+        provider.boundary.release({**w.contract_of(), "run": run}, w.request_of(*FIELDS), FIRMS, COLUMNS)
+    assert [len(provider.boundary.summaries(run)) for run in ("run-1", "run-2", "run-3")] == [0, 1, 1]
+
+
 def test_a_leaf_is_on_disk_before_released_is_made(provider: w.Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 

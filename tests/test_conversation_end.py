@@ -9,7 +9,7 @@ import pytest
 from test_grpc_channel import SOON_S, Platform, network, platform, until
 
 from lianxin.crypto.randomness import system_seed
-from lianxin.federation import services
+from lianxin.federation import admission, services
 from lianxin.federation.errors import LianxinError, PeerError
 from lianxin.federation.resumption import ConversationEnd, Frame
 from lianxin.parties.identity import load_identity
@@ -72,8 +72,8 @@ def test_dials_that_are_given_up_before_the_answer_leave_no_conversation(
         converse = road.stream_stream("/lianxin.party.Matching/Converse")
         for _ in range(4):
             names = {
-                services.RUN_KEY: "run-0001", services.CONVERSATION_KEY: "matching/bank-1",
-                services.TOKEN_KEY: system_seed().hex(), services.STREAM_KEY: "1",
+                admission.RUN_KEY: "run-0001", admission.CONVERSATION_KEY: "matching/bank-1",
+                admission.TOKEN_KEY: system_seed().hex(), admission.STREAM_KEY: "1",
             }  # fmt: skip
             call = converse(iter([]), metadata=tuple(names.items()))
             time.sleep(0.1)

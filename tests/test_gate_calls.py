@@ -170,7 +170,7 @@ def test_a_platforms_run_serves_no_conversation_that_it_did_not_admit() -> None:
 def lobby(contract: Any, **more: Any) -> Any:
     """Return as much of a bank's node as the methods under test look at."""
     refusals: list[str] = []
-    trace = SimpleNamespace(refused=lambda *arguments: refusals.append(arguments[2]))
+    trace = SimpleNamespace(refused=lambda *arguments: refusals.append(arguments[2]), short_of_disk=lambda: "")
     policy = PolicySection(operator="operator-2")
     node = SimpleNamespace(
         party="bank-1", trace=trace, session=never,
@@ -240,7 +240,7 @@ def all_signed(ends: worlds.Ends) -> bytes:
 def test_a_bank_was_in_no_run_whose_kept_contract_lacks_signatures(ends: worlds.Ends) -> None:
     here = lobby(ends.contract)
     here.node.store.run = lambda _run: SimpleNamespace(state="running", contract=all_signed(ends))
-    assert BankNode._was_in(here, "run-1") == ends.contract.is_network
+    assert BankNode._was_in(here, "run-1")
     here.node.store.run = lambda _run: SimpleNamespace(state="running", contract=half_signed(ends))
     with pytest.raises(PeerError) as refused:
         BankNode._was_in(here, "run-1")
@@ -272,7 +272,7 @@ def test_a_platform_goes_on_under_no_contract_that_lacks_signatures(
     ends: worlds.Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = SimpleNamespace(state="running", contract=half_signed(ends))
-    monkeypatch.setattr(runs_resumed, "_take_up", never)
+    monkeypatch.setattr(runs_resumed, "take_up", never)
     node = SimpleNamespace(store=SimpleNamespace(runs=lambda: [row]))
     with pytest.raises(PeerError) as refused:
         runs_resumed.taken_up(node, {}, {})  # type: ignore[arg-type]
@@ -289,11 +289,10 @@ def forged(*_arguments: Any) -> None:
 def test_a_bank_closes_no_run_on_a_head_that_it_could_not_keep(ends: worlds.Ends) -> None:
     here = lobby(ends.contract, ended={})
     here.node.keep_head, here.node.contract_event = forged, lambda *_a: None
-    here._confirm = lambda *arguments: BankNode._confirm(here, *arguments)
     session = SimpleNamespace(peer="platform-a", send=never)
     with pytest.raises(EvidenceRejected):
         status = SimpleNamespace(state="finished", rule="", checkpoint=b"")
-        BankNode._close(here, session, ends.contract, status, None)  # type: ignore[arg-type]
+        BankNode._confirm(here, session, ends.contract, status)  # type: ignore[arg-type]
 
 
 def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds(tmp_path: Path) -> None:
@@ -339,7 +338,7 @@ def refuse(*_arguments: Any, **_named: Any) -> Any:
 def asking(kind: type[Any]) -> Any:
     """Return as much of a run as its releases look at, over a gate that lets nothing cross."""
     table = SimpleNamespace(identifiers=["firm-a"], labels=[0], columns={"f": [1]})
-    gate = SimpleNamespace(release=refuse, aggregate=refuse)
+    gate = SimpleNamespace(release=refuse, aggregate=refuse, catalogue_of=lambda _: consents.CATALOGUE)
     node = SimpleNamespace(party="bank-1", boundary=gate, catalogue=consents.CATALOGUE)
     contract = SimpleNamespace(record={}, platform="platform-a", purpose="P4")
     here = SimpleNamespace(

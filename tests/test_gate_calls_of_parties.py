@@ -207,7 +207,7 @@ def test_a_query_is_judged_field_by_field_by_class_and_by_consent(provider: cons
 
 
 def test_a_bank_names_firms_and_a_platform_answers_by_the_gate_alone() -> None:
-    gate = SimpleNamespace(release=refuse)
+    gate = SimpleNamespace(release=refuse, catalogue_of=lambda _: consents.CATALOGUE)
     contract = SimpleNamespace(record={})
     node = SimpleNamespace(boundary=gate, party="platform-a", catalogue=consents.CATALOGUE)
     question = Question("run-1.bank-1.1", "P2", "PLAINTEXT", "operator-1", ("staff_count",), (FIRM,))
@@ -229,6 +229,7 @@ def test_a_query_is_charged_before_it_is_logged_or_answered() -> None:
     question = Question("run-1.bank-1.1", "P2", "PLAINTEXT", "operator-1", ("staff_count",), ())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PeerError):
         patch.setattr("lianxin.parties.query_platform.log_question", never)
+        patch.setattr("lianxin.parties.query_platform.check_institution", lambda *_: None)
         QueryDesk._answers(here, "bank-1", "query/bank-1/1", question)  # type: ignore[arg-type]
 
 

@@ -27,8 +27,8 @@ ROOMS = {
     "parties": {"federation", "crypto"},
     "simulations": {"parties", "federation", "crypto"},
 }
-BUILD = {".ci", ".gitignore", "Makefile", "pyproject.toml", "constraints.txt"}
-PROSE = {"docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"}
+BUILD = {".ci", ".gitignore", "Makefile", "MANIFEST.in", "pyproject.toml", "constraints.txt"}
+PROSE = {"docs", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"}
 DRAWERS = {"utils", "common", "helpers", "manager", "base"}
 RUNNABLE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "builtins.eval", "builtins.exec"}
 LONGEST = 400
@@ -208,7 +208,7 @@ def file_names_no_machine(path: str, text: str) -> Broken:
 pb2_has_its_doors = door(
     "generated modules are used in wire and at the gRPC edge",
     lambda name: any(part.endswith(("_pb2", "_pb2_grpc")) for part in name.split(".")),
-    *("federation/wire.py", "federation/channel.py", "federation/services.py"),
+    *("federation/wire.py", "federation/channel.py", "federation/services*.py"),
 )
 flower_has_its_doors = door(
     "Flower is used in the grid, the apps, strategies and the mod of sums",
@@ -224,7 +224,7 @@ torch_has_its_doors = door(
 grpc_has_its_doors = door(
     "gRPC is used at the edge",
     lambda name: is_under(name, "grpc"),
-    *("federation/channel.py", "federation/services.py", "parties/node.py"),
+    *("federation/channel.py", "federation/services*.py", "parties/node.py"),
 )
 chance_has_its_doors = door(
     "randomness is an argument, drawn in crypto/randomness or simulations/world",

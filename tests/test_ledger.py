@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import Place, edited
 
 from lianxin.crypto import canonical, merkle, notes, signing
 from lianxin.crypto.errors import EncodingRejected
@@ -25,15 +26,15 @@ class StillClock:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "bank-a.db"
+def path(any_store: Place) -> Place:
+    return any_store
 
 
 def head_in(line: dict[str, Any]) -> notes.Checkpoint:
     return notes.parse_checkpoint(notes.parse_note(line["note"].encode()).text)
 
 
-def open_ledger(path: Path, key: signing.SigningKey = KEY) -> Ledger:
+def open_ledger(path: Place, key: signing.SigningKey = KEY) -> Ledger:
     return Ledger(Store(path), "bank-a", key, StillClock(), "lianxin 0.1.0", "operator-1")
 
 
@@ -43,7 +44,7 @@ def header(seq: int, **changes: Any) -> bytes:
 
 
 @pytest.mark.rule("R26", "R28")
-def test_a_leaf_carries_who_when_and_which_code_and_comes_back_with_its_hash(path: Path) -> None:
+def test_a_leaf_carries_who_when_and_which_code_and_comes_back_with_its_hash(path: Place) -> None:
     index, digest = open_ledger(path).append({**NOTE, "text": "联信"})
     (leaf,) = Store(path).leaves()
     assert (index, digest) == (0, hashlib.sha256(leaf).hexdigest())
@@ -59,21 +60,21 @@ def test_a_leaf_carries_who_when_and_which_code_and_comes_back_with_its_hash(pat
     }
 
 
-def test_a_leaf_is_on_disk_for_another_reader_before_append_returns(path: Path) -> None:
+def test_a_leaf_is_on_disk_for_another_reader_before_append_returns(path: Place) -> None:
     ledger = open_ledger(path)
     for count in range(1, 4):
         ledger.append(NOTE)
-        with sqlite3.connect(path) as other:
+        with edited(path) as other:
             assert other.execute("select count(*) from leaves").fetchone() == (count,)
 
 
-def test_the_store_writes_ahead_and_syncs_every_commit(path: Path) -> None:
-    with Store(path)._engine.connect() as connection:
+def test_the_store_writes_ahead_and_syncs_every_commit(tmp_path: Path) -> None:
+    with Store(tmp_path / "a.db")._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
-def test_a_reopened_ledger_has_the_same_root_and_goes_on(path: Path) -> None:
+def test_a_reopened_ledger_has_the_same_root_and_goes_on(path: Place) -> None:
     first = open_ledger(path)
     first.append_many([{**NOTE, "n": n} for n in range(2500)])
     checkpoint = first.checkpoint()
@@ -83,7 +84,7 @@ def test_a_reopened_ledger_has_the_same_root_and_goes_on(path: Path) -> None:
     assert again.root() == merkle.root_of(Store(path).leaves()).hex()
 
 
-def test_a_checkpoint_is_signed_by_the_node_key_and_kept(path: Path) -> None:
+def test_a_checkpoint_is_signed_by_the_node_key_and_kept(path: Place) -> None:
     ledger = open_ledger(path)
     ledger.append(NOTE)
     kept = ledger.checkpoint()
@@ -100,27 +101,27 @@ STORE_EDITS = {
 
 
 @pytest.mark.parametrize("edit", STORE_EDITS.values(), ids=STORE_EDITS)
-def test_a_store_that_contradicts_its_last_checkpoint_is_refused(path: Path, edit: str) -> None:
+def test_a_store_that_contradicts_its_last_checkpoint_is_refused(path: Place, edit: str) -> None:
     ledger = open_ledger(path)
     ledger.append_many([{**NOTE, "n": n} for n in range(3)])
     ledger.checkpoint()
-    with sqlite3.connect(path) as other:
+    with edited(path) as other:
         other.execute(edit)
         other.execute("update leaves set position = position - 10 where position >= 10")
     with pytest.raises(EvidenceRejected, match="last signed checkpoint"):
         open_ledger(path)
-    with sqlite3.connect(path) as other:
+    with edited(path) as other:
         other.execute("delete from checkpoints")
     assert open_ledger(path).size in (2, 3)  # without the signed head nobody notices
 
 
-def test_a_checkpoint_of_another_key_does_not_open_the_ledger(path: Path) -> None:
+def test_a_checkpoint_of_another_key_does_not_open_the_ledger(path: Place) -> None:
     open_ledger(path, PEER).checkpoint()
     with pytest.raises(EvidenceRejected):
         open_ledger(path)
 
 
-def test_threads_get_distinct_indices_without_gaps(path: Path) -> None:
+def test_threads_get_distinct_indices_without_gaps(path: Place) -> None:
     ledger, indices = open_ledger(path), []
 
     def work() -> None:
@@ -135,7 +136,7 @@ def test_threads_get_distinct_indices_without_gaps(path: Path) -> None:
     assert open_ledger(path).root() == ledger.root()
 
 
-def test_a_second_writer_of_the_same_store_fails_instead_of_forking(path: Path) -> None:
+def test_a_second_writer_of_the_same_store_fails_instead_of_forking(path: Place) -> None:
     first, second = open_ledger(path), open_ledger(path)
     first.append(NOTE)
     with pytest.raises(InputFault, match="already written"):
@@ -144,7 +145,7 @@ def test_a_second_writer_of_the_same_store_fails_instead_of_forking(path: Path) 
     assert open_ledger(path).size == 1
 
 
-def test_a_batch_with_one_bad_leaf_writes_none(path: Path) -> None:
+def test_a_batch_with_one_bad_leaf_writes_none(path: Place) -> None:
     ledger = open_ledger(path)
     with pytest.raises(EncodingRejected):
         ledger.append_many([NOTE, {**NOTE, "share": 0.5}])
@@ -154,12 +155,12 @@ def test_a_batch_with_one_bad_leaf_writes_none(path: Path) -> None:
 @pytest.mark.parametrize(
     "fields", [{"kind": "note"}, {"run": ""}, {**NOTE, "time": "x"}, {**NOTE, "party": "x"}], ids=str
 )
-def test_leaf_fields_that_the_ledger_sets_itself_or_misses_are_our_mistake(path: Path, fields: dict) -> None:
+def test_leaf_fields_that_the_ledger_sets_itself_or_misses_are_our_mistake(path: Place, fields: dict) -> None:
     with pytest.raises(ValueError, match="leaf's fields"):
         open_ledger(path).append(fields)
 
 
-def test_an_envelope_and_its_leaf_go_in_together_or_not_at_all(path: Path) -> None:
+def test_an_envelope_and_its_leaf_go_in_together_or_not_at_all(path: Place) -> None:
     ledger = open_ledger(path)
     leaf = {"kind": "envelope", "run": "run-1", "direction": "out"}
     assert ledger.append_envelope(leaf, header(0), b"s")[0] == 0
@@ -171,13 +172,13 @@ def test_an_envelope_and_its_leaf_go_in_together_or_not_at_all(path: Path) -> No
     assert Store(path).envelopes("run-2") == []
 
 
-def test_a_release_keeps_its_consents_under_its_id(path: Path) -> None:
+def test_a_release_keeps_its_consents_under_its_id(path: Place) -> None:
     ledger = open_ledger(path)
     _, release = ledger.append_release({"kind": "release", "run": "run-1"}, ["c-2", "c-1"])
     assert Store(path).release_consents() == {release: ["c-2", "c-1"]}
 
 
-def test_what_is_kept_beside_a_release_goes_in_with_its_leaf_or_not_at_all(path: Path) -> None:
+def test_what_is_kept_beside_a_release_goes_in_with_its_leaf_or_not_at_all(path: Place) -> None:
     first, second = open_ledger(path), open_ledger(path)
     first.append_release({"kind": "release", "run": "run-1"}, ["c-1"], settings={"release-commitments/ab": b"salt"})
     assert Store(path).setting("release-commitments/ab") == b"salt"
@@ -186,7 +187,7 @@ def test_what_is_kept_beside_a_release_goes_in_with_its_leaf_or_not_at_all(path:
     assert Store(path).setting("release-commitments/cd") is None
 
 
-def test_the_registry_grows_with_the_leaf_that_commits_to_it(path: Path) -> None:
+def test_the_registry_grows_with_the_leaf_that_commits_to_it(path: Place) -> None:
     ledger = open_ledger(path)
     signed = [signing.sign_record({"type": "consent", "version": 1, "n": n}, [("firm", PEER)]) for n in range(3)]
     ledger.append_registry(signed[:2])
@@ -199,7 +200,7 @@ def test_the_registry_grows_with_the_leaf_that_commits_to_it(path: Path) -> None
     assert Store(path).registry_records(1) == [canonical.encode(signed[0])]
 
 
-def test_proofs_from_the_ledger_verify_against_its_checkpoints(path: Path) -> None:
+def test_proofs_from_the_ledger_verify_against_its_checkpoints(path: Place) -> None:
     ledger = open_ledger(path)
     ledger.append_many([{**NOTE, "n": n} for n in range(5)])
     old = ledger.root()
@@ -211,7 +212,7 @@ def test_proofs_from_the_ledger_verify_against_its_checkpoints(path: Path) -> No
     merkle.verify_inclusion(leaf, 7, 11, path_up, bytes.fromhex(ledger.root()))
 
 
-def exportable(path: Path) -> Ledger:
+def exportable(path: Place) -> Ledger:
     ledger, store = open_ledger(path), Store(path)
     contract = {"type": "run-contract", "version": 1, "run": "run-1"}
     store.put_run("run-1", "done", canonical.encode(signing.sign_record(contract, [("bank-a", KEY)])))
@@ -230,7 +231,7 @@ FILES = {"contract.json", "catalogue.csv", "commitments.json"} | {
 }
 
 
-def test_an_export_holds_every_evidence_file_the_whole_ledger_and_one_run(path: Path, tmp_path: Path) -> None:
+def test_an_export_holds_every_evidence_file_the_whole_ledger_and_one_run(path: Place, tmp_path: Path) -> None:
     folder = exportable(path).export(tmp_path / "out", "run-1")
     assert {file.name for file in folder.iterdir()} == FILES
     assert [line.encode() for line in (folder / "ledger.jsonl").read_text().splitlines()] == list(Store(path).leaves())
@@ -240,7 +241,7 @@ def test_an_export_holds_every_evidence_file_the_whole_ledger_and_one_run(path: 
     assert head_in(json.loads(head)).size == 2
 
 
-def test_a_second_export_replaces_the_first_and_leaves_nothing_else_behind(path: Path, tmp_path: Path) -> None:
+def test_a_second_export_replaces_the_first_and_leaves_nothing_else_behind(path: Place, tmp_path: Path) -> None:
     ledger = exportable(path)
     ledger.export(tmp_path / "out")
     ledger.append(NOTE)
@@ -250,7 +251,7 @@ def test_a_second_export_replaces_the_first_and_leaves_nothing_else_behind(path:
 
 
 def test_an_export_that_breaks_half_way_leaves_the_old_evidence_as_it_was(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = exportable(path)
     folder = ledger.export(tmp_path / "out")
@@ -263,7 +264,7 @@ def test_an_export_that_breaks_half_way_leaves_the_old_evidence_as_it_was(
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["evidence"]
 
 
-def test_a_run_is_exported_with_the_catalogue_that_its_contract_names(path: Path, tmp_path: Path) -> None:
+def test_a_run_is_exported_with_the_catalogue_that_its_contract_names(path: Place, tmp_path: Path) -> None:
     ledger, store = exportable(path), Store(path)
     agreed, today = b"field_name_en\nrevenue\n", b"field_name_en\nrevenue\nregion\n"
     digest = hashlib.sha256(agreed).hexdigest()
@@ -277,7 +278,7 @@ def test_a_run_is_exported_with_the_catalogue_that_its_contract_names(path: Path
     assert (ledger.export(tmp_path / "out") / "catalogue.csv").read_bytes() == today
 
 
-def test_an_export_without_a_known_run_or_catalogue_is_refused_in_one_sentence(path: Path, tmp_path: Path) -> None:
+def test_an_export_without_a_known_run_or_catalogue_is_refused_in_one_sentence(path: Place, tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="contracts"):
         open_ledger(path).export(tmp_path)
     ledger = exportable(path)
@@ -288,9 +289,9 @@ def test_an_export_without_a_known_run_or_catalogue_is_refused_in_one_sentence(p
         ledger.export(tmp_path, "run-9")
 
 
-def test_a_store_of_another_version_and_a_foreign_file_are_refused(path: Path, tmp_path: Path) -> None:
+def test_a_store_of_another_version_and_a_foreign_file_are_refused(path: Place, tmp_path: Path) -> None:
     Store(path).close()
-    with sqlite3.connect(path) as other:
+    with edited(path) as other:
         other.execute("update schema set version = 99")
     with pytest.raises(InputFault, match="version 99"):
         Store(path)
@@ -303,7 +304,7 @@ def test_a_store_of_another_version_and_a_foreign_file_are_refused(path: Path, t
         Store(tmp_path / "text")
 
 
-def test_runs_settings_and_firm_keys_are_kept_and_changed_by_rule(path: Path) -> None:
+def test_runs_settings_and_firm_keys_are_kept_and_changed_by_rule(path: Place) -> None:
     store = Store(path)
     store.put_run("run-1", "proposed", b"contract")
     store.set_run_state("run-1", "failed", "the peer left")

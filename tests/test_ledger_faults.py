@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from stores import Place
 from torture import IS_TORTURE
 
 from lianxin.crypto import canonical, signing
@@ -28,7 +29,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bank-a.db"
 
 
-def open_ledger(path: Path, store: Store | None = None) -> Ledger:
+def open_ledger(path: Place, store: Store | None = None) -> Ledger:
     clock = SimulatedClock("2026-05-01T08:00:00Z")
     return Ledger(store or Store(path), "bank-a", KEY, clock, "lianxin 0.3.0", "operator-1")
 
@@ -99,7 +100,8 @@ def test_nobody_writes_while_somebody_is_alone_and_all_of_them_after(path: Path)
     assert sorted(seen) == list(range(5))
 
 
-def test_leaves_registry_and_checkpoints_of_many_threads_make_one_ledger(path: Path) -> None:
+def test_leaves_registry_and_checkpoints_of_many_threads_make_one_ledger(any_store: Place) -> None:
+    path = any_store
     ledger = open_ledger(path)
     consent = signing.sign_record({"type": "consent", "version": 1}, [("firm", KEY)])
     work = [
@@ -140,8 +142,10 @@ def test_a_full_disk_stops_the_ledger_in_one_sentence_loses_nothing_and_is_left_
     assert open_ledger(path).root() == ledger.root()
 
 
-def test_leaves_that_could_not_be_committed_are_not_in_the_ledger(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(path)
+def test_leaves_that_could_not_be_committed_are_not_in_the_ledger(
+    any_store: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, store = any_store, Store(any_store)
     ledger = open_ledger(path, store)
     root = ledger.append(NOTE) and ledger.root()
     with monkeypatch.context() as broken:
@@ -149,7 +153,7 @@ def test_leaves_that_could_not_be_committed_are_not_in_the_ledger(path: Path, mo
         def fail(_connection: sa.Connection) -> None:
             raise sa.exc.OperationalError("commit", {}, OSError(28, "No space left on device"))
 
-        broken.setattr(store._engine.dialect, "do_commit", fail)
+        broken.setattr(store._writer.dialect, "do_commit", fail)
         with pytest.raises(RunStopped):
             ledger.append(NOTE)
         assert (ledger.size, ledger.root()) == (1, root)

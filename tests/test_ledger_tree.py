@@ -1,9 +1,8 @@
 """Tiles of hashes: the same roots and proofs as the tree in memory, a frontier that a failed write leaves as it was."""
 
-import sqlite3
-from pathlib import Path
 
 import pytest
+from stores import Place, edited
 
 from lianxin.crypto import merkle, signing, tiles
 from lianxin.federation.errors import EvidenceRejected
@@ -20,7 +19,7 @@ class StillClock:
         return "2026-05-01T08:00:00Z"
 
 
-def open_ledger(path: Path) -> Ledger:
+def open_ledger(path: Place) -> Ledger:
     return Ledger(Store(path), "bank-a", KEY, StillClock(), "lianxin 0.3.0", "operator-1")
 
 
@@ -66,39 +65,39 @@ def test_a_tile_that_is_missing_or_cut_is_refused_and_never_hashed_as_it_is(leav
             tiles.TiledTree(frontier, read).inclusion_proof(254, 700)
 
 
-def test_a_ledger_that_is_opened_again_reads_its_last_leaves_and_not_all(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path / "a.db")
+def test_a_ledger_that_is_opened_again_reads_its_last_leaves_and_not_all(any_store: Place) -> None:
+    ledger = open_ledger(any_store)
     ledger.append_many({**NOTE, "n": n} for n in range(1_000))
     ledger.checkpoint()
-    with sqlite3.connect(tmp_path / "a.db") as other:  # what is in a full tile is not read at the start...
-        other.execute("update leaves set data = x'00' where position = 5")
-    again = open_ledger(tmp_path / "a.db")
+    with edited(any_store) as other:  # what is in a full tile is not read at the start...
+        other.execute("update leaves set data = ? where position = 5", (b"\0",))
+    again = open_ledger(any_store)
     assert again.root() == ledger.root()
-    with sqlite3.connect(tmp_path / "a.db") as other:  # ...and what is behind the last full tile is
-        other.execute("update leaves set data = x'00' where position = 999")
+    with edited(any_store) as other:  # ...and what is behind the last full tile is
+        other.execute("update leaves set data = ? where position = 999", (b"\0",))
     with pytest.raises(EvidenceRejected, match="last signed checkpoint"):
-        open_ledger(tmp_path / "a.db")
+        open_ledger(any_store)
 
 
-def test_an_older_store_without_tiles_gets_them_and_a_changed_tile_is_refused(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path / "a.db")
+def test_an_older_store_without_tiles_gets_them_and_a_changed_tile_is_refused(any_store: Place) -> None:
+    ledger = open_ledger(any_store)
     ledger.append_many({**NOTE, "n": n} for n in range(1_000))
     ledger.checkpoint()
-    with sqlite3.connect(tmp_path / "a.db") as other:
+    with edited(any_store) as other:
         other.execute("delete from tiles")
-    assert open_ledger(tmp_path / "a.db").root() == ledger.root()
-    assert Store(tmp_path / "a.db").tile_count(0) == 3
-    with sqlite3.connect(tmp_path / "a.db") as other:
-        other.execute('update tiles set data = zeroblob(8192) where "index" = 1')
+    assert open_ledger(any_store).root() == ledger.root()
+    assert Store(any_store).tile_count(0) == 3
+    with edited(any_store) as other:
+        other.execute('update tiles set data = ? where "index" = 1', (bytes(8192),))
     with pytest.raises(EvidenceRejected, match="last signed checkpoint"):
-        open_ledger(tmp_path / "a.db")
+        open_ledger(any_store)
 
 
 @pytest.mark.parametrize("position", [10, 990])
-def test_leaves_that_lack_between_others_are_refused(tmp_path: Path, position: int) -> None:
-    open_ledger(tmp_path / "a.db").append_many({**NOTE, "n": n} for n in range(1_000))
-    with sqlite3.connect(tmp_path / "a.db") as other:
+def test_leaves_that_lack_between_others_are_refused(any_store: Place, position: int) -> None:
+    open_ledger(any_store).append_many({**NOTE, "n": n} for n in range(1_000))
+    with edited(any_store) as other:
         other.execute("delete from leaves where position = ?", (position,))
         other.execute("delete from tiles")
     with pytest.raises(EvidenceRejected, match="lacks leaves"):
-        open_ledger(tmp_path / "a.db")
+        open_ledger(any_store)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -15,7 +16,9 @@ import pytest
 from conftest import ROOT, refused_skips
 
 ROOMS = ("proto", "crypto", "federation", "parties", "simulations")
-BUILD_FILES = ("pyproject.toml", "README.md", "LICENSE")
+BESIDE = ("tests", "docs")
+BUILD_FILES = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile", "constraints.txt")
+MAKE_SDIST = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
 NOT_IN_A_CHECKOUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -31,14 +34,33 @@ def run(*command: str | Path, folder: Path, **environment: str) -> subprocess.Co
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the tree, so that no earlier build in the checkout can lend it a file."""
-    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, copy / room, ignore=NOT_IN_A_CHECKOUT)
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive of a copy of the tree, so that no earlier build in the checkout can lend it a file."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("sdist")
+    for folder in (*ROOMS, *BESIDE):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=NOT_IN_A_CHECKOUT)
     for name in BUILD_FILES:
         shutil.copy(ROOT / name, copy / name)
-    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, copy)
+    built = run(sys.executable, "-c", MAKE_SDIST, out, folder=copy)
+    assert built.returncode == 0, built.stderr
+    return next(out.glob("lianxin-*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the source archive holds."""
+    out = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out, filter="data")
+    (folder,) = out.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel made from nothing but the source archive."""
+    out = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, unpacked)
     built = run(*pip, folder=out)
     assert built.returncode == 0, built.stderr
     return next(out.glob("lianxin-*.whl"))
@@ -89,6 +111,53 @@ def test_the_installed_package_is_read_from_its_own_environment(installed: Path,
     assert Path(shown.stdout.strip()).is_relative_to(installed.parent), shown.stderr
 
 
+def test_the_source_archive_holds_what_a_build_and_the_tests_need(unpacked: Path) -> None:
+    found = (path for folder in (*ROOMS, *BESIDE) for path in (ROOT / folder).rglob("*") if path.is_file())
+    kept = {path.relative_to(ROOT) for path in found if not {"__pycache__"} & set(path.parts) and path.suffix != ".pyc"}
+    assert sorted(str(path) for path in kept if not (unpacked / path).is_file()) == []
+    assert [name for name in BUILD_FILES if not (unpacked / name).is_file()] == []
+
+
+def test_the_wheel_holds_no_golden_file_and_is_small(wheel: Path, files: set[str]) -> None:
+    assert [name for name in files if "/golden/" in name] == []
+    assert wheel.stat().st_size < 3_000_000
+
+
+def test_what_the_program_reads_beside_its_modules_is_in_the_wheel(files: set[str]) -> None:
+    read = {"error_codes.csv", "catalogue_draft.csv"}
+    assert {f"lianxin/parties/{name}" for name in read} <= files
+
+
+def test_the_metadata_says_what_it_is_for_whom_and_names_no_address(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
+        head, _, body = archive.read(name).decode().partition("\n\n")
+    said = [
+        line
+        for line in head.splitlines()
+        if line.startswith(("Classifier: ", "License-Expression: ", "Requires-Python: "))
+    ]
+    assert {"License-Expression: Apache-2.0", "Requires-Python: >=3.11"} <= set(said)
+    assert "Classifier: Operating System :: POSIX :: Linux" in said
+    assert not any(line.startswith(("Home-page", "Project-URL", "Author-email")) for line in head.splitlines())
+    assert body.startswith("# Lianxin")
+
+
+def test_the_installed_command_says_its_version_and_looks_up_an_error(installed: Path, tmp_path: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run(installed / "lianxin", "--version", folder=tmp_path).stdout.strip() == f"lianxin {version}"
+    told = run(installed / "lianxin", "bank", "status", "missing.toml", folder=tmp_path)
+    assert told.returncode == 2
+    (code,) = re.findall(r"LX-[0-9]{4}", told.stderr)
+    assert "What to do: " in run(installed / "lianxin", "explain", code, folder=tmp_path).stdout
+
+
+def test_the_installed_program_passes_its_own_test(installed: Path, tmp_path: Path) -> None:
+    told = run(installed / "lianxin", "doctor", "--self-test", folder=tmp_path)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "its evidence verified" in told.stdout
+
+
 def test_the_installed_command_explains_itself_from_another_folder(installed: Path, tmp_path: Path) -> None:
     shown = run(installed / "lianxin", "--help", folder=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -111,7 +180,7 @@ def test_every_requirement_is_pinned_by_the_constraints() -> None:
 def run_with_a_skip(reason: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     tests = folder / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "torture.py", "allowed_skips.txt"):
+    for name in ("conftest.py", "stores.py", "torture.py", "allowed_skips.txt"):
         shutil.copy(ROOT / "tests" / name, tests / name)
     body = f"import pytest\n\ndef test_a(): pytest.skip({reason!r})\n\ndef test_b(): pass\n"
     (tests / "test_made_up.py").write_text(body)

@@ -293,4 +293,4 @@ def test_the_command_before_the_first_start_says_so(tmp_path, capsys):
     house.store.close()
     (tmp_path / "store.sqlite").unlink()
     assert cli.run(["bank", "privacy", str(path)]) == 2
-    assert "serve this node once" in capsys.readouterr().err
+    assert "start the node once" in capsys.readouterr().err

@@ -167,7 +167,7 @@ def _follow(group: Processes, watch: Callable[[str], None]) -> None:
         answer = group.ask("platform", {"do": "status", "from": seen})
         for _, note in answer["events"]:
             watch(note)
-        seen += len(answer["events"])
+        seen = answer["next"]
         if RUN in answer["ended"]:
             return
         time.sleep(0.05)

@@ -102,7 +102,7 @@ BAD_FILES = [
     ("loans.csv", b"", ["loans.csv is empty"]),
     ("loans.csv", b"\n\n", ["loans.csv is empty"]),
     ("loans.csv", b"a,b\n", ["loans.csv", "no data rows"]),
-    ("loans.csv", b"a,b\n1,2\n\xd0\xd0,4242424242\n", ["loans.csv", "UTF-8", "data row 2"]),
+    ("loans.csv", b"a,b\n1,2\n\xd0,4242424242\n", ["loans.csv", "UTF-8", "data row 2"]),
     ("loans.csv", b"a\xff,b\n1,2\n", ["loans.csv", "UTF-8", "header"]),
     ("loans.csv", b"a,b\n1,2\n4242424242\n", ["data row 2 of loans.csv", "1 cells", "header 2"]),
     ("loans.csv", b"a,b\n1,2\n\n3,4\n", ["data row 2 of loans.csv", "0 cells"]),

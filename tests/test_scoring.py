@@ -343,6 +343,7 @@ def test_firms_are_named_and_scored_by_the_gate_alone(shared: Scene) -> None:
     with pytest.raises(GateRefused):
         BankScores._name(bank, asked, "r", road)  # type: ignore[arg-type]
     real = shared.platform.node
+    gate.catalogue_of = lambda _: real.catalogue
     node = SimpleNamespace(party=PLATFORM, boundary=gate, catalogue=real.catalogue)
     desk = SimpleNamespace(node=node, contract=shared.desk.contract, table=shared.desk.table, _value=shared.desk._value)
     with pytest.raises(GateRefused):

@@ -21,7 +21,19 @@ from lianxin.crypto import key_file
 from lianxin.federation import admission, contract, wire
 from lianxin.federation.contract import parse_contract
 from lianxin.federation.errors import InputFault, LianxinError, PeerError
-from lianxin.parties import agreement, cli, identity, keys, lineage, node, trace
+from lianxin.parties import (
+    agreement,
+    cli,
+    cli_bins,
+    cli_card,
+    identity,
+    identity_network,
+    keys,
+    lineage,
+    model_document,
+    node,
+    trace,
+)
 from lianxin.parties.clock import SimulatedClock
 from lianxin.parties.config import BankTerms, RunConfig
 
@@ -51,8 +63,9 @@ def run_config(name: str) -> RunConfig:
 def draft(folder: Path, name: str) -> None:
     pinned = SimpleNamespace(uri="spiffe://lianxin.test/bank-1", node_key="00" * 32)
     me = SimpleNamespace(
-        party="platform-a", uri="u", peers={"bank-1": pinned}, signing_key=SimpleNamespace(public_hex="11" * 32)
-    )
+        party="platform-a", uri="u", peers={"bank-1": pinned}, signing_key=SimpleNamespace(public_hex="11" * 32),
+        revoked={},
+    )  # fmt: skip
     agreement.draft_contract(run_config(name), me, "00" * 32, "2026-01-01T00:00:00Z")  # type: ignore[arg-type]
 
 
@@ -80,6 +93,12 @@ def command(*arguments: str) -> None:
         raise InputFault(f"exit code {code}")
 
 
+def card(folder: Path, name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_card, "role_config", lambda *_: SimpleNamespace(state=folder))
+        cli_card._card_of(name, folder, None, bank_only=False)
+
+
 EDGES: dict[str, Callable[[Path, str], object]] = {
     "the run of a contract": lambda folder, name: parse_contract({**contract_of().record, "run": name}),
     "the run of a configuration": draft,
@@ -104,6 +123,9 @@ EDGES: dict[str, Callable[[Path, str], object]] = {
     "a bank of a network": lambda folder, name: network(folder, "platform-a", name),
     "the platform of a network": lambda folder, name: network(folder, name, "bank-1"),
     "a party among the peers": peers_file,
+    "the run of a workbench": lambda folder, name: cli_bins._model(folder, name),
+    "the run of a card": card,
+    "the run of a document": lambda folder, name: model_document.gather(None, folder, "bank-1", name),
 }  # fmt: skip
 NOT_CLIMBING = {"the conversation of a dial": {"abc.", "abc/def", "-", "ab"}}
 
@@ -221,7 +243,7 @@ def test_without_the_pattern_of_ids_a_key_and_a_run_folder_are_made_outside(
 
 
 def test_without_the_pattern_of_parties_a_network_writes_outside(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_PARTY", Anything())
+    monkeypatch.setattr(identity_network, "PARTY", Anything())
     network(inside, "platform-a", "../../stolen")
     assert (inside.parent / "stolen" / "node.key").exists()
 
