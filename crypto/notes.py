@@ -24,7 +24,7 @@ from lianxin.crypto.signing import SigningKey, verify_note
 
 ED25519, COSIGNATURE = 0x01, 0x04
 NOTE_LIMIT_BYTES = 16 * 1024
-SIGNATURE_LIMIT = 32
+SIGNATURE_LIMIT = 80  # a platform and 64 banks, with witnesses beside them; within NOTE_LIMIT_BYTES
 PROOF_LIMIT = 63
 SIZE_LIMIT = 2**63
 HASH_BYTES = KEY_BYTES = 32

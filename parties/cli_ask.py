@@ -13,6 +13,7 @@ import typer
 
 from lianxin.federation.errors import EvidenceRejected, InputFault
 from lianxin.parties.cli_audit import audit
+from lianxin.parties.language import shown
 from lianxin.parties.new_files import check_new
 
 if TYPE_CHECKING:
@@ -302,9 +303,9 @@ def _tell(answer: "Answer", as_json: bool, csv_file: Path | None, limit: int) ->
     for line in lines_of(answer, first):
         typer.echo(line)
     if rest:
-        typer.echo(f"... {rest} rows more; --limit, --csv or --json shows them")
+        typer.echo(shown(f"... {rest} rows more; --limit, --csv or --json shows them"))
     for sentence in [*answer.said, answer.cannot_tell]:
-        typer.echo(_clean(sentence))
+        typer.echo(shown(_clean(sentence)))
 
 
 def _print_json(answer: "Answer", rows: "Iterator[dict[str, Any]]") -> None:

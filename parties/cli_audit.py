@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lianxin.federation.errors import EvidenceRejected, InputFault, RunStopped
+from lianxin.parties.language import shown, table_shown
 from lianxin.parties.new_files import check_new
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def verify(
         check_new(html, "--html")
     keys = _read_keys(known_keys) if known_keys is not None else None
     with Console(stderr=True).status("reading") as status:
-        verdict = _verdict_on(given, keys, lambda said: status.update(escape(said)))
+        verdict = _verdict_on(given, keys, lambda said: status.update(escape(shown(said))))
     if html is not None:
         write_verdict(html, verdict)
     if as_json:
@@ -98,13 +99,13 @@ def _show(verdict: "Verdict", everything: bool) -> None:
     from lianxin.parties.auditor_verdict import named
     from lianxin.parties.report_page import plain
 
-    typer.echo(plain(verdict.line))
+    typer.echo(shown(plain(verdict.line)))
     for party, detail in verdict.accused:
-        typer.echo(plain(named(party, detail)))
+        typer.echo(shown(plain(named(party, detail))))
     table = Table("check", "party", "holds", "detail")
     for row in _rows(verdict, everything):
-        table.add_row(*(escape(plain(cell)) for cell in row))
-    Console().print(table)
+        table.add_row(*(escape(shown(plain(cell))) for cell in row))
+    Console().print(table_shown(table))
 
 
 def _rows(verdict: "Verdict", everything: bool) -> Iterator[tuple[str, str, str, str]]:

@@ -10,6 +10,7 @@ import typer
 
 from lianxin.parties.cli_nodes import AsJson, Config, bank, platform, role_config
 from lianxin.parties.control import ask
+from lianxin.parties.language import shown
 
 if TYPE_CHECKING:
     from lianxin.parties.doctor import Line
@@ -61,8 +62,13 @@ def _print(lines: "Sequence[Line]", as_json: bool) -> None:
         typer.echo(json.dumps({"lines": [line._asdict() for line in lines], **counts}, ensure_ascii=False))
         return
     for line in lines:
-        typer.echo(line.text())
-    typer.echo(f"{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} failed")
+        typer.echo(_in_words(line).text())
+    typer.echo(shown(f"{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} failed"))
+
+
+def _in_words(line: "Line") -> "Line":
+    """Return a line in the chosen language; its state stays the word that scripts look for."""
+    return line._replace(what=shown(line.what), found=shown(line.found), remedy=shown(line.remedy))
 
 
 def _watch(config: Path, role: str, as_json: bool) -> None:
@@ -70,9 +76,9 @@ def _watch(config: Path, role: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({name: answer[name] for name in ("party", "figures", "wrong")}))
         return
-    typer.echo(f"{answer['party']}: {'well' if not answer['wrong'] else 'not well'}")
+    typer.echo(f"{answer['party']}: {shown('well' if not answer['wrong'] else 'not well')}")
     for one in answer["wrong"]:
-        typer.echo(f"  {one['what']}: {one['sentence']}")
+        typer.echo(f"  {shown(one['what'])}: {shown(one['sentence'])}")
     for figure in answer["figures"]:
         for labels, value in figure["samples"]:
             typer.echo(f"  {figure['name'].removeprefix('lianxin_') + _label(labels):<58} {_number(value)}")

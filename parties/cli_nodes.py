@@ -12,6 +12,7 @@ import typer
 from lianxin.federation.errors import InputFault, LianxinError, RunStopped
 from lianxin.parties.cli_status import is_told, report_end, show_status
 from lianxin.parties.control import ask
+from lianxin.parties.language import shown
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -66,7 +67,7 @@ def _init(path: Path, settings: Mapping[str, Any]) -> None:
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)
-    typer.echo(f"wrote {path}; start it with `lianxin {settings['role']} serve {path}`")
+    typer.echo(shown(f"wrote {path}; start it with `lianxin {settings['role']} serve {path}`"))
 
 
 def _data(
@@ -150,15 +151,15 @@ def platform_launch(
     while wait:
         answer = _followed(state, name, str(config), seen)
         for note in (note for _, note in answer["events"] if is_told(note, begun["network"])):
-            typer.echo(note, err=True)
+            typer.echo(shown(note), err=True)
         if answer["missed"]:
-            typer.echo(f"{answer['missed']} notes of the node came and went meanwhile", err=True)
+            typer.echo(shown(f"{answer['missed']} notes of the node came and went meanwhile"), err=True)
         seen = answer["next"]
         if name in answer["ended"]:
             report_end(answer["ended"][name], as_json)
             return
         time.sleep(LAUNCH_POLL_S)
-    typer.echo(json.dumps({"run": name}) if as_json else f"run {name} is proposed")
+    typer.echo(json.dumps({"run": name}) if as_json else shown(f"run {name} is proposed"))
 
 
 def _followed(state: Path, run: str, config: str, seen: int) -> dict[str, Any]:
@@ -223,7 +224,7 @@ def bank_approve(run: RunId, config: BankConfig, operator: As) -> None:
     Example: lianxin bank approve run-1 --node a.toml --operator wang
     """
     ask(role_config(config, "bank").state, {"do": "decide", "run": run, "yes": True, "operator": operator})
-    typer.echo(f"approved {run}")
+    typer.echo(shown(f"approved {run}"))
 
 
 @bank.command("refuse")
@@ -233,4 +234,4 @@ def bank_refuse(run: RunId, config: BankConfig, operator: As) -> None:
     Example: lianxin bank refuse run-1 --node a.toml --operator wang
     """
     ask(role_config(config, "bank").state, {"do": "decide", "run": run, "yes": False, "operator": operator})
-    typer.echo(f"refused {run}")
+    typer.echo(shown(f"refused {run}"))

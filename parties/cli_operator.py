@@ -10,6 +10,7 @@ import typer
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, bank, platform
+from lianxin.parties.language import shown, table_shown
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -111,7 +112,7 @@ def list_institutions(node: NodeFile, as_json: AsJson = False) -> None:
     names = ("bank", "state", "waiting", "licence", "agreement", "purposes", "models", "fields", "valid_until")
     _table(names, answer["institutions"])
     if not answer["in_force"]:
-        typer.echo("no institution was ever approved here: any pinned bank may take part")
+        typer.echo(shown("no institution was ever approved here: any pinned bank may take part"))
 
 
 @institutions.command("show")
@@ -173,7 +174,7 @@ def history(node: NodeFile, as_json: AsJson = False) -> None:
     ]  # fmt: skip
     _table(("at", "digest", "name", "operator", "second", "added", "tightened", "loosened", "expired"), rows)
     if kept["waiting"]:
-        typer.echo("the last one waits for a second operator: `catalogue approve`")
+        typer.echo(shown("the last one waits for a second operator: `catalogue approve`"))
 
 
 def _tell_version(answer: Mapping[str, Any], as_json: bool) -> None:
@@ -186,7 +187,7 @@ def _tell_version(answer: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _tell(answer: Mapping[str, Any], as_json: bool, sentence: str) -> None:
-    typer.echo(json.dumps(dict(answer), ensure_ascii=False) if as_json else sentence)
+    typer.echo(json.dumps(dict(answer), ensure_ascii=False) if as_json else "\n".join(map(shown, sentence.split("\n"))))
 
 
 def _table(names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
@@ -197,7 +198,7 @@ def _table(names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = (row.get(name, "") for name in names)
         table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell) for cell in cells))
-    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+    Console(soft_wrap=True, highlight=False, markup=False).print(table_shown(table))
 
 
 def _today(node: Path) -> str:

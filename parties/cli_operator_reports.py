@@ -11,6 +11,7 @@ import typer
 from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, Config, platform
 from lianxin.parties.cli_operator import HtmlFile, _ask, _table, now_of_node, opened
+from lianxin.parties.language import shown
 
 if TYPE_CHECKING:
     from lianxin.parties.source_quality import Finding
@@ -65,7 +66,7 @@ def _tell_findings(findings: "list[Finding]") -> None:
     said = [one.record for one in findings if one.level != "ok"]
     if said:
         _table(("level", "check", "where", "said", "remedy"), said)
-    typer.echo(f"{len(findings) - len(said)} of {len(findings)} checks are well")
+    typer.echo(shown(f"{len(findings) - len(said)} of {len(findings)} checks are well"))
 
 
 @platform.command("consents")
@@ -102,7 +103,9 @@ def consents(
         return
     _table(("kind", "bank", "purpose", "field", "consents"), report["rows"])
     typer.echo(
-        "nothing to look after" if not report["rows"] else f"counts in tens; small ones are shown as <{report['least']}"
+        shown(
+            "nothing to look after" if not report["rows"] else f"counts in tens; small ones are shown as <{report['least']}"
+        )
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, BankConfig, RunId, bank, platform, role_config
 from lianxin.parties.control import ask
+from lianxin.parties.language import shown, table_shown
 
 BASE_DEADLINE_S, FIRM_DEADLINE_S = 120.0, 1.0
 Who = Annotated[str, typer.Option("--operator", help="Who asks; named in both ledgers.")]
@@ -115,7 +116,7 @@ def _show(answer: dict[str, Any], out: Path | None, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(answer, ensure_ascii=False))
     elif out is not None:
-        typer.echo(f"wrote {out}; keep it until {answer['retain_until']}, then delete it")
+        typer.echo(shown(f"wrote {out}; keep it until {answer['retain_until']}, then delete it"))
     else:
         _print(answer)
 
@@ -127,7 +128,7 @@ def _print(answer: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     for table in tables(answer):
-        console.print(table)
+        console.print(table_shown(table))
     for name, value in footer(answer):
-        console.print(f"{name}: {value}", markup=False, soft_wrap=True)
-    console.print(answer["note"], markup=False, soft_wrap=True)
+        console.print(f"{shown(str(name))}: {shown(str(value))}", markup=False, soft_wrap=True)
+    console.print(shown(answer["note"]), markup=False, soft_wrap=True)

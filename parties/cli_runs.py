@@ -8,6 +8,7 @@ import typer
 
 from lianxin.parties.cli_nodes import As, AsJson, BankConfig, Config, RunId, bank, platform, role_config
 from lianxin.parties.control import ask
+from lianxin.parties.language import shown
 
 PlatformConfig = Annotated[Path, typer.Option("--node", help="The platform node's TOML file.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept here and told to nobody.")]
@@ -23,9 +24,9 @@ def _show(config: Path, role: str, everything: bool, as_json: bool) -> None:
         return
     for run in answer["runs"]:
         for sentence in described(run):
-            typer.echo(sentence)
+            typer.echo(shown(sentence))
     if not answer["runs"]:
-        typer.echo("no run is known here")
+        typer.echo(shown("no run is known here"))
 
 
 @platform.command("runs")
@@ -58,7 +59,7 @@ def platform_cancel(run: RunId, config: PlatformConfig, operator: As, reason: Re
     Example: lianxin platform cancel run-1 --node platform.toml --operator li --reason "wrong features"
     """
     _ask_about(config, "platform", "cancel", run, operator, reason)
-    typer.echo(f"run {run} is being cancelled; `lianxin platform runs {config}` shows its end")
+    typer.echo(shown(f"run {run} is being cancelled; `lianxin platform runs {config}` shows its end"))
 
 
 @platform.command("resume")
@@ -69,7 +70,7 @@ def platform_resume(
 
     Example: lianxin platform resume run-1 --node platform.toml
     """
-    typer.echo(str(_ask_about(config, "platform", "resume", run, operator)["said"]))
+    typer.echo(shown(str(_ask_about(config, "platform", "resume", run, operator)["said"])))
 
 
 @bank.command("leave")
@@ -79,4 +80,4 @@ def bank_leave(run: RunId, config: BankConfig, operator: As, reason: Reason = ""
     Example: lianxin bank leave run-1 --node a.toml --operator wang
     """
     _ask_about(config, "bank", "leave", run, operator, reason)
-    typer.echo(f"this bank leaves run {run}; `lianxin bank runs {config}` shows its end")
+    typer.echo(shown(f"this bank leaves run {run}; `lianxin bank runs {config}` shows its end"))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lianxin.federation.errors import EvidenceRejected, InputFault, LianxinError
 from lianxin.parties.cli_simulate import AsJson, Out, _folder, _progress, simulate
+from lianxin.parties.language import shown, table_shown
 from lianxin.parties.new_files import check_new
 
 Quick = Annotated[bool, typer.Option("--quick", help="The small form of the story: seconds in place of minutes.")]
@@ -46,7 +47,7 @@ def list_stories(as_json: AsJson = False) -> None:
     for row, story in zip(rows, stories, strict=True):
         whole, quick = _about(story.scenario.about_s), _about(story.quick.about_s)
         table.add_row(story.name, Text(story.scenario.title), _expected(row["expected"]), whole, quick)
-    Console().print(table)
+    Console().print(table_shown(table))
 
 
 def _about(seconds: int) -> str:
@@ -73,7 +74,7 @@ def run(
     from lianxin.simulations.scenario import load_scenario
 
     scenario = load_scenario(story).at(seed=seed)
-    typer.echo(scenario.scenario.title)
+    typer.echo(shown(scenario.scenario.title))
     played = _play(scenario, _folder(out), quick, workers)
     if as_json:
         typer.echo(json.dumps(played.result, ensure_ascii=False))
@@ -92,13 +93,13 @@ def _play(scenario: Any, folder: Path, quick: bool, workers: int) -> Any:
     with _progress(console, shown.world.banks, shown.layout_terms().turns) as watch:
         played = run_scenario(scenario, folder, quick, watch, workers)
     typer.echo(_ended(played))
-    typer.echo(f"report: {folder / 'report.html'}")
+    typer.echo(f"{shown('report')}: {folder / 'report.html'}")
     return played
 
 
 def _ended(played: Any) -> str:
     told = "as its story says" if played.as_expected else "NOT as its story says"
-    return f"{played.ending.sentence} ({told})"
+    return f"{shown(played.ending.sentence)} ({shown(told)})"
 
 
 @simulate.command("compare")
@@ -119,8 +120,8 @@ def compare(
     table = Table("", "A", "B")
     for line in _compared(found):
         table.add_row(*(Text(cell) for cell in line))
-    Console().print(table)
-    typer.echo(_parted(found["messages"]))
+    Console().print(table_shown(table))
+    typer.echo(shown(_parted(found["messages"])))
 
 
 def _compared(found: Mapping[str, Any]) -> list[Sequence[str]]:
@@ -165,7 +166,7 @@ def gallery(
         _gallery_of_all(page, runs, quick, workers)
     else:
         write_gallery(page, run_dirs or [])
-    typer.echo(f"gallery: {page}")
+    typer.echo(f"{shown('gallery')}: {page}")
 
 
 def _gallery_of_all(page: Path, runs: Path | None, quick: bool, workers: int) -> None:
@@ -180,7 +181,7 @@ def _gallery_of_all(page: Path, runs: Path | None, quick: bool, workers: int) ->
         folders = []
         for name in packaged():
             folder = (runs or Path(place)) / name
-            typer.echo(f"playing {name}")
+            typer.echo(shown(f"playing {name}"))
             try:
                 played = _play(load_scenario(name), folder, quick, workers)
             except LianxinError as fault:

@@ -12,6 +12,7 @@ import typer
 from lianxin.federation.errors import InputFault, LianxinError
 from lianxin.parties.cli_nodes import AsJson, BankConfig, bank, role_config
 from lianxin.parties.control import ask
+from lianxin.parties.language import shown, table_shown
 
 BASE_DEADLINE_S, FIRM_DEADLINE_S = 120.0, 0.1
 FIRMS_A_REQUEST = 500  # with their values a request to the node stays under its limit of a megabyte
@@ -246,11 +247,11 @@ def _print(answer: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, padding=(0, 1))
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     for name in ("firm", "part", "score", "pd"):
-        shown.add_column(name, no_wrap=True)
-    shown.add_column("model")
-    shown.add_column("reasons")
+        table.add_column(name, no_wrap=True)
+    table.add_column("model")
+    table.add_column("reasons")
     for line in _lines(answer):
         one = dict(zip(_HEAD, line, strict=True))
         cells = [
@@ -258,8 +259,8 @@ def _print(answer: Mapping[str, Any]) -> None:
             f"{one['model']} {one['role']}",
             one["reasons"],
         ]
-        shown.add_row(*map(Text, cells))
-    Console(highlight=False).print(shown)
+        table.add_row(*map(Text, cells))
+    Console(highlight=False).print(table_shown(table))
     used = {code for firm in answer["firms"] for one in firm["scores"] for code in one.get("reasons", ())}
     _close(answer, sorted(used & answer["texts"].keys()))
 
@@ -272,8 +273,8 @@ def _close(answer: Mapping[str, Any], codes: Sequence[str]) -> None:
         made = [one["part"] for firm in answer["firms"] for one in firm["scores"] if one["run"] == run]
         typer.echo(f"{run}: {made.count('joint')} of {len(made)} with the platform's part, {_alone(made)}")
     for note in answer["notes"]:
-        typer.echo(note)
-    typer.echo(answer["note"])
+        typer.echo(shown(note))
+    typer.echo(shown(answer["note"]))
 
 
 def _alone(made: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lianxin.federation.errors import InputFault
 from lianxin.parties import cli_network_options
 from lianxin.parties.cli_model_options import ModelChoice, model_options
+from lianxin.parties.language import shown, table_shown
 
 simulate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Whole runs on made-up or real data.")
 Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the run; a temporary one without it.")]
@@ -210,7 +211,7 @@ def _run(
 
 def _show_pids(console: Console, pids: dict[str, int]) -> None:
     for party, pid in pids.items():
-        console.print(f"{party}: process {pid}")
+        console.print(shown(f"{party}: process {pid}"))
 
 
 class _progress:
@@ -224,12 +225,12 @@ class _progress:
 
     def __enter__(self) -> Callable[[str], None]:
         self._bar.__enter__()
-        task = self._bar.add_task("issuing keys and consents", total=self._total)
+        task = self._bar.add_task(shown("issuing keys and consents"), total=self._total)
 
         def watch(note: str) -> None:
             words = note.split()
             moved = any(word in _STAGES for word in words)
-            self._bar.update(task, advance=int(moved), description=note[:48])
+            self._bar.update(task, advance=int(moved), description=shown(note)[:48])
 
         return watch
 
@@ -244,13 +245,13 @@ def _tell_notes(console: Console, layout: Any, outcome: Any, most: int = 12) -> 
         f"{party}, {one['field']}: {one['note']}" for party, model in models.items() for one in model.get("notes", ())
     ]
     for note in notes[:most]:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(shown(f"note: {note}"), highlight=False, markup=False, soft_wrap=True)
     if len(notes) > most:
         more = f"and {len(notes) - most} more notes; `lianxin bank bins --run` and `lianxin platform bins` show all"
-        console.print(more, highlight=False, soft_wrap=True)
+        console.print(shown(more), highlight=False, soft_wrap=True)
     if not outcome.evaluation["levels"]:
         said = "no held-out rows with a score: nothing says how the models do on firms that they were not fitted on"
-        console.print(f"{said}; mark some rows test", highlight=False, soft_wrap=True)
+        console.print(shown(f"{said}; mark some rows test"), highlight=False, soft_wrap=True)
 
 
 def _told_of(layout: Any, figures: dict[str, Any]) -> str:
@@ -290,15 +291,15 @@ def _conclude(
     (layout.folder / "result.json").write_text(json.dumps(outcome.figures, indent=1))
     for table in (summary_table(summary), paired_table(summary)):
         if table is not None:
-            console.print(table)
+            console.print(table_shown(table))
     _tell_notes(console, layout, outcome)
     for line in (*left, *(summary.get("advice", ()) if layout.terms.is_network else ())):
-        console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(shown(f"note: {line}"), highlight=False, markup=False, soft_wrap=True)
     sentence = "evidence verified" if outcome.verdict.ok else "EVIDENCE NOT VERIFIED; run `lianxin audit verify`"
     what = _told_of(layout, outcome.figures)
-    console.print(f"{what}; {sentence}", highlight=False)
+    console.print(shown(f"{what}; {sentence}"), highlight=False)
     for party, pid in ran.pids.items():
-        typer.echo(f"{party} ran as process {pid}")
-    typer.echo(f"report: {report}")
+        typer.echo(shown(f"{party} ran as process {pid}"))
+    typer.echo(f"{shown('report')}: {report}")
     if as_json:
         typer.echo(json.dumps(outcome.figures))

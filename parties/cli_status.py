@@ -8,6 +8,7 @@ import typer
 
 from lianxin.federation.errors import LianxinError
 from lianxin.parties.control import ask
+from lianxin.parties.language import shown
 from lianxin.parties.plan_kept import describe_kept
 from lianxin.parties.run_remedies import tell
 
@@ -20,15 +21,15 @@ def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
     if ended["state"] == "standing":
         command = "score" if ended.get("model") == "scoring" else "query"
         said = f"agreement {ended['run']} stands until {ended['expires_at']}; banks ask under it with `lianxin bank {command}`"
-        typer.echo(json.dumps(dict(ended)) if as_json else said)
+        typer.echo(json.dumps(dict(ended)) if as_json else shown(said))
         return
     if ended["state"] != "finished":
         fault = LianxinError(tell(ended))
         fault.exit_code = ended.get("exit_code", 3)
         raise fault
-    typer.echo(json.dumps(dict(ended)) if as_json else f"run {ended['run']} finished; {_came_to(ended)}")
+    typer.echo(json.dumps(dict(ended)) if as_json else shown(f"run {ended['run']} finished; {_came_to(ended)}"))
     for sentence in describe_kept(ended.get("planned", {})) if not as_json else ():
-        typer.echo(sentence)
+        typer.echo(shown(sentence))
 
 
 def _came_to(ended: Mapping[str, Any]) -> str:
@@ -100,14 +101,16 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
         return
     for run, outcome in answer["ended"].items():
         why = tell(outcome)
-        typer.echo(f"{run}: {outcome['state']}: {why}" if why else f"{run}: {outcome['state']}")
+        typer.echo(shown(f"{run}: {outcome['state']}") + (f": {shown(why)}" if why else ""))
     for run in answer["resumed"]:
-        typer.echo(f"{run}: under way again since this node was started")
-    for run, shown in answer.get("waiting", {}).items():
-        for sentence in _terms_of(answer["party"], shown["contract"]):
-            typer.echo(sentence)
-        for sentence in plan.describe_plan(shown["plan"]):
-            typer.echo(f"  {sentence}")
-        typer.echo(f"answer with `lianxin bank approve {run} --node FILE --operator YOU` or `lianxin bank refuse ...`")
+        typer.echo(shown(f"{run}: under way again since this node was started"))
+    for run, proposal in answer.get("waiting", {}).items():
+        for sentence in _terms_of(answer["party"], proposal["contract"]):
+            typer.echo(shown(sentence))
+        for sentence in plan.describe_plan(proposal["plan"]):
+            typer.echo(shown(f"  {sentence}"))
+        typer.echo(
+            shown(f"answer with `lianxin bank approve {run} --node FILE --operator YOU` or `lianxin bank refuse ...`")
+        )
     for _, note in answer["events"][-5:]:
-        typer.echo(f"  {note}")
+        typer.echo(shown(f"  {note}"))

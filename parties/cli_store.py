@@ -8,6 +8,7 @@ import typer
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.cli_nodes import AsJson, Config, bank, platform, role_config
+from lianxin.parties.language import shown
 
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
@@ -57,9 +58,9 @@ def _store(role: str, config: Path, as_json: bool) -> None:
     )
     typer.echo(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found["counts"].items()))
     if not found["is_durable"]:
-        typer.echo("the database may lose what it has confirmed: set fsync and synchronous_commit to on")
+        typer.echo(shown("the database may lose what it has confirmed: set fsync and synchronous_commit to on"))
     if found["is_held"]:
-        typer.echo("restored with a loss: nothing is released until the registry is whole again")
+        typer.echo(shown("restored with a loss: nothing is released until the registry is whole again"))
 
 
 @platform.command("backup")
@@ -86,10 +87,11 @@ def _back_up(role: str, config: Path, to: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**told, "backup": str(to), "files": len(made["files"])}))
         return
-    typer.echo(
+    said = (
         f"wrote {to}: {told['party']} at {told['time']}, {told['ledger_size']} leaves and {told['epoch']} records of the "
         f"registry, {len(made['files'])} files; the identity folder, tables and configuration are not in it"
     )
+    typer.echo(shown(said))
 
 
 def _made(config: "NodeConfig", to: Path) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def _restore(
         typer.echo(json.dumps(done))
         return
     for line in _told(done):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 def _told(done: dict[str, Any]) -> list[str]:

@@ -63,7 +63,11 @@ class Fault:
             is_due = name == self.place and not self.has_struck and self.hits[name] >= self.nth
             self.has_struck |= is_due
         if is_due:
-            ACTIONS[self.action]()
+            self.strike()
+
+    def strike(self) -> None:
+        """Do what the fault does. Raises Panic or OSError when that is what is armed."""
+        ACTIONS[self.action]()
 
     def __str__(self) -> str:
         return f"{self.place}:{self.action}:{self.nth}"

@@ -14,10 +14,13 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.decision_rules import RULES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LANGUAGES: Final = ("en", "zh")
 TEXTS: Final = "texts_zh.csv"
@@ -32,6 +35,7 @@ _RULE = re.compile(r"\b(?:[A-Z]{1,2}\d{2}|OUT-[A-Z]+)\b")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
 _DEEPEST = 4
 _LEAST_LETTERS = 12  # a template that says less, such as "{} to {}", fits too much to be tried on several sentences
+_MOST_WORDS = 5  # in a gap of such a template: more are a sentence of which it knows nothing
 
 
 class Template(NamedTuple):
@@ -83,6 +87,35 @@ def told(sentence: str) -> str:
     return in_chinese(sentence) + "".join(f"（{rule}：{in_chinese(RULES[rule].what)}）" for rule in named)
 
 
+def shown(line: str) -> str:
+    """Return a line, a heading or a cell of a terminal in the chosen language; its indent stays, no rule is explained."""
+    if _chosen != "zh":
+        return line
+    said = line.strip()
+    return line.replace(said, in_chinese(said), 1) if said else line
+
+
+def table_shown(table: "Table") -> "Table":
+    """Return a terminal's table with its title, headings, cells and caption in the chosen language."""
+    if _chosen == "zh":
+        table.title, table.caption = _cell(table.title), _cell(table.caption)
+        for column in table.columns:
+            column.header = _cell(column.header)
+            column._cells = [_cell(one) for one in column._cells]
+    return table
+
+
+def _cell(cell: Any) -> Any:
+    """Return a cell in Chinese, line by line, in the style that it had; what is neither str nor Text stays."""
+    if isinstance(cell, str):
+        return "\n".join(map(shown, cell.split("\n")))
+    if hasattr(cell, "plain"):
+        told = cell.copy()
+        told.plain = "\n".join(map(shown, cell.plain.split("\n")))
+        return told
+    return cell
+
+
 def page_told(document: str) -> str:
     """Return a finished HTML page in the chosen language; its markup, styles and code stay as they are."""
     return page_in_chinese(document) if _chosen == "zh" else document
@@ -120,7 +153,7 @@ def in_chinese(said: str, depth: int = 0) -> str:
     sentences = _SENTENCE.split(said)
     if len(sentences) > 1:
         return _joined([in_chinese(one, depth + 1) for one in sentences], " ")
-    if (short := _fitted(said, loose, depth)) is not None:
+    if (short := _fitted(said, loose, depth, _MOST_WORDS)) is not None:
         return short
     for mark in _PIECES:
         if mark in said:
@@ -136,11 +169,18 @@ def _joined(parts: list[str], gap: str) -> str:
     return joined
 
 
-def _fitted(said: str, templates: Sequence[Template], depth: int) -> str | None:
+def _fitted(said: str, templates: Sequence[Template], depth: int, most_words: int = 0) -> str | None:
+    """Return a text by the first template that fits; with `most_words` a gap outside of brackets holds no more of them."""
     for start, pattern, chinese in templates:
         if said.startswith(start) and (found := pattern.fullmatch(said)):
+            if most_words and r"\(" not in pattern.pattern and max(map(_words, found.groups())) > most_words:
+                continue
             return _filled(chinese, [in_chinese(gap, depth + 1) for gap in found.groups()])
     return None
+
+
+def _words(gap: str) -> int:
+    return len(gap.split())
 
 
 def _filled(chinese: str, gaps: list[str]) -> str:

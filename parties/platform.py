@@ -217,9 +217,9 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
                 self.node.renew_workers()
             active = ActiveRun(platform_run(self.node, contract, self.table), life=life)
             self.runs[run], life.phase = active, "running"
+            self.node.store.put_run(run, "running", signed)  # before any bank can know of it: see `take_up`
             for session in sessions.values():
                 session.send(wire.SignedContract(contract=signed), "contract.agree")
-            self.node.store.put_run(run, "running", signed)
             self.node.contract_event(run, contract.hash, "signed", operator=operator)
             self._carry(contract, sessions, active)
         except Exception as fault:

@@ -22,7 +22,7 @@ from lianxin.parties.decision_signers import key_lines, keys_root
 from lianxin.parties.ledger_witness import note_record, seconds_of
 
 PARTIES = ("platform", "bank-a")
-RUN, VERSION = "large-run-1", "lianxin 0.6.0"
+RUN, VERSION = "large-run-1", "lianxin 0.7.0"
 FIRMS = 200
 MESSAGES_A_ROUND = 10
 LEAVES_A_ROUND = 2 * MESSAGES_A_ROUND + 2

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import worlds
 from faults import failpoint_report as report
-from faults.failpoint_runs import PLACES, Outcome, run_as_processes, run_in_memory, undisturbed
+from faults.failpoint_processes import run_as_processes
+from faults.failpoint_runs import PLACES, Outcome, run_in_memory, undisturbed
 from faults.failpoint_worlds import NETWORK, SCORECARD, Scene, scene_of
 from torture import IS_TORTURE
 

@@ -1,7 +1,10 @@
 """The second language: every sentence of a report has its Chinese, markup stays what it was, and English is untouched."""
 
+import csv
 import html
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 from test_report import _full_summary
 from worlds import World, finished  # noqa: F401  the fixture
 
-from lianxin.parties import cli, language, report, verdict_report
+from lianxin.parties import cli, language, report, run_remedies, verdict_report
 from lianxin.parties.auditor import verify_run
 from lianxin.parties.decision_rules import RULES
 from lianxin.parties.report_page import Part, page, paragraph, text
@@ -17,6 +20,13 @@ from lianxin.parties.report_page import Part, page, paragraph, text
 _GAP = re.compile(r"\{(\d?)\}")
 _OWN_WORDS = {"Consents in this run were simulated.", "One split only."}  # of the made-up summary
 _HAN = re.compile(r"[\u4e00-\u9fff]")
+_ROOT = Path(__file__).resolve().parents[1]
+_GUIDES = ("README", *(f"docs/quickstart-{role}" for role in ("platform", "bank", "auditor")))
+_BLOCK = re.compile(r"^```(.*?)^```", re.M | re.S)
+_TOLD_WHOLE = (
+    "GateRefused", "GuardRefused", "ContractRefused", "ConsentRejected", "EvidenceRejected", "RunStopped", "PeerGone",
+    "DeadlinePassed",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +113,75 @@ def test_a_language_that_there_is_none_of_is_named(capsys: pytest.CaptureFixture
 def test_a_text_that_is_not_known_stays_as_it_was(tmp_path: Path) -> None:
     assert language.in_chinese("loan_rate of acme") == "loan_rate of acme"
     assert language.in_chinese("1 to 3: no difference shown") == "1 至 3：未显示差异".replace("：", ": ")
+
+
+def _commands(text: str) -> list[list[str]]:
+    """Return the words of each block, line by line without its comments."""
+    return [[" ".join(line.split("#")[0].split()) for line in block.splitlines()] for block in _BLOCK.findall(text)]
+
+
+@pytest.mark.parametrize("guide", _GUIDES)
+def test_a_chinese_guide_has_the_commands_headings_and_links_of_the_english_one(guide: str) -> None:
+    english, chinese = (_ROOT / f"{guide}{end}" for end in (".md", ".zh-CN.md"))
+    one, other = english.read_text(encoding="utf-8"), chinese.read_text(encoding="utf-8")
+    assert _commands(one) == _commands(other) != []
+    assert one.count("\n## ") == other.count("\n## ")
+    assert f"[中文]({chinese.name})" in one and f"[English]({english.name})" in other
+    links = [[to.replace(".zh-CN", "") for to in re.findall(r"\]\(([^)]+)\)", text)] for text in (one, other)]
+    assert Counter(links[0]) - Counter(links[1]) == Counter()
+    assert len(_HAN.findall(other)) > 500
+
+
+def _is_told(sentence: str) -> bool:
+    """Return whether a refusal's template is read in Chinese, with no three English words on end outside of code."""
+    told = re.sub(r"`[^`]*`|'[^']*'", "", language.in_chinese(sentence.replace("{}", "X1")))
+    return bool(_HAN.search(told)) and not re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", told)
+
+
+def test_what_a_person_is_refused_with_is_told_in_chinese() -> None:
+    with (_ROOT / "parties/error_codes.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if re.search("[A-Za-z]{3}", row["sentence"])]
+    of_all, told = (
+        Counter(row["class"] for row in rows),
+        Counter(row["class"] for row in rows if _is_told(row["sentence"])),
+    )
+    print(f"{told.total()} of {of_all.total()} refusals are told in Chinese")
+    assert {name: told[name] / of_all[name] for name in _TOLD_WHOLE if told[name] < 0.95 * of_all[name]} == {}
+    assert told["InputFault"] >= 0.9 * of_all["InputFault"]
+    assert told.total() >= 0.5 * of_all.total()
+
+
+def test_what_to_do_about_a_run_is_told_in_chinese() -> None:
+    said = {run_remedies.remedy(rule) for rule in [*run_remedies.REMEDIES, *RULES, "OUT-ROWS", "SS01", "NN1", "GR1"]}
+    assert sorted(one for one in said if not _is_told(one)) == []
+
+
+def test_a_terminal_is_told_in_chinese_and_a_program_in_english(
+    finished: World,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = str(finished.layout.folder)
+    assert cli.run(["audit", "verify", folder, "--lang", "zh"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("已验证；运行") and all(word in shown for word in ("检查项", "参与方", "成立", "说明"))
+    assert cli.run(["audit", "verify", folder, "--json", "--lang", "zh"]) == 0
+    assert not _HAN.search(capsys.readouterr().out)
+    assert cli.run(["doctor", "--lang", "zh"]) in (0, 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(_HAN.search(line) or "CPython" in line or "Linux" in line for line in lines) and "项正常" in lines[-1]
+    assert cli.run(["doctor", "--json", "--lang", "zh"]) in (0, 2)
+    assert not _HAN.search(json.dumps(json.loads(capsys.readouterr().out)["lines"], ensure_ascii=False))
+
+
+def test_a_table_of_a_terminal_keeps_its_numbers_and_styles_in_chinese() -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("level", "difference", title=Text("Difference in AUC on the same rows, paired (DeLong)"))
+    table.add_row(Text("joint less bank only", style="bold"), "+0.0123")
+    assert language.table_shown(table).columns[0].header == "level"
+    language.choose("zh")
+    told = language.table_shown(table)
+    assert [column.header for column in told.columns] == ["级别", "差值"] and _HAN.search(str(told.title))
+    (cell,), (number,) = (list(column.cells) for column in told.columns)
+    assert str(cell) == "联合减去仅银行" and cell.style == "bold" and number == "+0.0123"

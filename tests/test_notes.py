@@ -106,7 +106,7 @@ BAD_NOTES = {
     "a key id and nothing more": "text\n\n— a AAAAAA==\n".encode(),
     "not utf-8": b"\xff\n\n" + a_note().signatures[0].line().encode(),
     "too long": b"a" * notes.NOTE_LIMIT_BYTES + a_note().encode(),
-    "too many signatures": HEAD.text().encode() + b"\n" + a_note().signatures[0].line().encode() * 33,
+    "too many signatures": HEAD.text().encode() + b"\n" + a_note().signatures[0].line().encode() * (notes.SIGNATURE_LIMIT + 1),
     "a text without its line feed": ("text\n— a AAAAAAAA\n").encode(),
 }
 
@@ -153,6 +153,13 @@ def test_a_signature_of_another_kind_name_key_or_text_is_refused() -> None:
     moved = notes.NoteSignature("lianxin/w", note.signatures[1].key_id, bytes(8) + note.signatures[1].signature[8:])
     with pytest.raises(SignatureRejected):  # the time is signed too
         notes.verify_cosignature(notes.Note(note.text, (note.signatures[0], moved)), "lianxin/w", WITNESS.public_hex)
+
+
+def test_a_head_cosigned_by_as_many_banks_as_a_run_may_have_is_read() -> None:
+    banks = [f"lianxin/{'b' * 61}{number:03d}" for number in range(64)]  # the longest names
+    cosigned = [notes.cosign(HEAD.text(), bank, WITNESS, 1777622400) for bank in banks]
+    note = notes.Note(HEAD.text(), (notes.sign(HEAD.text(), HEAD.origin, KEY),)).with_signatures(cosigned)
+    assert notes.parse_note(note.encode()) == note and len(note.signatures) == 65
 
 
 def test_a_signature_on_a_note_is_none_on_a_record_and_the_other_way_round() -> None:

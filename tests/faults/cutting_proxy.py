@@ -5,9 +5,16 @@ It moves bytes and understands none. Everything it can do to them, anybody betwe
 
 import socket
 import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 _PIECE = 64 * 1024
+SPOILED: Mapping[str, Callable[[bytes], bytes]] = {  # what an evil or broken road makes of a piece
+    "changed by one bit": lambda piece: piece[:-1] + bytes([piece[-1] ^ 1]),
+    "twice": lambda piece: piece + piece,
+    "in another order": lambda piece: piece[len(piece) // 2 :] + piece[: len(piece) // 2],
+}
 
 
 @dataclass(eq=False)
@@ -40,6 +47,8 @@ class CuttingProxy:
         self._pairs: list[_Pair] = []
         self._open = True
         self._bytes_left: int | None = None
+        self._spoil, self.spoiled = "", 0
+        self._rate_bytes_s = 0
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -70,6 +79,14 @@ class CuttingProxy:
         """Hold the bytes of every connection that there is, until `mend`, without ending any."""
         for pair in self._pairs:
             pair.moving.clear()
+
+    def spoil(self, how: str) -> None:
+        """Pass the next piece of bytes on as `SPOILED[how]` makes it, once. `spoiled` counts what was passed on so."""
+        self._spoil = how
+
+    def slow(self, rate_bytes_s: int) -> None:
+        """Pass so many bytes a second in each direction of each connection from now on; 0 is as many as come."""
+        self._rate_bytes_s = rate_bytes_s
 
     def close(self) -> None:
         """End everything."""
@@ -109,8 +126,9 @@ class CuttingProxy:
         try:
             while piece := source.recv(_PIECE):
                 pair.moving.wait()
+                piece = self._spoiled(piece)
                 passing = self._allowed(len(piece))
-                sink.sendall(piece[:passing])
+                self._pass_on(sink, piece[:passing])
                 if passing < len(piece):
                     self.cut()
         except OSError:
@@ -125,3 +143,18 @@ class CuttingProxy:
             allowed = min(size, self._bytes_left)
             self._bytes_left = None if allowed < size else self._bytes_left - allowed
             return allowed
+
+    def _spoiled(self, piece: bytes) -> bytes:
+        with self._lock:
+            how, self._spoil = self._spoil, ""
+            self.spoiled += bool(how)
+        return SPOILED[how](piece) if how else piece
+
+    def _pass_on(self, sink: socket.socket, piece: bytes) -> None:
+        sent = 0
+        while sent < len(piece) and (rate := self._rate_bytes_s):
+            some = piece[sent : sent + max(1, rate // 20)]
+            time.sleep(len(some) / rate)
+            sink.sendall(some)
+            sent += len(some)
+        sink.sendall(piece[sent:])

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faults.failpoint_runs import PLACES, Outcome, hits_by_party
+from faults.failpoint_processes import hits_by_party
+from faults.failpoint_runs import PLACES, Outcome
 from faults.failpoint_worlds import Scene
 
 OUT = "LIANXIN_FAULT_REPORT"

@@ -7,11 +7,7 @@ that says who, where, why and what to do; the auditor verifies what is left, and
 """
 
 import gc
-import json
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -38,11 +34,11 @@ from lianxin.parties.node import Node, open_node
 from lianxin.parties.platform import PlatformNode
 from lianxin.parties.run_remedies import tell
 from lianxin.simulations.layout import RUN, Layout
-from lianxin.simulations.runner import Processes, collect_evidence, free_address, reference_plan
+from lianxin.simulations.runner import collect_evidence, reference_plan
 
-NODE = Path(__file__).with_name("failing_node.py")
 PLACES = [f"{point}/{when}" for point in failpoints.POINTS for when in failpoints_armed.WHEN]
 POLL_S, SETTLE_S, TRIES = 0.02, 2.0, 6
+DEADLINE_S = 240.0  # a run takes seconds; what has not ended then never will, however busy the machine is
 OVER = frozenset({"finished", "failed", "refused", "cancelled"})
 
 
@@ -181,7 +177,7 @@ class Village:
             node.close()
 
 
-def run_in_memory(scene: Scene, fault: Fault, name: str, deadline_s: float = 60.0) -> Outcome:
+def run_in_memory(scene: Scene, fault: Fault, name: str, deadline_s: float = DEADLINE_S) -> Outcome:
     """Run a scene in this process under `fault` and return what came of it, with everything that is wrong."""
     outcome = Outcome(str(fault), scene.kind)
     layout, places = scene.lay(name), list[tuple[str, int, int]]()
@@ -291,110 +287,3 @@ def _evidence_wrong(layout: Layout) -> Iterator[str]:
         return
     if failures:
         yield f"the auditor finds {len(failures)} faults, the first: {failures[0]}"
-
-
-# ---- as processes
-
-
-class Killed(Processes):
-    """The processes of a layout; one of them is armed by its environment, and started again unarmed when it is dead."""
-
-    def __init__(self, layout: Layout, known: Path) -> None:
-        super().__init__(layout)
-        self._known = known
-        self.deaths: list[str] = []
-        self.seen: list[tuple[str, list[bytes]]] = []
-
-    def begin(self, party: str, fault: str = "") -> None:
-        role = "platform" if party == self.layout.parties[0] else "bank"
-        home = self.layout.home(party)
-        command = [sys.executable, str(NODE), str(self._known), str(home), role, "serve", str(home / "node.toml")]
-        armed = {failpoints_armed.VARIABLE: fault} if fault else {}
-        with (home / "node.log").open("ab") as log:
-            self._children[party] = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **armed}
-            )
-
-    def follow(self, victim: str, fault: str, deadline_s: float) -> dict[str, Mapping[str, Any]]:
-        """Start all, launch the run, start again whoever dies, and return how it ended by party."""
-        for party in self.layout.parties:
-            self.begin(party, fault if party == victim else "")
-        until, launched = time.monotonic() + deadline_s, False
-        while time.monotonic() < until:
-            self._raise_the_dead()
-            launched = launched or self._try_launch()
-            if launched and (ended := self._ends()) is not None:
-                return ended
-            time.sleep(0.1)
-        raise TimeoutError("; ".join(f"{party}: {self.last_words(party)}" for party in self.layout.parties))
-
-    def _raise_the_dead(self) -> None:
-        for party, child in list(self._children.items()):
-            if child.poll() is not None:
-                self.deaths.append(party)
-                self.seen.append((party, history.read_kept(store_of(self.layout, party)).leaves))
-                assert len(self.deaths) < 5, self.last_words(party)
-                self.begin(party)
-
-    def _try_launch(self) -> bool:
-        try:
-            for party in self.layout.parties:
-                self.ask(party, {"do": "status", "from": 0})
-            self.launch()
-        except LianxinError:
-            return False
-        return True
-
-    def _ends(self) -> dict[str, Mapping[str, Any]] | None:
-        """Return how the run ended at each node, {} where a node never heard of it; None while it goes on."""
-        try:
-            ended = {p: self.ask(p, {"do": "status", "from": 0})["ended"].get(RUN, {}) for p in self.layout.parties}
-        except LianxinError:
-            return None
-        first = self.layout.parties[0]
-        if not ended[first]:
-            return None
-        is_over = all(one or not state_of(self.layout, party) for party, one in ended.items())
-        return ended if is_over else None
-
-
-def run_as_processes(scene: Scene, victim: str, fault: str, name: str, deadline_s: float = 120.0) -> Outcome:
-    """Run a scene as processes of which `victim` is armed with `fault`, and return what came of it."""
-    outcome, layout = Outcome(f"{victim} {fault}", scene.kind), scene.lay(name, free_address())
-    known, started = scene.folder / f"{name}.known.json", time.monotonic()
-    scene.known.save(known)
-    group = Killed(layout, known)
-    try:
-        outcome.ended = group.follow(victim, fault, deadline_s)
-    except TimeoutError as hung:
-        outcome.wrong.append(f"hung: {hung}")
-    finally:
-        group.stop()
-    outcome.struck, outcome.seconds = bool(group.deaths), time.monotonic() - started
-    outcome.restarts.update(group.deaths)
-    if set(group.deaths) - {victim}:
-        outcome.wrong.append(f"others died too: {group.deaths}")
-    logs = {party: (layout.home(party) / "node.log").read_text(errors="replace") for party in layout.parties}
-    outcome.wrong += [f"{party} left a traceback in its log" for party, log in logs.items() if "Traceback" in log]
-    judge(scene, layout, outcome, noted_places(layout), group.seen)
-    return outcome
-
-
-def noted_places(layout: Layout) -> list[tuple[str, int, int]]:
-    """Return the reservations that the nodes noted as processes."""
-    files = [layout.home(party) / "places.jsonl" for party in layout.parties]
-    lines = [line for path in files if path.exists() for line in path.read_text().splitlines() if line.endswith("]")]
-    return [(pool, first, count) for pool, first, count in map(json.loads, lines)]
-
-
-def hits_by_party(scene: Scene, name: str = "counted") -> dict[str, dict[str, int]]:
-    """Run a scene once as processes without a fault, and return how often each party reaches each place."""
-    layout = scene.lay(name, free_address())
-    known = scene.folder / f"{name}.known.json"
-    scene.known.save(known)
-    group = Killed(layout, known)
-    try:
-        group.follow("", "", 120.0)
-    finally:
-        group.stop()
-    return {party: json.loads((layout.home(party) / "hits.json").read_text()) for party in layout.parties}

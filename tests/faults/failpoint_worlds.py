@@ -24,7 +24,11 @@ from lianxin.simulations.tables import Inputs
 SCORECARD, NETWORK = "scorecard", "network"
 ADDRESS = "127.0.0.1:7443"
 _FIRMS, _LOANS, _ROWS = 400, 150, 240
-_JOINT = {"rounds": 1, "revoke_after_round": 0, "minimums": {"spare_attempts": 1, "max_bins": 2, "step_deadline_s": 40}}
+_JOINT = {
+    "rounds": 1,
+    "revoke_after_round": 0,
+    "minimums": {"spare_attempts": 1, "max_bins": 2, "step_deadline_s": 120},
+}
 _AMONG_BANKS = {"rounds": 1, "local_epochs": 1, "max_loss_rise_permille": 0, "rejoin_s": 20}
 
 
