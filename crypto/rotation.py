@@ -13,7 +13,8 @@ key named the new one, no more, which is why a peer is revoked by hand (docs/key
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from lianxin.crypto import canonical, signing
@@ -94,12 +95,20 @@ def read(signed: Mapping[str, Any]) -> Rotation:
 def _is_well_formed(said: Rotation) -> bool:
     is_numbered = type(said.number) is int and 0 < said.number < 2**31
     is_hex = all(_HEX.fullmatch(one) for one in (said.old, said.new, said.previous)) and said.old != said.new
-    is_timed = all(_TIME.fullmatch(one) for one in (said.made_at, said.starts, said.until))
+    is_timed = all(_is_time(one) for one in (said.made_at, said.starts, said.until))
     fits = said.what in (TLS, NODE) and bool(said.certificate) == (said.what == TLS)
     in_order = said.made_at <= said.starts <= said.until
     return bool(
         is_numbered and is_hex and is_timed and fits and in_order and len(said.certificate) <= CERTIFICATE_LIMIT
     )
+
+
+def _is_time(text: str) -> bool:
+    """Return whether a text is a time of this format that a calendar has."""
+    try:
+        return bool(_TIME.fullmatch(text)) and datetime.fromisoformat(text) is not None
+    except ValueError:
+        return False
 
 
 def _newcomer(party: str) -> str:
@@ -112,7 +121,10 @@ def _no_statement() -> SignatureRejected:
 
 @dataclass(frozen=True)
 class Chain:
-    """A party's keys in their order: the first certificate and node key, and the statements since, in their order."""
+    """A party's keys in their order: the first certificate and node key, and the statements since, in their order.
+
+    `root` is the hash of the introduction with which the chain begins, "" where it begins with `peers.json`.
+    """
 
     party: str
     certificate_sha256: str
@@ -120,6 +132,7 @@ class Chain:
     steps: tuple[Rotation, ...] = ()
     number: int = 0
     last: str = GENESIS
+    root: str = ""
 
     def values(self, what: str) -> list[str]:
         """Return every value of this kind, the newest last."""
@@ -149,5 +162,4 @@ class Chain:
         if said.old != self.values(said.what)[-1]:
             raise SignatureRejected(f"statement {said.number} of {self.party} replaces another key than its newest")
         verify(signed, self.values(NODE)[-1])
-        steps = (*self.steps, said)
-        return Chain(self.party, self.certificate_sha256, self.node_key, steps, said.number, said.hash)
+        return replace(self, steps=(*self.steps, said), number=said.number, last=said.hash)

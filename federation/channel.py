@@ -67,6 +67,10 @@ class Channel(ABC):
         """Return whether the peer's side of the road has ended; what it sent before may still be read."""
         return False
 
+    def is_cut(self) -> bool:
+        """Return whether no road is under the conversation just now: gone, or cut and dialled again."""
+        return self.is_gone()
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called at this end."""
@@ -168,6 +172,10 @@ class ResumableChannel(PipedChannel):
         """See `Channel.close`."""
         super().close(reason)
         self.end.close()
+
+    def is_cut(self) -> bool:
+        """See `Channel.is_cut`; a stream whose peer answers no pings is cut by gRPC."""
+        return not self.end.is_attached
 
     def _gone(self, consequence: str) -> PeerError:
         fault = self.end.fault

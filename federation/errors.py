@@ -4,6 +4,8 @@ No message carries a record's value, a secret or text that a peer sent. Errors t
 id and nothing else.
 """
 
+from collections.abc import Sequence
+
 
 class LianxinError(Exception):
     """The root of the errors that a person sees as one sentence; `exit_code` is the command's.
@@ -13,6 +15,7 @@ class LianxinError(Exception):
 
     exit_code = 1
     code = ""
+    lines: Sequence[str]  # of a sentence that is told in several, such as a file's mistakes; there only where it is
     party = ""  # at whom and in which step a run failed, where that is known
     step = ""
 
@@ -21,6 +24,15 @@ class InputFault(LianxinError):
     """A file, flag or configuration that a person gave cannot be used; nothing was started or written."""
 
     exit_code = 2
+
+
+class StillHeld(InputFault):
+    """What a start needs is another process's: a port, a state folder, a database; nothing was started or written.
+
+    That may be the node's own process of before, which is just ending: a start that is tried again may succeed.
+    """
+
+    exit_code = 3
 
 
 class RunStopped(LianxinError):
@@ -44,11 +56,15 @@ class PeerError(LianxinError):
 
 
 class PeerGone(PeerError):
-    """The peer's connection ended before its part was done."""
+    """The peer's connection ended before its part was done: an outage, which says nothing of who the peer is."""
+
+    exit_code = 3
 
 
 class DeadlinePassed(PeerError):
-    """The peer did not answer within the time that the step allows."""
+    """The peer did not answer within the time that the step allows: an outage too."""
+
+    exit_code = 3
 
 
 class GuardRefused(LianxinError):

@@ -23,7 +23,7 @@ from functools import partial
 
 import grpc
 
-from lianxin.federation import services_road
+from lianxin.federation import listening, services_road
 from lianxin.federation.admission import (
     FAREWELL_S,
     HEARD_KEY,
@@ -47,7 +47,7 @@ from lianxin.federation.channel import (
     Handler,
     ResumableChannel,
 )
-from lianxin.federation.errors import InputFault, PeerError, PeerGone
+from lianxin.federation.errors import PeerError, PeerGone
 from lianxin.federation.limits import Limits, Toll, TooOften
 from lianxin.federation.resumption import RESUME_WINDOW_S, ConversationEnd, Frame
 from lianxin.federation.services_dialling import GrpcLink as GrpcLink
@@ -202,8 +202,8 @@ def serve(
     `parties` maps URIs to peers and is read anew for each stream: a peer that is taken out is refused from then on.
     `on_refused(rule, uri)` hears of each refusal. A conversation whose stream broke is kept `resume_window_s` seconds, and
     counts among the party's as long. `toll` counts what each peer costs, by the default limits unless given. `is_serving` is
-    what the health service says to peers and to who shows a certificate of `own`. Raises InputFault for unreadable files or
-    a taken address.
+    what the health service says to peers and to who shows a certificate of `own`. Raises InputFault for unreadable files,
+    StillHeld for a taken address.
     """
     switchboard = Switchboard(resume_window_s, max_streams, max_streams_per_party)
     host = Host(switchboard, partial(ResumableChannel, send_deadline_s=send_deadline_s), handler)
@@ -221,6 +221,6 @@ def serve(
     try:
         port = server.add_secure_port(address, server_credentials(tls))
     except RuntimeError:
-        raise InputFault(f"Cannot listen on {address}: is it taken, or are the TLS files no pair?") from None
+        listening.refuse(address, tls)
     server.start()
     return RunningServer(server, host, pool, port)

@@ -183,7 +183,10 @@ class _Dialler:
         if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return NoRoom(f"{peer} has no room for conversation {conversation} now: try again later.")
         if status is grpc.StatusCode.CANCELLED:
-            return DeadlinePassed(f"{peer} did not admit conversation {conversation} in time.")
+            return DeadlinePassed(
+                f"{peer} did not admit conversation {conversation} at {self._road.address} in time: see that the address is "
+                "right and no firewall is between, then ask its operator whether its node runs"
+            )
         if status is not grpc.StatusCode.UNAVAILABLE:
             return PeerGone(f"{peer} does not carry on conversation {conversation}: compare versions.")
         if "CERTIFICATE_VERIFY_FAILED" in details:
@@ -192,7 +195,10 @@ class _Dialler:
         return self._unreachable()
 
     def _unreachable(self) -> Unreachable:
-        return Unreachable(f"{self._end.peer} does not answer: is it running here, and does it know this certificate?")
+        return Unreachable(
+            f"{self._end.peer} does not answer at {self._road.address}: its node is down, cannot be reached from here or does "
+            "not know this certificate; see that the address is right and no firewall is between, then ask its operator"
+        )
 
 
 def _spoken_there(metadata: Any, peer: str) -> PeerError:

@@ -46,7 +46,7 @@ class Road:
 
     def __init__(self, address: str, tls: Tls, options: Sequence[tuple[str, Any]]) -> None:
         """Prepare to dial; raises InputFault when a TLS file cannot be read."""
-        self._address, self._tls = address, tls
+        self.address, self._tls = address, tls
         self._options = [*options, ("grpc.ssl_target_name_override", tls.server_name)]
         self._lock, self._is_closed = threading.Lock(), False
         self._pems = tls.pems()
@@ -82,6 +82,4 @@ class Road:
 
     def _made(self) -> grpc.Channel:
         key, certificate, trusted = self._pems
-        return grpc.secure_channel(
-            self._address, grpc.ssl_channel_credentials(trusted, key, certificate), self._options
-        )
+        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(trusted, key, certificate), self._options)

@@ -9,7 +9,7 @@ from lianxin.crypto import notes, signing
 from lianxin.crypto.errors import CryptoError
 from lianxin.parties import auditor_rotations
 from lianxin.parties.auditor_columns import OWN, seconds_of
-from lianxin.parties.auditor_evidence import Evidence, Finding, Record, Run, fits, leaf_finding
+from lianxin.parties.auditor_evidence import NOBODY, Evidence, Finding, Record, Run, fits, leaf_finding
 
 PART = "part"  # the document of a part's description in a pack
 _TIME = "time "  # the extension line of a checkpoint
@@ -74,6 +74,10 @@ def witnessed_findings(run: Run, own: Evidence) -> Iterator[Finding]:
         head = _verified_head(signed, party, run) if party else None
         if head is None:
             yield Finding(f"{own.party}, witnessed head {n}: no party of the run signed it", f"ask {own.party}")
+        elif party in run.evidence and _is_of_old_key(run, signed, head, party):
+            what = f"a head of {head['size']} leaves is signed by a node key that {party} had replaced by then, and by it alone"
+            ask = f"ask {own.party} when it took it, and {party} who held that key then"
+            yield Finding(f"{own.party}, witnessed head {n}: {what}", ask, accused=NOBODY)
         elif party in run.evidence and _is_later(run, head, party):
             continue
         elif party in run.evidence and not _is_prefix(head, run.evidence[party]):
@@ -91,7 +95,7 @@ def heads_of(run: Run, own: Evidence) -> Iterator[tuple[Record, Record]]:
         for line in evidence.records["checkpoints" if holder == own.party else "witnessed"]:
             if holder == own.party or _log_of(line) == own.party:
                 head = _verified_head(line, own.party, run)
-                if head is not None:
+                if head is not None and (holder == own.party or not _is_of_old_key(run, line, head, own.party)):
                     yield head, line
 
 
@@ -115,7 +119,7 @@ def later_heads(run: Run, own: Evidence) -> list[str]:
     for signed in own.records["witnessed"]:
         party = _log_of(signed)
         head = _verified_head(signed, party, run) if party in run.evidence and party in run.node_keys else None
-        if head is not None and _is_later(run, head, party):
+        if head is not None and _is_later(run, head, party) and not _is_of_old_key(run, signed, head, party):
             found.add(party)
     return sorted(found)
 
@@ -136,6 +140,14 @@ def exported_at(run: Run, own: Evidence) -> int | None:
         return said
     heads = (_verified_head(line, own.party, run) for line in own.records["checkpoints"])
     return max((at for head in heads if head and (at := seconds_of(head["time"])) is not None), default=None)
+
+
+def _is_of_old_key(run: Run, signed: Record, head: Record, party: str) -> bool:
+    """Return whether a head that is not the ledger's was signed by none but a key that the party no longer had.
+
+    Whoever stole that key can make one, so that it convicts nobody of two ledgers.
+    """
+    return not _is_prefix(head, run.evidence[party]) and not _is_signed_in_time(signed, party, run, head["size"])
 
 
 def _is_foreign(run: Run, party: str) -> bool:

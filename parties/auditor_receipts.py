@@ -3,7 +3,8 @@
 A message that its recipient refused, by a rule and by the message's hash, counts as known where the run did not finish there
 afterwards; the verdict says how many each party refused. The last messages of a conversation may be missing at the other end
 in three cases alone, and the verdict says how many: when the run broke off for one of the two (`auditor_ends`); when a bank
-began a later learning conversation of the run, as it does after its node or the platform was killed; and when the asking
+began a later learning conversation of the run, or was told its end in a later one, as after its node or the platform was
+killed; and when the asking
 bank's ledger says that the query was cut off (Q05). A bank asks one thing at a time, so that leaf comes after its last message
 of the conversation and before its next question. That a bank noted a cut and yet read what was on the road cannot be seen;
 that it does so often can.
@@ -108,7 +109,9 @@ def _ended_details(run: Run, others: list[_Sent]) -> list[str]:
     resumed = sum(one.leaf["conversation"] in left for one in others)
     failed = len(others) - resumed
     parts = [f"the run failed and left {failed} messages unreceived"] if failed else []
-    return parts + ([f"the run was resumed and left {resumed} messages unreceived"] if resumed else [])
+    return parts + (
+        [f"the run was resumed or its end told again, and {resumed} messages were left unreceived"] if resumed else []
+    )
 
 
 def _one_ended(party: str, index: int, leaf: Record, what: str) -> Finding:
@@ -185,25 +188,26 @@ def _last_received(run: Run, sender: str, places: "array[int]") -> dict[tuple[st
 
 
 class _Left:
-    """The conversations of banks that began a later learning conversation: `learning/<bank>`, then `.../1`, ...
+    """The conversations after which a bank began a later one: `learning/<bank>`, then `.../1`, ..., and in the same way
+    `contracts/<bank>`, in which the platform tells the end of a run until the bank has confirmed it.
 
-    What such a bank was told of the agreement before may have been cut off with it, too.
+    What a bank that began a later learning conversation was told of the agreement may have been cut off with it, too.
     """
 
     def __init__(self, run: Run) -> None:
-        self._newest: dict[str, int] = {}
+        self._newest: dict[tuple[str, str], int] = {}
         for one in run.evidence.values():
             for _, leaf in one.crossings(run.id):
                 service, bank, number = _named(leaf["conversation"])
-                if service == "learning" and number >= 0:
-                    self._newest[bank] = max(self._newest.get(bank, 0), number)
+                if service in ("learning", "contracts") and number >= 0:
+                    self._newest[service, bank] = max(self._newest.get((service, bank), 0), number)
 
     def __contains__(self, name: str) -> bool:
         service, bank, number = _named(name)
-        newest = self._newest.get(bank, 0)
+        newest = self._newest.get((service, bank), 0)
         if name == f"{service}/{bank}":
-            return newest > 0 and service in ("learning", "contracts")
-        return service == "learning" and 0 < number < newest and name == f"learning/{bank}/{number}"
+            return newest > 0 or (service == "contracts" and self._newest.get(("learning", bank), 0) > 0)
+        return 0 < number < newest and name == f"{service}/{bank}/{number}"
 
 
 def _named(conversation: str) -> tuple[str, str, int]:

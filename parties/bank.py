@@ -25,9 +25,10 @@ from lianxin.federation.errors import (
 from lianxin.federation.session import Session, rule_id
 from lianxin.parties import checkpoint
 from lianxin.parties.agreement import Verdict, approve, check_proposal, judge_by_policy, open_contract
-from lianxin.parties.bank_approvals import Approvals, GivenUp, Pending
+from lianxin.parties.bank_approvals import Approvals, GivenUp, LostWaiting, Pending
 from lianxin.parties.bank_evaluation import check_columns
 from lianxin.parties.bank_lobby import APPROVAL_DEADLINE_S, BankLobby, Part
+from lianxin.parties.bank_road import PlatformRoad
 from lianxin.parties.bank_side import ResumableSide
 from lianxin.parties.bank_standing import StandingAskers
 from lianxin.parties.bank_worker import Worker, write_result
@@ -35,6 +36,7 @@ from lianxin.parties.commitments import plan_fault
 from lianxin.parties.ended_runs import EndedRuns
 from lianxin.parties.network_agreement import judge_network
 from lianxin.parties.node import Node
+from lianxin.parties.peer_trust import end_kept
 from lianxin.parties.query_bank import BankQueries
 from lianxin.parties.query_conversations import STANDING
 from lianxin.parties.records import load_loan_table, read_table
@@ -43,8 +45,8 @@ from lianxin.parties.run_ending import Step, carry_out
 from lianxin.parties.run_kinds import bank_run
 from lianxin.parties.run_life import BUSY, RunCancelled
 from lianxin.parties.run_link import RunLink
-from lianxin.parties.run_remedies import failed
-from lianxin.parties.runs_left import check_goes_on, end_left, has_done_its_part, is_numbered, is_unused
+from lianxin.parties.run_remedies import failed, terms_of
+from lianxin.parties.runs_left import check_goes_on, end_left, has_done_its_part, is_numbered, is_unused, recall_ends
 from lianxin.parties.score_rows import Scorer
 
 
@@ -52,7 +54,7 @@ class BankNode(BankLobby, Approvals, StandingAskers):
     """A bank's running node over its link to the platform."""
 
     def __init__(self, node: Node, link: Link) -> None:
-        self.node, self.link = node, link
+        self.node, self.link, self.road = node, link, PlatformRoad(node)
         data = node.config.data
         assert data.label is not None and data.table is not None
         self.label = data.label
@@ -68,6 +70,8 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         self.scorer = Scorer(node, self.table)
         self.members: dict[str, Worker] = {}
         self._stop = threading.Event()
+        recall_ends(node, self.ended)
+        end_kept(node, self.ended)
         for row in node.store.runs():
             if row.state == STANDING:
                 self._stand(open_contract(row.contract))
@@ -108,13 +112,16 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         except GivenUp:
             self._close(session, contract, self._await(session, "contract.close", (wire.RunStatus,)), None)
             return
+        except LostWaiting as lost:
+            self._break_off(contract, lost)
+            return
         if verdict.rule:
             self._refuse(session, contract, verdict, operator)
             return
         approval = approve(contract, self.node.party, self.node.identity.key_for(contract.node_keys))
         self.node.contract_event(contract.run, contract.hash, "approved", operator=operator, proposer=contract.proposer)
         session.send(wire.Approval(approval=approval), "contract.agree")
-        self.node.say(f"approved {contract.run}")
+        self.node.say(f"approved {contract.run}", contract.run)
         self._take_part(session, contract)
 
     def _check_new(self, channel: Channel, contract: RunContract) -> None:
@@ -147,9 +154,8 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         session.refuse(verdict.rule, "contract.agree")
         fault = RunStopped(verdict.reason)
         fault.party = self.node.party
-        self.ended[contract.run] = failed(
-            contract.run, fault, self.node.party, (), "contract.agree", verdict.rule, "refused"
-        )
+        record = failed(contract.run, fault, self.node.party, (), "contract.agree", verdict.rule, "refused")
+        self.ended[contract.run] = record | terms_of(contract)
         self.node.say(f"refused {contract.run}: {verdict.reason}")
 
     # ---- a run
@@ -289,9 +295,11 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         carry_out(self.node, contract.run, steps)
         step = "contract.agree" if worker is None else "learning.exchange"
         record = _record_of(contract, self.node.party, state, rule, failure, step)
-        self.ended[contract.run] = record | {"bytes_sent": self.node.bytes_sent}
+        self.ended[contract.run] = record | terms_of(contract) | {"bytes_sent": self.node.bytes_sent}
         self.node.counts[f"runs/{state}"] += 1
-        self.node.say(f"run {contract.run} {state}")
+        is_agreement_over = contract.is_standing and state == "finished"
+        over = f"agreement {contract.run} was ended by {contract.platform}"
+        self.node.say(over if is_agreement_over else f"run {contract.run} {state}")
 
     def _confirm(self, session: Session, contract: RunContract, status: Any) -> None:
         answer = self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])

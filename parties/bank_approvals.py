@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from lianxin.federation.errors import InputFault, PeerGone
 from lianxin.parties.agreement import Verdict
 from lianxin.parties.config import OPERATOR
 from lianxin.parties.node import Node
+from lianxin.parties.run_remedies import tell
 
 POLL_S = 0.5
 APPROVAL_DEADLINE_S = 86400.0
@@ -21,6 +22,10 @@ APPROVAL_DEADLINE_S = 86400.0
 
 class GivenUp(PeerGone):
     """The platform said how the run ended while a person was still to answer."""
+
+
+class LostWaiting(PeerGone):
+    """The road to the platform was lost, for longer than it is resumed, while a person was still to answer."""
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Approvals:
 
     node: Node
     pending: dict[str, Pending]
+    ended: MutableMapping[str, dict[str, Any]]
     _stop: threading.Event
 
     def _wait_for_person(self, channel: Channel, contract: RunContract, plan: bytes) -> tuple[Verdict, str]:
@@ -50,8 +56,13 @@ class Approvals:
             while not pending.answered.wait(POLL_S):
                 if getattr(channel, "has_word", False):
                     raise GivenUp(f"{channel.peer} ended run {contract.run} before anybody here answered")
-                if self._stop.is_set() or channel.is_gone():
-                    raise PeerGone(f"{channel.peer} gave up run {contract.run} before anybody here answered")
+                if self._stop.is_set():
+                    raise PeerGone(f"this node was stopped before anybody here answered to run {contract.run}")
+                if channel.is_gone():
+                    raise LostWaiting(
+                        f"the road to {channel.peer} was lost before anybody here answered; see in `lianxin bank status` "
+                        "whether it is back, and ask its operator to launch the run anew under another id"
+                    )
                 if time.monotonic() > until:
                     return Verdict("C06", "nobody answered in time"), self.node.config.operator
             assert pending.verdict is not None
@@ -66,7 +77,11 @@ class Approvals:
         pending = self.pending.get(run)
         if pending is None:
             waiting = ", ".join(sorted(self.pending)) or "none"
-            raise InputFault(f"no proposal of run {run} waits here (waiting: {waiting})")
+            why = tell(getattr(self.ended, "known", self.ended.get)(run) or {})
+            if not why and (row := self.node.store.run(run)) is not None:
+                why = f"it is {row.state} here"
+            found = why or "see the id in `lianxin bank status`, or ask the platform's operator whether it was proposed"
+            raise InputFault(f"no proposal of run {run} waits here (waiting: {waiting}); {found}")
         if is_yes and operator == pending.contract.proposer:
             raise InputFault("the operator who proposed a run may not approve it (R26); let a second person decide")
         pending.verdict = Verdict("", "") if is_yes else Verdict("C07", "refused by the operator")

@@ -16,12 +16,13 @@ from lianxin.federation.channel import Channel, Link
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import DeadlinePassed, InputFault, LianxinError, PeerError, PeerGone, RunStopped
 from lianxin.federation.session import Session
+from lianxin.parties.bank_road import PlatformRoad
 from lianxin.parties.boundary_clock import seconds_between
 from lianxin.parties.fault_words import fault_words
 from lianxin.parties.lobby import Lobby
 from lianxin.parties.node import Node
 from lianxin.parties.run_life import WITHDRAWN, RunCancelled
-from lianxin.parties.run_remedies import failed, tell
+from lianxin.parties.run_remedies import failed, tell, terms_of
 from lianxin.parties.runs_left import RULE, end_left, expired
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class BankLobby:
 
     node: Node
     link: Link
+    road: PlatformRoad
     members: "dict[str, Worker]"
     parts: dict[str, Part]
     pending: dict[str, Any]
@@ -83,22 +85,29 @@ class BankLobby:
             except PeerError as fault:
                 if not isinstance(fault, PeerGone | DeadlinePassed):
                     raise
-                self._stop.wait(RECONNECT_S)
+                self._is_away()
                 continue
-            self.node.say("connected")
+            self.road.look(channel)
             lobby = Lobby(channel)
             try:
                 self._hold(lobby)
             except PeerGone:
-                self._stop.wait(RECONNECT_S)
+                self._is_away()
             finally:
                 lobby.end()
                 channel.close()
+
+    def _is_away(self) -> None:
+        """Say that the platform is away, unless this node is being stopped, and wait before it is dialled again."""
+        if not self._stop.is_set():
+            self.road.lost()
+        self._stop.wait(RECONNECT_S)
 
     def _hold(self, lobby: Lobby) -> None:
         while not self._stop.is_set():
             self._end_expired()
             self._tell_silent()
+            self.road.look(lobby.channel)
             try:
                 data = lobby.channel.receive(POLL_S)
             except DeadlinePassed:
@@ -109,7 +118,7 @@ class BankLobby:
         """Say, once for each wait, who has been silent for long."""
         for wait in self.node.waits.silent():
             self.node.counts["heartbeats/missed"] += 1
-            self.node.say(f"run {wait.run} waits for {wait.party} in {wait.step}")
+            self.node.say(f"run {wait.run} waits for {wait.party} in {wait.step}", wait.run)
 
     def _hear(self, lobby: Lobby, data: bytes) -> None:
         """Hand a message to its run; what begins or ends one has a thread of its own."""
@@ -132,14 +141,14 @@ class BankLobby:
         try:
             self._answer(talk, data)
         except PeerGone as gone:
-            self.node.say(f"left {run}: {gone}")
+            self.node.say(f"left {run}: {gone}", run)
         except LianxinError as failure:
-            self.node.say(f"refused: {failure}")
+            self.node.say(f"refused: {failure}", run)
         except Exception as fault:
             logging.getLogger("lianxin").exception("a fault at a message in the lobby")
             self.node.trace.refused("", talk.peer, "W00", "contract.agree", None)
             self.node.say(
-                f"refused: a message of {talk.peer} that this program could not read ({type(fault).__name__})"
+                f"refused: a message of {talk.peer} that this program could not read ({type(fault).__name__})", run
             )
             self._broken(lobby, run, fault)
         finally:
@@ -209,7 +218,8 @@ class BankLobby:
             return
         self.node.contract_event(contract.run, contract.hash, "failed", rule, *([operator] if operator else []))
         parties = (contract.platform, *contract.banks)
-        self.ended[contract.run] = failed(contract.run, fault, self.node.party, parties, "contract.agree", rule)
+        record = failed(contract.run, fault, self.node.party, parties, "contract.agree", rule)
+        self.ended[contract.run] = record | terms_of(contract)
         self.node.say(f"run {contract.run} failed: {fault}")
 
     # ---- a bank that withdraws

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,18 +75,29 @@ def _in_words(line: "Line") -> "Line":
 def _watch(config: Path, role: str, as_json: bool) -> None:
     answer = ask(role_config(config, role).state, {"do": "watch"})
     if as_json:
-        typer.echo(json.dumps({name: answer[name] for name in ("party", "figures", "wrong")}))
+        typer.echo(json.dumps({name: answer[name] for name in ("party", "figures", "wrong", "road") if name in answer}))
         return
-    typer.echo(f"{answer['party']}: {shown('well' if not answer['wrong'] else 'not well')}")
+    road = answer.get("road", {"connected": True})
+    typer.echo(f"{answer['party']}: {shown('well' if not answer['wrong'] and road['connected'] else 'not well')}")
+    if not road["connected"]:
+        typer.echo(f"  {shown(road['sentence'])}")
     for one in answer["wrong"]:
         typer.echo(f"  {shown(one['what'])}: {shown(one['sentence'])}")
     for figure in answer["figures"]:
         for labels, value in figure["samples"]:
-            typer.echo(f"  {figure['name'].removeprefix('lianxin_') + _label(labels):<58} {_number(value)}")
+            typer.echo(
+                f"  {figure['name'].removeprefix('lianxin_') + _label(labels):<58} {_told(figure['name'], value)}"
+            )
 
 
 def _label(labels: Mapping[str, Any]) -> str:
     return "".join(f" {value}" for _, value in sorted(labels.items()) if value)
+
+
+def _told(name: str, value: float) -> str:
+    """Return a figure as a person reads it: a moment as the day and the time in UTC."""
+    is_moment = name.endswith("_time_seconds")
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if is_moment else _number(value)
 
 
 def _number(value: float) -> str:

@@ -245,8 +245,13 @@ def _accept_rotation(config: "NodeConfig", statement: Path, as_json: bool) -> No
 def _revoke(config: "NodeConfig", party: str, operator: str, reason: str, as_json: bool) -> None:
     who = operator or config.operator
     found = _revoked_there(config, party, who, reason) if _runs(config) else _revoked_here(config, party, who, reason)
-    ended = ", ".join(found["ended"]) or "none"
-    _tell({"party": party, "ended": found["ended"]}, f"{party} is revoked; runs and agreements ended: {ended}", as_json)
+    ended, left = ", ".join(found["ended"]) or "none", found["left"]
+    _tell({"party": party, "ended": found["ended"], "left": left},
+          f"{party} is revoked; runs and agreements ended: {ended}", as_json)  # fmt: skip
+    if left:
+        from lianxin.federation.errors import RunStopped
+
+        raise RunStopped(f"{party} is revoked and cut off, but these could not be ended: {', '.join(left)}; ask again")
 
 
 def _runs(config: "NodeConfig") -> bool:
@@ -266,12 +271,14 @@ def _revoked_here(config: "NodeConfig", party: str, operator: str, reason: str) 
     """Revoke at a node that does not run: it is opened for as long as that takes, and dials nobody."""
     from types import SimpleNamespace
 
+    from lianxin.parties.ended_runs import EndedRuns
     from lianxin.parties.node import open_node
-    from lianxin.parties.peer_trust import revoke
+    from lianxin.parties.peer_trust import end_kept, revoke
 
     node = open_node(config)
     try:
-        return revoke(SimpleNamespace(node=node), party, operator, reason)
+        found = revoke(SimpleNamespace(node=node), party, operator, reason)
+        return found | {"ended": end_kept(node, EndedRuns(node.store))}
     finally:
         node.close()
 

@@ -52,8 +52,15 @@ def network_init(
         typer.echo(f"{folder / party}")
 
 
+_OPTIONS = {
+    "operator": "--operator", "listen": "--listen", "platform_address": "--platform", "data.id": "--id",
+    "data.label": "--label", "data.firm_keys": "--firm-keys", "data.consents": "--consents",
+}  # fmt: skip  # from which option of `init` a key of the file comes
+
+
 def _init(path: Path, settings: Mapping[str, Any]) -> None:
     from lianxin.parties.config import KEY_FILE, load_node
+    from lianxin.parties.config_mistakes import ConfigMistakes, by_option
     from lianxin.parties.keys import make_key_file
 
     if path.exists():
@@ -65,6 +72,8 @@ def _init(path: Path, settings: Mapping[str, Any]) -> None:
         if (identity := load_node(draft).identity).is_dir():
             make_key_file(identity / KEY_FILE)
         draft.rename(path)
+    except ConfigMistakes as fault:
+        raise by_option(fault, f"{settings['role']} init", _OPTIONS) from None
     finally:
         draft.unlink(missing_ok=True)
     typer.echo(shown(f"wrote {path}; start it with `lianxin {settings['role']} serve {path}`"))
@@ -129,7 +138,9 @@ def role_config(path: Path, role: str) -> "NodeConfig":
 
     config = load_node(path)
     if config.role != role:
-        raise InputFault(f"{path} is a {config.role}'s configuration; use `lianxin {config.role}`")
+        raise InputFault(
+            f"{path} is a {config.role}'s configuration and this is a command of the {role}; give the {role}'s file"
+        )
     return config
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lianxin.federation.errors import InputFault
+from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties.cli_nodes import AsJson, bank, platform
 from lianxin.parties.language import shown, table_shown
 
@@ -87,6 +87,11 @@ def suspend(bank_id: Bank, node: NodeFile, operator: Operator, reason: Reason, a
     answer = _ask(node, {"what": "suspend", "bank": bank_id, "reason": reason, "operator": operator})
     ended = answer.get("cancelled", [])
     _tell(answer, as_json, f"{bank_id} is suspended" + (f"; cancelled: {', '.join(ended)}" if ended else ""))
+    if left := answer.get("not_cancelled"):
+        raise RunStopped(
+            f"{bank_id} is suspended, and these runs with it go on: {', '.join(sorted(left))}; suspend it again in a moment, "
+            "or stop the node: they end when it starts"
+        )
 
 
 @institutions.command("resume")

@@ -104,7 +104,9 @@ def consents(
     _table(("kind", "bank", "purpose", "field", "consents"), report["rows"])
     typer.echo(
         shown(
-            "nothing to look after" if not report["rows"] else f"counts in tens; small ones are shown as <{report['least']}"
+            "nothing to look after"
+            if not report["rows"]
+            else f"counts in tens; small ones are shown as <{report['least']}"
         )
     )
 
@@ -123,7 +125,7 @@ def usage(
 
     Example: lianxin platform usage platform.toml --month 2026-01 --source tax-bureau --html tax.html
     """
-    from lianxin.parties.identity import load_identity
+    from lianxin.parties.identity_of import identity_of
     from lianxin.parties.operator_consents import models_under
     from lianxin.parties.source_quality_terms import source_of
     from lianxin.parties.usage_report import check_month, reports, uses_in
@@ -132,7 +134,7 @@ def usage(
     settings, store = opened(config)
     check_month(month, now_of_node(settings))
     owner = source_of(_catalogue_of(store), _sources(file))
-    party = load_identity(settings.identity).party
+    party = identity_of(settings).party
     found = reports(uses_in(store.leaves(), month), party, month, owner, models_under(settings.state))
     chosen = [one for one in found if source in ("", one["source"])]
     if source and not chosen:

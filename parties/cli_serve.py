@@ -114,7 +114,8 @@ def _platform_answer(served: "PlatformNode", request: Mapping[str, Any]) -> dict
     if request["do"] == "boundary":
         return act(served.node, request)
     if request["do"] == "status":
-        return _status(served.node, int(request["from"]), served.ended) | {"resumed": served.resumed}
+        found = {"resumed": served.resumed, "under_way": sorted(served.lives), "connected": sorted(served.lobby)}
+        return _status(served.node, int(request["from"]), served.ended) | found
     if request["do"] == "launch":
         from lianxin.federation.contract import NETWORK_MODELS
         from lianxin.parties.config import load_run
@@ -197,7 +198,7 @@ def _bank_answer(served: "BankNode", request: Mapping[str, Any]) -> dict[str, An
             run: {"contract": dict(pending.contract.record), "plan": dict(pending.plan)}
             for run, pending in served.pending.items()
         }
-        found = {"waiting": waiting, "resumed": served.resumed}
+        found = {"waiting": waiting, "resumed": served.resumed, "road": served.road.told()}
         return _status(served.node, int(request["from"]), served.ended) | found
     if request["do"] == "decide":
         served.decide(request["run"], bool(request["yes"]), request["operator"])

@@ -1,7 +1,7 @@
 """What a node's status and a run's end look like in a terminal: the texts behind the commands of `cli_nodes`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -91,6 +91,17 @@ def _terms_of(party: str, contract: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _of_platform(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield who is connected to a platform and what is under way there: a node that has done nothing says that."""
+    here = ", ".join(answer["connected"])
+    yield f"connected: {here}" if here else "no bank is connected"
+    if not (answer["ended"] or answer["under_way"]):
+        yield "no run yet"
+    for run in answer["under_way"]:
+        if run not in answer["resumed"]:
+            yield f"{run}: under way"
+
+
 def show_status(config: "NodeConfig", as_json: bool) -> None:
     """Print what the running node of `config` has done and what waits at it."""
     from lianxin.federation import plan
@@ -99,6 +110,8 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({key: answer[key] for key in answer if key != "ok"}))
         return
+    for sentence in _of_platform(answer) if "connected" in answer else ():
+        typer.echo(shown(sentence))
     for run, outcome in answer["ended"].items():
         why = tell(outcome)
         typer.echo(shown(f"{run}: {outcome['state']}") + (f": {shown(why)}" if why else ""))
@@ -114,3 +127,5 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
         )
     for _, note in answer["events"][-5:]:
         typer.echo(shown(f"  {note}"))
+    if "road" in answer:
+        typer.echo(shown(answer["road"]["sentence"]))

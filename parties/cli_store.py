@@ -18,7 +18,7 @@ BACKUP_DEADLINE_S = 3600.0
 To = Annotated[Path, typer.Option("--to", help="The new folder that gets the backup.")]
 From = Annotated[Path | None, typer.Option("--from", help="The folder that `backup` wrote.")]
 Accept = Annotated[bool, typer.Option("--accept-loss", help="Restore a copy that is older than the lost store.")]
-Lift = Annotated[bool, typer.Option("--lift", help="End the hold of a node that was restored without a mark.")]
+Lift = Annotated[bool, typer.Option("--lift", help="End the hold of a node that was restored with a loss.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
 Who = Annotated[str, typer.Option("--operator", help="Who decides; it is named in the ledger.")]
 
@@ -60,7 +60,7 @@ def _store(role: str, config: Path, as_json: bool) -> None:
     if not found["is_durable"]:
         typer.echo(shown("the database may lose what it has confirmed: set fsync and synchronous_commit to on"))
     if found["is_held"]:
-        typer.echo(shown("restored with a loss: nothing is released until the registry is whole again"))
+        typer.echo(shown("restored with a loss: nothing is released until another operator ends the hold"))
 
 
 @platform.command("backup")
@@ -165,6 +165,9 @@ def _restore(
     if lift:
         found = store_restore.lift(settings, owner, reason)
         typer.echo(json.dumps(found) if as_json else f"the hold of {found['party']} is ended; the node may be started")
+        if not as_json:
+            for what in ("revoked", "suspended", "standing"):
+                typer.echo(f"{shown(what)}: {', '.join(found[what]) or shown('none')}")
         return
     assert source is not None
     done = store_restore.restore(settings, source, owner)
@@ -181,7 +184,7 @@ def _told(done: dict[str, Any]) -> list[str]:
     ]
     if done["is_held"]:
         lost = f"lost for certain: {done['lost_records']} consents and withdrawals, {done['lost_leaves']} leaves"
-        lines.append(f"{lost}; nothing is released until the registry is whole again (docs/operations-store.md)")
+        lines.append(f"{lost}; nothing is released until another operator ends the hold (docs/operations-store.md)")
     if done["runs_ended"]:
         lines.append(f"ended as failed, launch them anew under other ids: {', '.join(done['runs_ended'])}")
     return lines

@@ -257,6 +257,8 @@ class RunConfig(Section):
     @classmethod
     def _standing(cls, values: Any) -> Any:
         """A standing agreement matches and trains nothing, a network matches nothing: sizes of that need no saying."""
+        if isinstance(values, dict) and values.get("model", "scorecard") not in get_args(Model):
+            return {"max_queries": 64, "max_rows": 64, "features": [], "identifiers": [], **values}  # told alone
         if isinstance(values, dict) and values.get("model") in NETWORK_MODELS:
             return {"max_queries": 64, "features": [], "identifiers": [], "validation_permille": 150, **values}
         if not isinstance(values, dict) or values.get("model") not in ("field_query", "scoring"):

@@ -21,6 +21,7 @@ _KEY = rf"{_PART}(?:\s*\.\s*{_PART})*"
 _HEADER = re.compile(rf"^\s*\[\[?\s*({_KEY})\s*\]\]?")
 _ENTRY = re.compile(rf"^\s*({_KEY})\s*=(.*)$")
 _OPENERS = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"|\'[^\']*\'|#.*$|[\[\]{}]')
+_PLACED = re.compile(r"(?:line \d+: )?([a-z_.]+): ")
 _WORDS = {
     "missing": "is missing; add it",
     "string_pattern_mismatch": "is 3 to 64 of a-z, 0-9, '.' and '-'; an operator is named in one spelling",
@@ -42,12 +43,24 @@ _WORDS = {
 class ConfigMistakes(InputFault):
     """All mistakes of one file; `lines` are one sentence each, after a first that counts them where they are several."""
 
-    def __init__(self, path: Path, found: Sequence[str]) -> None:
-        """`found` holds the mistakes, each without the file's name."""
+    def __init__(self, path: Path | str, found: Sequence[str]) -> None:
+        """`path` is the file or the command in which the mistakes are, `found` the mistakes, each without that name."""
+        self.found = found
         more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
         several = [f"{path} has {len(found)} mistakes; mend each of these", *found[:MOST_SHOWN], *more]
         self.lines = [f"{path}: {found[0]}"] if len(found) == 1 else several
         super().__init__("\n  ".join(self.lines))
+
+
+def by_option(fault: ConfigMistakes, command: str, options: Mapping[str, str]) -> ConfigMistakes:
+    """Return the mistakes of a file that `command` wrote, named by the options of `options` they came from."""
+
+    def named(one: str) -> str:
+        found = _PLACED.match(one)
+        key = found[1] if found is not None else ""
+        return f"{options[key]}: {one.removeprefix(found[0])}" if found is not None and key in options else one
+
+    return ConfigMistakes(command, [named(one) for one in fault.found])
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:

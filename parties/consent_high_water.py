@@ -73,7 +73,7 @@ def read_mark(path: Path) -> Mark | None:
 def write_mark(path: Path, mark: Mark) -> None:
     """Put `mark` in the file, whole and on disk before this returns."""
     draft = path.with_name(path.name + ".new")
-    with draft.open("wb") as file:
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(canonical.encode({"type": "high-water", "version": 1, **mark._asdict()}))
         file.flush()
         os.fsync(file.fileno())

@@ -50,6 +50,7 @@ class ControlServer:
                 answer = {"ok": True, **self._handler(json.loads(line))}
             except LianxinError as error:
                 answer = {"ok": False, "error": str(error), "exit_code": error.exit_code, "code": code_of(error)}
+                answer |= {"lines": lines} if (lines := getattr(error, "lines", [])) else {}
             except (ValueError, KeyError, TypeError):
                 answer = {"ok": False, "error": "the request is not one that this node knows", "exit_code": 2}
             stream.write(json.dumps(answer).encode() + b"\n")
@@ -108,5 +109,7 @@ def ask(state: Path, request: Mapping[str, Any], deadline_s: float = 30.0) -> di
     if not answer["ok"]:
         fault = LianxinError(answer["error"])
         fault.exit_code, fault.code = answer.get("exit_code", 1), answer.get("code", "")
+        if "lines" in answer:  # a file's mistakes, a line each
+            fault.lines = answer["lines"]
         raise fault
     return answer

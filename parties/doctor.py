@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lianxin.crypto.errors import CryptoError
 from lianxin.federation.errors import LianxinError
+from lianxin.parties.error_codes_paths import said_of
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -34,7 +35,21 @@ def guarded(what: str, look: Callable[[], Iterable[Line]], remedy: str) -> Itera
     except (LianxinError, CryptoError) as fault:
         yield from (Line(what, FAIL, one) for one in getattr(fault, "lines", [str(fault)]))
     except Exception as fault:  # whatever is broken here, the other lines are wanted all the more
-        yield Line(what, FAIL, f"it could not be looked at ({type(fault).__name__})", remedy)
+        if said := said_of(fault):
+            yield Line(what, FAIL, said)
+        else:
+            yield Line(what, FAIL, f"it could not be looked at ({type(fault).__name__})", remedy)
+
+
+def each_once(lines: Iterable[Line]) -> list[Line]:
+    """Return the lines, each failure told where it was met first: what fails by the same sentence again was not looked at."""
+    first: dict[str, str] = {}
+    told: list[Line] = []
+    for line in lines:
+        where = first.setdefault(line.found, line.what) if line.state == FAIL else line.what
+        again = Line(line.what, WARN, f"not looked at because of {where}", f"mend {where} first")
+        told.append(line if where == line.what else again)
+    return told
 
 
 def worst(lines: Iterable[Line]) -> int:

@@ -1,7 +1,6 @@
 """One node, by its file: configuration, identity, certificates, state, store, clock, table, ports and peers."""
 
-import csv
-import gzip
+import errno
 import os
 import socket
 import ssl
@@ -12,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lianxin.federation.errors import LianxinError
+from lianxin.federation.listening import bind
 from lianxin.parties.boundary_clock import TOLERANCE_S, newest_time, seconds_between
 from lianxin.parties.clock import SystemClock
 from lianxin.parties.config import KEY_FILE, NodeConfig, load_node
 from lianxin.parties.control import ask
-from lianxin.parties.doctor import FAIL, OK, WARN, Line, guarded
-from lianxin.parties.identity import Identity, load_identity
+from lianxin.parties.doctor import FAIL, OK, WARN, Line, each_once, guarded
+from lianxin.parties.doctor_table import look_at_table
+from lianxin.parties.identity import Identity
+from lianxin.parties.identity_of import identity_of
 from lianxin.parties.keys import load_protection
 from lianxin.parties.subject_key import SUBJECT_KEY_FILE, read_subject_key
 from lianxin.parties.watch_health import SOON_DAYS, certificates_of, disk_of, is_short
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from lianxin.parties.store import Store
 
 REACH_S = 3.0
-HEADER_BYTES = 1 << 20
 MOST_LEAVES = 200_000
 _AGAIN = "see that its files can be read by this user"
 
@@ -43,10 +44,11 @@ def look_at_node(path: Path) -> list[Line]:
     looks = (
         ("identity", lambda: _identity(config)), ("keys", lambda: _keys(config)),
         ("certificates", lambda: _certificates(config)), ("state", lambda: _state(config, is_up)),
-        ("disk", lambda: _disk(config)), ("store", lambda: _store(config)), ("table", lambda: _table(config)),
+        ("disk", lambda: _disk(config)), ("store", lambda: _store(config)), ("table", lambda: look_at_table(config)),
         ("port", lambda: _ports(config, is_up)), ("peers", lambda: _peers(config)),
     )  # fmt: skip
-    return [*found, *(line for what, look in looks for line in guarded(what, look, _AGAIN))]
+    found += (line for what, look in looks for line in guarded(what, look, _AGAIN))
+    return each_once(found)
 
 
 def is_running(config: NodeConfig) -> bool:
@@ -59,7 +61,7 @@ def is_running(config: NodeConfig) -> bool:
 
 
 def _identity(config: NodeConfig) -> Iterator[Line]:
-    identity = load_identity(config.identity)
+    identity = identity_of(config)
     loose = [path.name for path in sorted(config.identity.glob("*.key")) if path.stat().st_mode & 0o077]
     others = [path.name for path in sorted(config.identity.glob("*.key")) if path.stat().st_uid != os.getuid()]
     if identity.role != config.role:
@@ -91,7 +93,7 @@ def _keys(config: NodeConfig) -> Iterator[Line]:
 
 def _certificates(config: NodeConfig) -> Iterator[Line]:
     now = datetime.now(UTC)
-    for one in certificates_of(load_identity(config.identity)):
+    for one in certificates_of(identity_of(config)):
         days, name = one.days_left(now), f"the {one.use} certificate" + (f" of {one.party}" if one.party else "")
         if now < one.not_before:
             yield Line(
@@ -125,7 +127,8 @@ def _state(config: NodeConfig, is_up: bool) -> Iterator[Line]:
 def _disk(config: NodeConfig) -> Iterator[Line]:
     place = next(one for one in (config.state, *config.state.parents) if one.exists())
     free, whole = disk_of(place)
-    found = f"{free / 2**30:.1f} of {whole / 2**30:.1f} GiB free"
+    unit, size = ("GiB", 1 << 30) if whole >= 10 << 30 else ("MiB", 1 << 20)
+    found = f"{free / size:.1f} of {whole / size:.1f} {unit} free"
     if is_short(free, whole):
         yield Line("disk", FAIL, found, "make room, or move the state folder: runs are refused")
     elif free < 5 << 30:
@@ -161,7 +164,7 @@ def _head(config: NodeConfig, store: "Store", count: int) -> Iterator[Line]:
     from lianxin.crypto.frontier import Frontier
     from lianxin.parties.ledger_witness import head_of
 
-    identity, data = load_identity(config.identity), store.last_checkpoint()
+    identity, data = identity_of(config), store.last_checkpoint()
     if data is None:
         yield Line("store", OK if not count else WARN, f"{count} leaves and no signed head yet")
         return
@@ -192,81 +195,39 @@ def _clock(config: NodeConfig, store: "Store") -> Line:
     return Line("clock", OK, f"{now}, not behind the ledger")
 
 
-def _table(config: NodeConfig) -> Iterator[Line]:
-    data = config.data
-    if data.table is None:
-        yield Line("table", OK, "none is asked for")
-        return
-    if "://" in str(data.table):
-        yield Line("table", OK, "it is in a database, which is asked when the node starts")
-        return
-    columns, encoding = header_of(Path(data.table))
-    wanted = [name for name in (data.id, data.label, data.split, data.loan_id) if name]
-    absent = [name for name in wanted if name not in columns]
-    said = f"{data.table}: {len(columns)} columns" + (f", {encoding}" if encoding else "")
-    if absent:
-        yield Line(
-            "table", FAIL, f"{said}; no column {', '.join(absent)}", "name its columns in [data] as the file does"
-        )
-    else:
-        yield Line("table", OK, said)
-
-
-def header_of(path: Path) -> tuple[list[str], str]:
-    """Return the column names of a table file and, of text, its encoding. Raises OSError, or ValueError for another file."""
-    if path.name.lower().endswith(".parquet"):
-        import polars as pl
-
-        return list(pl.read_parquet_schema(path)), ""
-    if path.name.lower().endswith(".gz"):
-        with gzip.open(path) as packed:
-            start = packed.read(HEADER_BYTES)
-    else:
-        with path.open("rb") as plain:
-            start = plain.read(HEADER_BYTES)
-    first = start.split(b"\n", 1)[0].rstrip(b"\r")
-    for encoding in ("utf-8-sig", "gb18030"):
-        try:
-            name = {"utf-8-sig": "UTF-8 with a mark" if first.startswith(b"\xef\xbb\xbf") else "UTF-8"}.get(
-                encoding, "GB18030"
-            )
-            return [cell.strip() for cell in next(csv.reader([first.decode(encoding)]))], name
-        except UnicodeDecodeError:
-            continue
-    raise ValueError("neither UTF-8 nor GB18030")
-
-
 def _ports(config: NodeConfig, is_up: bool) -> Iterator[Line]:
     for key, address in (("listen", config.listen), ("metrics", config.watch.metrics)):
         if not address or (key == "listen" and config.role != "platform"):
             continue
         host, _, port = address.rpartition(":")
-        if _is_free(host.strip("[]"), int(port)):
+        fault = _refused(host.strip("[]"), int(port))
+        if fault is None:
             yield Line("port", OK, f"{address} ({key}) is free")
         elif is_up:
             yield Line("port", OK, f"{address} ({key}) is in use while this node runs")
+        elif fault.errno != errno.EADDRINUSE:
+            said = f"{address} ({key}) cannot be listened on ({fault.strerror})"
+            yield Line("port", FAIL, said, f"give {key} an address and a port of this machine")
         else:
             yield Line(
                 "port", FAIL, f"{address} ({key}) is taken by another program", f"stop it, or choose another {key}"
             )
 
 
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def _refused(host: str, port: int) -> OSError | None:
+    """Return why nothing can listen there, None where something can."""
+    try:
+        bind(host, port)
+    except OSError as fault:
+        return fault
+    return None
 
 
 def _peers(config: NodeConfig) -> Iterator[Line]:
     if config.role == "platform":
         yield Line("peers", OK, "banks dial this node; `lianxin platform watch` shows who is connected")
         return
-    identity = load_identity(config.identity)
+    identity = identity_of(config)
     (name,) = [peer.party for peer in identity.peers.values() if peer.role == "platform"]
     yield reached(identity, name, config.platform_address or "")
 

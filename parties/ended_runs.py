@@ -45,6 +45,11 @@ class EndedRuns(MutableMapping[str, Record]):
     def __len__(self) -> int:
         return len(self._newest)
 
+    def kept(self) -> dict[str, Record]:
+        """Return every end that was ever written, by run id: also those that are no longer in memory."""
+        found = self._store.settings_under(_PREFIX)
+        return {key.removeprefix(_PREFIX): dict(json.loads(value)) for key, value in found.items()}
+
     def known(self, run: str) -> Record | None:
         """Return how a run ended, from memory or the store, None where that was never written."""
         kept = self._store.setting(_PREFIX + run)

@@ -67,7 +67,8 @@ def explain(code: str) -> Entry:
         if entry.code == wanted:
             return entry
     raise InputFault(
-        "that is no error code of this version; codes look like LX-1001 and stand in brackets after an error's sentence"
+        "that is no error code of this version; codes look like LX-1001 and stand in brackets after an error's sentence, "
+        "rules look like R02"
     )
 
 

@@ -34,6 +34,7 @@ from lianxin.parties.clock import SystemClock
 from lianxin.parties.identity_chain import (
     certificates_of,
     first_chain,
+    pem_of,
     read_chain,
     read_introduced,
     statement_path,
@@ -223,7 +224,7 @@ def _certificates(
         path = folder / "tls.crt" if party == own else folder / "pinned" / f"{party}.crt"
         if party != own and party not in anew:
             _check_pinned(path, peer)
-        first = anew[party].encode() if party in anew else _read_bytes(path)
+        first = pem_of(anew[party].encode()) if party in anew else _read_bytes(path).rstrip() + b"\n"
         found[party] = certificates_of(chains[party], first)
     return found
 

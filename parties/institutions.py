@@ -218,6 +218,7 @@ class Institutions:
             kept = {"type": "institution", "version": 1, "bank": bank, "entries": [*entries, entry]}
             settings = {PREFIX + bank: canonical.encode(kept)} | ({IN_FORCE: b"1"} if event == "approved" else {})
             self._ledger.append(leaf | {"record_hash": canonical.record_hash(record)}, operator, settings)
+            self._ledger.checkpoint()  # with the mark beside the store: an older copy, which forgets this, is told by it
         return entry
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TICK_S = 15.0
 UNDER_WAY = ("queued", "proposed", "running", "standing")
 _NOTED, _INTRODUCED = "rotation/", "introduced/"
+CHANGING = threading.RLock()  # whom a node trusts is changed by one at a time, else a revocation is lost to a refresh
 
 
 def begin(node: "Node") -> None:
@@ -46,23 +47,33 @@ def refresh(node: "Node") -> Identity:
     """Read the identity folder, write what is new in it into the ledger, and put it in force. Raises InputFault."""
     from lianxin.parties.peer_trust import revoked_in
 
-    found = identity_of(node.config, node.clock.now())
-    if _retire(node, found):
+    with CHANGING:
         found = identity_of(node.config, node.clock.now())
-    identity = found.without(revoked_in(node.store, found))
-    node.ledger.sign_with(identity.ledger_keys(), identity.witness_keys())  # both keys sign before the leaf is there
-    _write_leaves(node, identity)
+        if _retire(node, found):
+            found = identity_of(node.config, node.clock.now())
+        identity = found.without(revoked_in(node.store, found))
+        node.ledger.sign_with(
+            identity.ledger_keys(), identity.witness_keys()
+        )  # both keys sign before the leaf is there
+        _write_leaves(node, identity)
+        put_in_force(node, identity)
+    return identity
+
+
+def put_in_force(node: "Node", identity: Identity) -> None:
+    """Have the door, the ledger and the registry go by this identity from now on, by it alone."""
     node.identity = identity
+    node.ledger.sign_with(identity.ledger_keys(), identity.witness_keys())
     node.register.pin(
         {peer.party: peer.node_key for peer in identity.peers.values()} | {node.party: identity.signing_key.public_hex}
     )
-    return identity
 
 
 def _write_leaves(node: "Node", identity: Identity) -> None:
     for party, statements in sorted(identity.statements.items()):
         for signed in statements:
-            place = f"{_NOTED}{party}/{signed['record']['number']}"
+            root = identity.chains[party].root  # numbers begin anew with an introduction
+            place = f"{_NOTED}{party}/{root + '/' if root else ''}{signed['record']['number']}"
             if node.store.setting(place) is None:
                 leaf = {"kind": "key-rotation", "run": "", "peer": party, "rotation": signed}
                 node.ledger.append(leaf, settings={place: canonical.encode(signed["record"])})

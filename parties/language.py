@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,7 +28,7 @@ _chosen = "en"
 _GAP = re.compile(r"\{(\d?)\}")
 _SKIPPED = re.compile(r"(<style>.*?</style>|<code>[^<]*</code>)", re.DOTALL)
 _INLINE = r"</?(?:b|em|small|strong)>"
-_SEGMENT = re.compile(rf"(?<=>)((?:[^<>]|{_INLINE})+)(?=<)")
+_SEGMENT = re.compile(rf"(?:(?<=>)|\A)((?:[^<>]|{_INLINE})+)(?=<|\Z)")  # between tags, or beside code
 _SENTENCE = re.compile(r"(?<=[.!?]) ")
 _PIECES = ("; ", ", ", ": ")
 _RULE = re.compile(r"\b(?:[A-Z]{1,2}\d{2}|OUT-[A-Z]+)\b")
@@ -39,10 +39,11 @@ _MOST_WORDS = 5  # in a gap of such a template: more are a sentence of which it 
 
 
 class Template(NamedTuple):
-    """How a text begins, what fits it, and its Chinese with gaps."""
+    """How a text begins, the longest piece that it holds, the whole with gaps, and its Chinese with gaps."""
 
     start: str
-    pattern: re.Pattern[str]
+    longest: str
+    english: str
     chinese: str
 
 
@@ -142,6 +143,7 @@ def _escaped(said: str) -> str:
     return "".join(piece if place % 2 else html.escape(piece, quote=True) for place, piece in enumerate(pieces))
 
 
+@lru_cache(maxsize=1 << 14)  # a page says the same in many cells
 def in_chinese(said: str, depth: int = 0) -> str:
     """Return a text in Chinese: whole where a template fits, else by sentences, else by pieces; unknown parts as they are."""
     if depth > _DEEPEST or not _LETTERS.search(said):
@@ -171,9 +173,9 @@ def _joined(parts: list[str], gap: str) -> str:
 
 def _fitted(said: str, templates: Sequence[Template], depth: int, most_words: int = 0) -> str | None:
     """Return a text by the first template that fits; with `most_words` a gap outside of brackets holds no more of them."""
-    for start, pattern, chinese in templates:
-        if said.startswith(start) and (found := pattern.fullmatch(said)):
-            if most_words and r"\(" not in pattern.pattern and max(map(_words, found.groups())) > most_words:
+    for start, longest, english, chinese in templates:
+        if said.startswith(start) and longest in said and (found := _pattern(english).fullmatch(said)):
+            if most_words and "(" not in english and max(map(_words, found.groups())) > most_words:
                 continue
             return _filled(chinese, [in_chinese(gap, depth + 1) for gap in found.groups()])
     return None
@@ -193,16 +195,14 @@ def _lexicon() -> tuple[dict[str, str], list[Template], list[Template]]:
     """Return the texts without gaps, then the templates that say much and those that say little, the longest first."""
     rows = read_texts()
     exact = {english: chinese for english, chinese in rows if not _GAP.search(english)}
-    templates = [
-        Template(_start(english), _pattern(english), chinese) for english, chinese in rows if _GAP.search(english)
-    ]
-    templates.sort(key=lambda one: -len(one.pattern.pattern))
+    templates = [_template(english, chinese) for english, chinese in rows if _GAP.search(english)]
+    templates.sort(key=lambda one: -len(one.english))
     telling = [one for one in templates if _says_much(one)]
     return exact, telling, [one for one in templates if not _says_much(one)]
 
 
 def _says_much(template: Template) -> bool:
-    return len(re.findall("[A-Za-z]", template.pattern.pattern)) >= _LEAST_LETTERS
+    return len(re.findall("[A-Za-z]", template.english)) >= _LEAST_LETTERS
 
 
 def read_texts() -> list[tuple[str, str]]:
@@ -211,10 +211,11 @@ def read_texts() -> list[tuple[str, str]]:
     return [(english, chinese) for english, chinese in csv.reader(io.StringIO(text))]
 
 
-def _start(english: str) -> str:
-    return english[: _GAP.search(english).start()]  # type: ignore[union-attr]  # a template has a gap
+def _template(english: str, chinese: str) -> Template:
+    pieces = _GAP.split(english)[::2]
+    return Template(pieces[0], max(pieces, key=len), english, chinese)
 
 
+@cache
 def _pattern(english: str) -> re.Pattern[str]:
-    pieces = [re.escape(piece) for piece in re.split(r"\{\}", english)]
-    return re.compile("(.+?)".join(pieces), re.DOTALL)
+    return re.compile("(.+?)".join(re.escape(piece) for piece in english.split("{}")), re.DOTALL)

@@ -51,7 +51,7 @@ from lianxin.parties.limits_disk import DiskGuard
 from lianxin.parties.run_inputs import commit_inputs
 from lianxin.parties.software import code_version
 from lianxin.parties.store import Store
-from lianxin.parties.store_open import lock_state, open_store
+from lianxin.parties.store_open import close_state, lock_state, open_store
 from lianxin.parties.subject_key import SUBJECT_KEY_FILE, read_subject_key, write_subject_key
 from lianxin.parties.trace import LedgerTrace
 from lianxin.parties.watch_log import log_note
@@ -255,7 +255,7 @@ def open_node(config: NodeConfig, recording: Path | None = None) -> Node:
     keep_texts_out()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: keys and seeds are in memory from here on
     protection = load_protection(config)
-    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close_state(config.state)
     lock = lock_state(config.state)
     store = open_store(config)
     if config.data.database:

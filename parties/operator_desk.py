@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lianxin.federation.errors import InputFault, LianxinError
+from lianxin.federation.errors import InputFault
 from lianxin.parties import catalogue_versions
 from lianxin.parties.institutions import Entry, Institutions, Terms, register_of, standing_of
 
@@ -22,19 +22,37 @@ Answer = dict[str, Any]
 
 
 def answer(served: Any, request: Request) -> Answer:
-    """Return what a running node answers; a suspension also ends the runs that the bank takes part in."""
-    done = act(served.node, request)
-    if request["what"] == "suspend":
-        from lianxin.parties.run_queue import cancel_of_bank
+    """Return what a running node answers; a suspension also ends the runs that the bank takes part in.
 
-        bank = request["bank"]
-        try:
-            done["cancelled"] = cancel_of_bank(served, bank, request["operator"], f"{bank} is suspended")
-        except (
-            LianxinError
-        ) as fault:  # one ended by itself meanwhile: the suspension stands, and no run begins any more
-            served.node.say(f"{bank} is suspended; not every run with it could be cancelled: {fault}")
-    return done
+    Asked again for a bank that is suspended already, it ends those that are left, and is refused where there are none.
+    """
+    if request["what"] != "suspend":
+        return act(served.node, request)
+    refused: InputFault | None = None
+    try:
+        done = act(served.node, request)
+    except InputFault as fault:
+        refused = fault
+    if refused is not None and not _is_suspended(served.node, request["bank"]):
+        raise refused
+    ended = _end_runs(served, request["bank"], request["operator"])
+    if refused is not None and not any(ended.values()):
+        raise refused
+    return (done if refused is None else _about(served.node, request["bank"])) | ended
+
+
+def _is_suspended(node: "Node", bank: str) -> bool:
+    return bool(standing_of(Institutions(node.store, node.ledger, ()).entries(bank)).suspended_by)
+
+
+def _end_runs(served: Any, bank: str, operator: str) -> Answer:
+    """Cancel the runs with a suspended bank; return which, and which could not be and why."""
+    from lianxin.parties.run_queue import cancel_of_bank
+
+    cancelled, left = cancel_of_bank(served, bank, operator, f"{bank} is suspended")
+    for run, why in left.items():
+        served.node.say(f"{bank} is suspended; run {run} with it could not be cancelled: {why}", run, "warning")
+    return {"cancelled": cancelled, "not_cancelled": left}
 
 
 def act(node: "Node", request: Request) -> Answer:

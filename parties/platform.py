@@ -40,6 +40,7 @@ from lianxin.parties.limits_disk import DiskShort
 from lianxin.parties.lobby import Lobby
 from lianxin.parties.network_agreement import judge_network
 from lianxin.parties.node import WORKERS_LOST, Node
+from lianxin.parties.peer_trust import end_kept
 from lianxin.parties.plan_kept import Meter
 from lianxin.parties.platform_lobby import LobbyDesk
 from lianxin.parties.platform_standing import StandingDesks
@@ -54,7 +55,7 @@ from lianxin.parties.run_ending import Step, carry_out
 from lianxin.parties.run_kinds import platform_run
 from lianxin.parties.run_life import WITHDRAWN, Place, Places, RunLife
 from lianxin.parties.run_remedies import failed
-from lianxin.parties.runs_left import is_numbered, is_unused
+from lianxin.parties.runs_left import is_numbered, is_unused, recall_ends
 from lianxin.parties.runs_resumed import closing_sessions, has_ended, may_miss, taken_up, tell_end, tell_ends, untold
 from lianxin.parties.score_platform import check_fields, completed
 from lianxin.parties.transcript_digest import transcript_digest
@@ -97,9 +98,11 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
         self._queueing, self._renewing = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
         self._row_of = {firm: row for row, firm in enumerate(self.table.identifiers)}
+        end_kept(node, self.ended)
         for row in node.store.runs():
             if row.state == STANDING:
                 self._stand(open_contract(row.contract))
+        recall_ends(node, self.ended)
         self._left = taken_up(node, self.runs, self.ended)
         for contract in self._left:
             self.adopt(contract)
@@ -305,7 +308,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
                     raise self._withdrew(contract, refusal) from refusal
                 del sessions[refusal.party]
                 raise self._refusal_of(contract, refusal) from refusal
-            self.node.say(f"approved {bank}")
+            self.node.say(f"approved {bank}", contract.run)
         return join_signatures(contract, (self.node.party, self.node.identity.key_for(contract.node_keys)), approvals)
 
     # ---- what is driven
@@ -326,7 +329,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
         rights = getattr(active.work, "rights_to", None)
         returned = partial(active.returned, self.node, contract) if contract.is_network else None
         grid = (self._grid or PartyGrid)(learning, float(contract.step_deadline_s), self.node.say, rights, returned)
-        self.node.say("phase matching")
+        self.node.say("phase matching", contract.run)
         apps.run_server_app(apps.make_server_app((self._strategy or apps.strategy_of)(contract, active.work)), grid)
         self._write_model(contract, active)
 

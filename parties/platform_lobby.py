@@ -44,6 +44,8 @@ class LobbyDesk:
             while not self._closing.is_set():
                 self._end_expired()
                 self._tell_silent()
+                if not channel.is_cut():
+                    self.node.heard_at[channel.peer] = time.monotonic()
                 try:
                     self._hand(lobby, channel.receive(HOLD_S))
                 except DeadlinePassed:
@@ -81,7 +83,7 @@ class LobbyDesk:
         """Say, once for each wait, who has been silent for long."""
         for wait in self.node.waits.silent():
             self.node.counts["heartbeats/missed"] += 1
-            self.node.say(f"run {wait.run} waits for {wait.party} in {wait.step}")
+            self.node.say(f"run {wait.run} waits for {wait.party} in {wait.step}", wait.run)
 
     # ---- agreement
 

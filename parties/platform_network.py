@@ -106,14 +106,14 @@ class PlatformNetwork:
         """The banks that are lost take no further part."""
         self.lost |= set(lost)
         for bank in lost:
-            self.node.say(f"lost {bank}")
+            self.node.say(f"lost {bank}", self.contract.run)
 
     # ---- preparation
 
     def preparing(self) -> Iterator[Question]:
         """Yield the questions before the first round; the next one follows from the answers to the last."""
         if self.preparation is None:
-            self.node.say("phase binning")
+            self.node.say("phase binning", self.contract.run)
             yield Question(PREPARE)
             yield from self._counting(0)
             yield from self._counting(1)
@@ -126,7 +126,7 @@ class PlatformNetwork:
                 yield self._judging(0)
             self._is_agreed = True
             self._keep()
-        self.node.say("phase training")
+        self.node.say("phase training", self.contract.run)
 
     def _counting(self, place: int) -> Iterator[Question]:
         names = [name for name, kind in sorted(self._kinds.items()) if kind == "number"]
@@ -327,7 +327,7 @@ class PlatformNetwork:
 
     def evaluation(self) -> Question:
         """Return the last question: the final weights, for the figures that the banks let be known."""
-        self.node.say("phase scoring")
+        self.node.say("phase scoring", self.contract.run)
         arrays, numbers = self._shown(self._weights()), {"stands": self._stands}
         return Question(EVALUATE, self.contract.rounds + 1, arrays=arrays, numbers=numbers)
 

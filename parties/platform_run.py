@@ -223,7 +223,7 @@ class PlatformRun(ABC):
         """Fit the common bins, now that every bank's training rows are known."""
         self._wait_for(replies)
         paillier.forget_evaluators()  # the matching keys have served
-        self.node.say("phase binning")
+        self.node.say("phase binning", self.contract.run)
         self._fit_bins()
 
     def _fit_bins(self) -> None:
@@ -270,7 +270,7 @@ class PlatformRun(ABC):
         with self._lock:
             self.lost |= set(lost)
         for bank in lost:
-            self.node.say(f"lost {bank}")
+            self.node.say(f"lost {bank}", self.contract.run)
 
     def evaluated(self, replies: Mapping[str, Reply]) -> None:
         """Keep the figures that the banks let be known."""

@@ -162,7 +162,7 @@ class PlatformScorecard(PlatformRun):
         orders = {name: Order(self.node.rules.of(name).monotone, spec.ordered) for name, spec in self.specs.items()}
         self.star.open_counts([int(value) for value in summed.total], orders)
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
-        self.node.say("phase training")
+        self.node.say("phase training", self.contract.run)
 
     def _selection(self, bank: str, session: Session) -> None:
         shared, table, deadline = self._shared(bank), self._table(bank), self.contract.step_deadline_s
@@ -221,7 +221,7 @@ class PlatformScorecard(PlatformRun):
             raise RunStopped("training restarted three times and still does not settle; check the labels and the bins")
         self.node.say(f"end round {round_number}")
         if round_number == self.contract.rounds:
-            self.node.say("phase scoring")
+            self.node.say("phase scoring", self.contract.run)
         return {"restart": int(restart)}
 
     def model_record(self) -> dict[str, Any] | None:

@@ -65,6 +65,7 @@ class StandingDesks:
         desk.close()
         contract = desk.contract
         self.node.contract_event(contract.run, contract.hash, "ended", operator=operator)
+        self.node.ledger.checkpoint()  # with the mark: in an older copy the agreement stands
         with self._arrival:
             lobbies = {bank: self.lobby[bank] for bank in contract.banks if bank in self.lobby}
         sessions = {
@@ -75,6 +76,7 @@ class StandingDesks:
         for lobby in lobbies.values():
             lobby.drop(contract.run)
         told = sorted(sessions)
+        self.node.say(f"agreement {contract.run} was ended by {operator}; told: {', '.join(told) or 'nobody'}")
         self.ended[contract.run] = {"run": contract.run, "state": "finished", "told": told, "matched": {}}
         return self.ended[contract.run]
 

@@ -127,7 +127,7 @@ class PlatformTrees(PlatformRun):
     def counted(self, replies: Mapping[str, Reply]) -> None:
         """Note that every bank has exchanged keys."""
         self._wait_for(replies)
-        self.node.say("phase training")
+        self.node.say("phase training", self.contract.run)
 
     def trained(self, round_number: int, replies: Mapping[str, Reply]) -> apps.Numbers:
         """Note which ensembles are grown; each bank asks for the sides of its cuts when it is evaluated."""
@@ -136,7 +136,7 @@ class PlatformTrees(PlatformRun):
         self._grown |= {bank for bank in replies if is_last or self.trees[bank].stopped}
         self.node.say(f"end round {round_number}")
         if set(self.tables) <= self._grown | self.lost:
-            self.node.say("phase scoring")
+            self.node.say("phase scoring", self.contract.run)
         return {}
 
     def model_record(self) -> dict[str, Any] | None:

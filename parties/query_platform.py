@@ -53,7 +53,7 @@ class QueryDesk:
             desk = partial(self._answers, channel.peer, channel.conversation)
             role = field_query.platform_role(self.contract, request, desk)
             firms = converse(role, session, float(self.contract.step_deadline_s))
-            self.node.say(f"answered {request}: {firms} firms")
+            self.node.say(f"answered {request}: {firms} firms", self.contract.run)
         finally:
             channel.finish()
             self._leave(channel)

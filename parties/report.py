@@ -86,7 +86,10 @@ def summary_table(summary: Summary) -> Table:
     result.add_column("level", overflow="fold")
     columns = [(metric, model) for metric in ("auc", "ks") for model in models_of(mapping(summary, metric))]
     for metric, model in columns:
-        style, label = "bold" if model == "joint" else "", language.shown(plain(look(model).label)).lower().split(" ref")[0]
+        style, label = (
+            "bold" if model == "joint" else "",
+            language.shown(plain(look(model).label)).lower().split(" ref")[0],
+        )
         heading_ = Text(f"{metric.upper()}\n" + label.replace(",", "").replace(" ", "\n"))
         result.add_column(heading_, justify="right", style=style, no_wrap=True)
     for level in levels_of(mapping(summary, "auc"), mapping(summary, "ks")):

@@ -25,19 +25,24 @@ from lianxin.parties.config import NodeConfig
 from lianxin.parties.identity import Identity
 from lianxin.parties.identity_chain import (
     ACCEPTED,
+    EARLIER,
+    NAMED_BY,
     Introduced,
     fingerprint_of,
+    pem_of,
     read_certificate,
     statement_path,
+    tls_key_of,
     verify_introduced,
 )
+from lianxin.parties.identity_known import known_of
 from lianxin.parties.identity_of import identity_of
-from lianxin.parties.identity_secrets import is_sealed, new_salt, read_secret, write_secret
+from lianxin.parties.identity_secrets import is_sealed, new_salt, read_bytes, read_secret, write_secret
 from lianxin.parties.keys import load_protection, write_whole
 
 MOST_OVERLAP_DAYS, MOST_DAYS = 90, 3650
 MOST_FILE_BYTES = 1 << 16
-_SKEW = timedelta(minutes=5)
+_SKEW, _SLACK_DAYS = timedelta(minutes=5), 1
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,10 @@ def accept(config: NodeConfig, path: Path, now: str) -> Rotation:
     """Take a peer's rotation into the identity folder and return it.
 
     Raises InputFault for a statement that is not the next one of a peer that is trusted here, signed by its newest node
-    key, that is over, or whose certificate does not fit the peer.
+    key, that is over, that reaches further than `plan` would make one, whose certificate does not fit the peer, or whose
+    key is not new.
     """
-    signed, identity = read_signed(path), identity_of(config, now)
+    signed, identity, known = read_signed(path), identity_of(config, now), known_of(config.identity)
     try:
         said = rotation.read(signed)
         if said.party == identity.party or said.party not in identity.peers:
@@ -169,24 +175,48 @@ def accept(config: NodeConfig, path: Path, now: str) -> Rotation:
         identity.chains[said.party].followed_by(signed)
         if said.what == TLS:
             _check_certificate(said, identity, now)
+        is_new = said.new not in known.certificates | known.node_keys
+        if said.what == TLS and is_new:
+            is_new = tls_key_of(read_certificate(said.certificate.encode())) not in known.tls_keys
     except CryptoError as fault:
         raise InputFault(f"{path}: {fault}; nothing was accepted, ask the peer's operator") from None
     if now >= said.until:
         raise InputFault(
             f"{path}: its overlap ended at {said.until}; ask {said.party} for a new identity (`introduce`)"
         )
-    known = {one for chain in identity.chains.values() for what in (TLS, NODE) for one in chain.values(what)}
-    if said.new in known:
+    _check_times(path, said, now)
+    if not is_new:
         raise InputFault(f"{path}: the new key is one that a party had before; ask {said.party} for another")
-    _write(statement_path(config.identity, said.party, said.number), signed)
+    chain = identity.chains[said.party]
+    _take_in(config, statement_path(config.identity, said.party, said.number, root=chain.root), signed, now)
     return said
+
+
+def _check_times(path: Path, said: Rotation, now: str) -> None:
+    """Raise InputFault for a rotation that starts or overlaps later than `plan` allows: its signer is not asked alone."""
+    latest = after(now, MOST_OVERLAP_DAYS + _SLACK_DAYS)
+    if said.starts > latest or said.until > after(said.starts, MOST_OVERLAP_DAYS):
+        raise InputFault(
+            f"{path}: it starts later than in {MOST_OVERLAP_DAYS} days, or takes the old key for longer than "
+            f"{MOST_OVERLAP_DAYS} days after that; nothing was accepted, ask {said.party} for another"
+        )
 
 
 def _check_certificate(said: Rotation, identity: Identity, now: str) -> None:
     pem = said.certificate.encode()
     if fingerprint_of(pem) != said.new:
         raise InputFault(f"the certificate in the statement of {said.party} is not the one that it names")
+    _check_alone(pem, said.party)
     check_certificate(read_certificate(pem), said.party, identity, now)
+
+
+def _check_alone(pem: bytes, party: str) -> None:
+    """Raise InputFault for a text that is more, or less, than one certificate as it is written in PEM.
+
+    What follows the first would be a trusted root that nobody read, and what is cut off breaks the roots after it.
+    """
+    if pem_of(pem) != pem:
+        raise InputFault(f"the new certificate of {party} is not one certificate in PEM and nothing else")
 
 
 def check_certificate(certificate: x509.Certificate, party: str, identity: Identity, now: str) -> None:
@@ -226,6 +256,7 @@ def accept_peer(config: NodeConfig, path: Path, fingerprint: str, now: str) -> I
     try:
         said = verify_introduced(signed)
         certificate = read_certificate(said.certificate.encode())
+        tls_key = tls_key_of(certificate)
     except CryptoError as fault:
         raise InputFault(f"{path}: {fault}; nothing was accepted, ask the peer's operator") from None
     if canonical.record_hash(signed["record"]) != fingerprint.strip().lower():
@@ -233,12 +264,31 @@ def accept_peer(config: NodeConfig, path: Path, fingerprint: str, now: str) -> I
     peer = identity.peers.get(said.party)
     if peer is None or (said.role, said.uri) != (peer.role, peer.uri):
         raise InputFault(f"{path} is of no peer of this network under its role and name; nothing was accepted")
+    _check_alone(said.certificate.encode(), said.party)
     check_certificate(certificate, said.party, identity, now)
-    had = identity.chains[said.party]
-    if said.node_key in had.values(NODE) or said.certificate_sha256 in had.values(TLS):
-        raise InputFault(f"{path} has a key or certificate that {said.party} had before; it needs both of them new")
-    _write(config.identity / ACCEPTED / f"{said.party}.json", signed)
+    known = known_of(config.identity)
+    if said.node_key in known.node_keys or said.certificate_sha256 in known.certificates or tls_key in known.tls_keys:
+        raise InputFault(f"{path} has a key or certificate that a party had before; {said.party} needs both keys new")
+    place = config.identity / ACCEPTED / f"{said.party}.json"
+    if place.exists():  # its keys stay known, so that they are not taken again
+        before, root = read_signed(place), identity.chains[said.party].root
+        _write(place.parent / EARLIER / f"{said.party}.{root[:NAMED_BY]}.json", before)
+    _take_in(config, place, signed, now)
     return said
+
+
+def _take_in(config: NodeConfig, path: Path, signed: dict[str, Any], now: str) -> None:
+    """Write a peer's file and read the folder with it; where that cannot be read, the file is as it was before.
+
+    Raises InputFault.
+    """
+    before = read_bytes(path) if path.exists() else None
+    _write(path, signed)
+    try:
+        identity_of(config, now)
+    except InputFault:
+        path.unlink() if before is None else write_whole(path, before)
+        raise
 
 
 def protect(config: NodeConfig, now: str) -> list[Path]:

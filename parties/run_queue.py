@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lianxin.federation.errors import InputFault
+from lianxin.federation.errors import InputFault, LianxinError
 from lianxin.parties.config import RunConfig
 from lianxin.parties.node import Node
 from lianxin.parties.run_life import RunLife
@@ -60,12 +60,20 @@ def cancel(served: Any, run: str, operator: str, reason: str = "") -> dict[str, 
     return {"run": run}
 
 
-def cancel_of_bank(served: Any, bank: str, operator: str, reason: str = "") -> list[str]:
-    """Cancel every run under way or queued at a platform in which `bank` takes part; return their ids."""
-    found = sorted(life.run for life in list(served.lives.values()) if bank in life.banks)
-    for run in found:
-        served.cancel(run, operator, reason)
-    return found
+def cancel_of_bank(served: Any, bank: str, operator: str, reason: str = "") -> tuple[list[str], dict[str, str]]:
+    """Cancel every run under way or queued at a platform in which `bank` takes part, each by itself.
+
+    Returns their ids, and by id why one could not be cancelled that is still there.
+    """
+    done, left = list[str](), dict[str, str]()
+    for run in sorted(life.run for life in list(served.lives.values()) if bank in life.banks):
+        try:
+            served.cancel(run, operator, reason)
+            done.append(run)
+        except LianxinError as fault:
+            if run in served.lives:  # else it ended by itself meanwhile
+                left[run] = str(fault)
+    return done, left
 
 
 def answer(served: Any, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,11 @@ def failed(
     }  # fmt: skip
 
 
+def terms_of(contract: Any) -> dict[str, Any]:
+    """Return what a list of runs shows of one that never got a row in the store: its kind, its banks, since when."""
+    return {"model": contract.model, "banks": list(contract.banks), "since": contract.created_at}
+
+
 def tell(record: Mapping[str, Any]) -> str:
     """Return the sentence of how a run ended: run, party, step, rule, why and what to do; "" for one that ended well."""
     if record.get("state") in (*_ENDINGS, None):

@@ -3,17 +3,22 @@
 A network goes on from its checkpoint under the same contract. A joint model does not: its keys and masks serve once.
 """
 
+import json
 import re
 from collections.abc import MutableMapping
 from typing import Any
 
-from lianxin.federation.contract import RunContract
+from lianxin.crypto import canonical
+from lianxin.federation.contract import RunContract, parse_contract
 from lianxin.federation.errors import RunStopped
 from lianxin.parties import checkpoint
+from lianxin.parties.ended_runs import EndedRuns
 from lianxin.parties.node import Node
 from lianxin.parties.run_remedies import failed
+from lianxin.parties.store import RunRow
 
 Ended = MutableMapping[str, dict[str, Any]]
+OVER = ("finished", "failed")
 _AGAIN = re.compile(r"[1-9][0-9]{0,8}")
 RULE = "RUN"
 
@@ -52,10 +57,43 @@ def check_goes_on(node: Node, contract: RunContract) -> None:
         raise expired(contract)
 
 
+def _last_step(node: Node, run: str) -> str:
+    rows = node.store.envelopes(run)
+    return str(json.loads(rows[-1].header)["step"]) if rows else "contract"
+
+
+def recall_ends(node: Node, ended: EndedRuns) -> None:
+    """Write the evidence and the record of runs that are over, where this node was stopped between their state and those.
+
+    Runs whose contract has ended are left as they are: nobody asks for their end any more.
+    """
+    for row in node.store.runs():
+        if row.state not in OVER or b'"signatures"' not in row.contract or ended.known(row.run) is not None:
+            continue
+        contract = parse_contract(
+            canonical.decode_fragment(row.contract)["record"]
+        )  # nothing is done under it any more
+        if contract.expires_at > node.clock.now():
+            node.export(row.run)
+            ended[row.run] = _recalled(node, contract, row)
+
+
+def _recalled(node: Node, contract: RunContract, row: RunRow) -> dict[str, Any]:
+    if row.state == "finished":
+        return {"run": row.run, "state": row.state, "rule": row.note, "error": "", "bytes_sent": 0}
+    parties = (contract.platform, *contract.banks)
+    why = f"this node was stopped when run {row.run} had failed and lost the reason; read it at the other nodes"
+    return failed(row.run, RunStopped(why), node.party, parties, _last_step(node, row.run), row.note or RULE)
+
+
 def end_left(
     node: Node, contract: RunContract, why: str, ended: Ended, rule: str = RULE, operator: str = "", step: str = ""
 ) -> None:
-    """End a run that cannot go on as failed, at this node by itself: its state, its leaf, its evidence, its sentence."""
+    """End a run that cannot go on as failed, at this node by itself: its state, its leaf, its evidence, its sentence.
+
+    Without a `step` it is the one of the last envelope that the ledger has of the run.
+    """
+    step = step or _last_step(node, contract.run)
     node.store.set_run_state(contract.run, "failed", rule)
     node.contract_event(contract.run, contract.hash, "failed", rule, *([operator] if operator else []))
     node.ledger.checkpoint()

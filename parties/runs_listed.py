@@ -23,8 +23,11 @@ def listed(served: Any, everything: bool = False) -> list[dict[str, Any]]:
     found = {row.run: _of_row(served, row) for row in served.node.store.runs()}
     found |= {run: found.get(run, _blank(run)) | _of_part(served, part) for run, part in list(_parts(served).items()) if run}
     found |= {run: found.get(run, _blank(run)) | _of_life(served, life) for run, life in list(_lives(served).items())}
-    for run in [run for run in list(served.ended) if run not in found]:
-        found[run] = _blank(run) | {"state": served.ended[run].get("state", ""), "why": tell(served.ended[run])}
+    ends = getattr(served.ended, "kept", lambda: dict(served.ended))()
+    for run, end in ends.items():
+        if run not in found:  # it ended before it was signed by all: there is no row of it
+            terms = {name: end[name] for name in ("model", "banks", "since") if name in end}
+            found[run] = _blank(run) | terms | {"state": end.get("state", ""), "why": tell(end)}
     ordered = sorted(found.values(), key=lambda one: (one["since"], one["run"]))
     closed = [one["run"] for one in ordered if one["state"] not in (*_OPEN, STANDING)]
     hidden = set() if everything else set(closed[:-NEWEST])

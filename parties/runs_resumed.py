@@ -19,6 +19,7 @@ from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties import checkpoint
 from lianxin.parties.active_run import ActiveRun
 from lianxin.parties.agreement import open_contract
+from lianxin.parties.institutions import check_institutions
 from lianxin.parties.lobby import RunTalk
 from lianxin.parties.node import Node
 from lianxin.parties.run_ending import carry_out
@@ -58,6 +59,7 @@ def take_up(node: Node, contract: RunContract, runs: dict[str, ActiveRun], ended
     run = contract.run
     try:
         check_goes_on(node, contract)
+        check_institutions(node, contract)
         work = PlatformNetwork(node, contract)
         kept = checkpoint.read(node.run_folder(run), run)
         if kept is not None:
@@ -133,7 +135,8 @@ def tell_ends(node: Node, channel: Channel) -> None:
 
 
 def tell_end(node: Node, contract: RunContract, sessions: Mapping[str, Session], state: str, rule: str) -> None:
-    """Tell these banks how a run ended, and take each one's confirmation with its ledger's head."""
+    """Tell these banks how a run ended, and take each one's confirmation with its ledger's head; not one that is revoked."""
+    sessions = {bank: one for bank, one in sessions.items() if one.peer not in node.identity.revoked}
     heads = {session.peer: node.head(session.peer) for session in sessions.values()}  # one head for all
     told = dict[str, Session]()
     for session in sessions.values():

@@ -68,13 +68,15 @@ class Store(LedgerTables):
         self.migrated_from: int | None = None
         self.place = store_postgres.named(url) if url.get_backend_name() == "postgresql" else str(path_or_url)
         if url.get_backend_name() == "postgresql":
-            self._engine, self._writer = store_postgres.engines(url, self._read_only, holds)
+            left_at = (lambda: self._left_at) if holds else None
+            self._engine, self._writer = store_postgres.engines(url, self._read_only, left_at)
         else:
             self._engine = self._writer = sa.create_engine(url, hide_parameters=True)
             sa.event.listen(self._engine, "connect", _set_timeout if self._read_only else _set_pragmas)
             sa.event.listen(self._engine, "begin", _begin)
         try:
             self._open_schema()
+            self._left_at = self.next_position() if holds else None
         except DatabaseError:
             self.close()
             raise InputFault(

@@ -1,9 +1,10 @@
-"""What stands still after a store was restored with a loss: nothing is released until the registry is whole again (R04).
+"""What stands still after a store was restored with a loss: nothing is released until two operators have seen to it (R04).
 
-An older copy forgets withdrawals, and consents that were used up. Whoever restores one all the same says why; the store
-then keeps a hold, and the ledger a leaf of kind `restore`. The hold ends by itself when the registry's first records are those
-of which the mark beside the lost store said the root: the missing records were imported again, in their order. Where there was
-no mark, a second operator ends it (`store_restore.lift`). Consents with a limited number of uses count as used up.
+An older copy forgets withdrawals, consents that were used up, revoked peers, suspended institutions and agreements that were
+ended. Whoever restores one all the same says why; the store then keeps a hold, and the ledger a leaf of kind `restore`. Another
+operator ends it (`store_restore.lift`) once the registry's first records are those of which the mark beside the lost store said
+the root, and what no mark speaks of was decided again. Consents with a limited number of uses count as used up, also those that
+came in while the hold stood: whether they were used before the loss is not known.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,16 +36,12 @@ def end_hold(store: Store) -> None:
 
 
 def check_hold(store: Store, party: str, append: Callable[[Mapping[str, Any]], Any], leaf: Mapping[str, Any]) -> None:
-    """End the hold where the registry is whole again. Raises GateRefused, after a refusal leaf, where it is not.
+    """Raise GateRefused, after a refusal leaf, while a hold stands.
 
     `leaf` is that of the release or the message that asks to cross.
     """
     hold = hold_of(store)
     if hold is None:
-        return
-    if is_whole(store, hold):
-        append({"kind": "restore", "run": "", "rule": "", "event": "whole", "epoch": store.registry_epoch()})
-        end_hold(store)
         return
     peer, step = str(leaf.get("recipient", leaf.get("peer", ""))), leaf.get("step", "")
     append({"kind": "refusal", "rule": RULE, "run": leaf["run"], "peer": peer, "step": step})
@@ -60,10 +57,9 @@ def is_whole(store: Store, hold: Mapping[str, Any]) -> bool:
 def said(hold: Mapping[str, Any], party: str) -> str:
     """Return in one sentence what a held node refuses, and what to do."""
     wanted = hold.get("wanted")
-    after = (
-        f"from record {hold['epoch'] + 1} to {wanted['epoch']}, in their order" if wanted else "that came in after it"
-    )
+    after = f"from record {hold['epoch'] + 1} to {wanted['epoch']}, in their order" if wanted else "after it"
     return (
-        f"the store of {party} was restored from an older backup, and nothing is released (rule {RULE}) until the consents and "
-        f"withdrawals {after}, are imported again (docs/operations-store.md)"
+        f"the store of {party} was restored from an older backup, and nothing is released (rule {RULE}): import the consents "
+        f"and withdrawals {after} again, revoke and suspend again whom the backup forgot, then another operator ends the hold "
+        "by `restore --lift` (docs/operations-store.md)"
     )

@@ -66,6 +66,8 @@ class StandingRow:
 class LedgerTables(ABC):
     """What a store keeps of ledgers: its own, and the heads of others."""
 
+    _left_at: int | None = None  # after the last leaf that this store wrote or found, where it holds its lock
+
     @abstractmethod
     def writing(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction that writes."""
@@ -147,6 +149,7 @@ class LedgerTables(ABC):
                 for key, value in (settings or {}).items():
                     put_row(connection, schema.settings, {"key": key}, {"value": value})
                 put_standing(connection, standing)
+            self._left(first + len(leaves))
         except sa.exc.IntegrityError:
             raise InputFault(
                 f"ledger position {first}, or an envelope that its leaf names, is already written; stop the other "
@@ -155,11 +158,16 @@ class LedgerTables(ABC):
         except ConnectionLost:
             if not self._has(first, leaves):  # the answer to a commit was lost, and not what it did
                 raise
+            self._left(first + len(leaves))
         except sa.exc.OperationalError:
             raise RunStopped(
                 "the ledger could not be written, and what it would have recorded did not happen; see that the disk "
                 "of the state folder has room and works, and go on"
             ) from None
+
+    def _left(self, at: int) -> None:
+        if self._left_at is not None:
+            self._left_at = at
 
     def _has(self, first: int, leaves: Sequence[bytes]) -> bool:
         """Return whether these leaves are there: their salts tell them from any others."""

@@ -1,10 +1,12 @@
 """Where a node's store is: the file in its state folder, or the PostgreSQL database of `[store] url`."""
 
 import fcntl
+import os
+import stat
 from pathlib import Path
 from typing import IO
 
-from lianxin.federation.errors import InputFault
+from lianxin.federation.errors import InputFault, StillHeld
 from lianxin.parties.config import NodeConfig
 from lianxin.parties.store import Store
 from lianxin.parties.store_postgres import checked_url
@@ -24,6 +26,7 @@ def open_store(config: NodeConfig, read_only: bool = False) -> Store:
         return Store(url, read_only=read_only, holds=not read_only)
     path = store_file(config)
     if not read_only:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # its log takes the file's mode
         return Store(path)
     if not path.is_file():
         raise InputFault(f"{config.state} holds no store yet; start the node once")
@@ -35,14 +38,32 @@ def store_file(config: NodeConfig) -> Path:
     return config.state / FILE
 
 
+def close_state(state: Path) -> None:
+    """Make the state folder where it is new, and keep it and the files in it to their owner, as keys are.
+
+    Raises InputFault for one that others can look into and that this user may not close to them.
+    """
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        for path in (state, *filter(Path.is_file, state.iterdir())):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077:
+                path.chmod(mode & 0o700)
+    except OSError:
+        raise InputFault(
+            f"{state} or a file in it is open to others, and belongs to another user; give the folder to the user of this node "
+            "with mode 700, or name a folder below it as state"
+        ) from None
+
+
 def lock_state(state: Path) -> IO[bytes]:
-    """Return the open lock of a state folder: one process a ledger. Raises InputFault when another node holds it."""
+    """Return the open lock of a state folder: one process a ledger. Raises StillHeld when another node holds it."""
     handle = (state / "lock").open("ab")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         handle.close()
-        raise InputFault(
+        raise StillHeld(
             f"a node already runs on {state}; stop it first, or give this one its own state folder"
         ) from None
     return handle

@@ -1,7 +1,8 @@
 """A store in PostgreSQL: its connections, what they must promise, and what is said when one is lost.
 
 Writes go over one connection of their own. While it lives it holds an advisory lock of the database, so that two nodes never
-write to one store; when it is lost the next transaction connects again and asks for the lock again. Transactions are
+write to one store; when it is lost the next transaction connects again, asks for the lock again, and goes on only where the
+ledger still ends where this node left it: else another node wrote meanwhile, and nothing more is written here. Transactions are
 REPEATABLE READ: a writer that comes between is refused, as SQLite does. A commit has to be on disk before it is answered:
 a server that is told otherwise (`synchronous_commit`) is refused (PostgreSQL 15, sections 13.2, 13.3.5, 30.3).
 """
@@ -15,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
-from lianxin.federation.errors import InputFault, RunStopped
+from lianxin.federation.errors import InputFault, RunStopped, StillHeld
 
 DIALECT = "postgresql+psycopg"
 _LOCK_CLASS = 0x4C58  # "LX", so that the lock is not one that another program of the database takes
@@ -68,10 +69,13 @@ def named(url: sa.URL) -> str:
     return f"PostgreSQL database {url.database} at {url.host or url.query.get('host', 'the local socket')}"
 
 
-def engines(url: sa.URL, read_only: bool = False, holds: bool = False) -> tuple[sa.Engine, sa.Engine]:
+def engines(
+    url: sa.URL, read_only: bool = False, left_at: Callable[[], int | None] | None = None
+) -> tuple[sa.Engine, sa.Engine]:
     """Return the engine of readers and the writer's, of one connection; nothing is dialled yet.
 
-    With `holds` the writer's connection takes the store's lock. Raises InputFault where the driver is not installed.
+    With `left_at` the writer's connection takes the store's lock, and is refused where the ledger has another size than that
+    says (None: not known yet). Raises InputFault where the driver is not installed.
     """
     kept = {"connect_timeout": _CONNECT_DEADLINE_S, "application_name": "lianxin", **_KEEPALIVE}
     options = f"{_SERVER_KEEPALIVE} -c default_transaction_read_only={'on' if read_only else 'off'}"
@@ -86,8 +90,9 @@ def engines(url: sa.URL, read_only: bool = False, holds: bool = False) -> tuple[
         ) from None
     if not read_only:
         sa.event.listen(writer, "connect", _check_durable)
-    if holds:
+    if left_at is not None:
         sa.event.listen(writer, "connect", _take_lock)
+        sa.event.listen(writer, "connect", lambda connection, _record: _check_left(connection, left_at()))
     return readers, writer
 
 
@@ -120,9 +125,21 @@ def _check_durable(connection: Any, _record: Any) -> None:
 def _take_lock(connection: Any, _record: Any) -> None:
     (is_ours,) = _asked(connection, f"SELECT pg_try_advisory_lock({_LOCK_CLASS}, hashtext(current_schema()))")
     if not is_ours:
-        raise InputFault(
+        raise StillHeld(
             "another node uses this database as its store, or a connection that was lost has not ended there yet; stop "
             "that node, or wait a minute, or give this one a database of its own"
+        )
+
+
+def _check_left(connection: Any, size: int | None) -> None:
+    if size is None:
+        return
+    (found,) = _asked(connection, "SELECT coalesce(max(position) + 1, 0) FROM leaves")
+    if found != size:
+        raise InputFault(
+            f"the ledger in the database has {found} leaves where this node left {size}: another node wrote there while the "
+            "connection was lost, or the answer to a commit was lost with it; stop this node, see that no other one uses the "
+            "database, and start it again"
         )
 
 

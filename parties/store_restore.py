@@ -3,7 +3,7 @@
 The mark that lies in the state folder says how far the lost store had come (`consent_high_water`). A backup behind it, or none
 to hold it against, is refused: it would bring withdrawn consents back to life (attack 18). An operator can accept the loss
 with a reason; then the ledger says so, limited consents are used up, and the node releases nothing until the registry is
-whole again (`store_hold`).
+whole again and another operator has ended the hold (`store_hold`).
 
 What was numbered since the backup is not known, so in any restored store the counters of conversations and attempts jump, runs
 that were under way end as failed, and their checkpoints stay behind.
@@ -30,8 +30,11 @@ from lianxin.parties.boundary_clock import LedgerClock, newest_time
 from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent_high_water import FILE as MARK
 from lianxin.parties.consent_high_water import Mark, read_mark, write_mark
+from lianxin.parties.institutions import PREFIX as INSTITUTIONS
+from lianxin.parties.institutions import standing_of
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.ledger_keys import LedgerKeys
+from lianxin.parties.peer_trust import PREFIX as REVOKED
 from lianxin.parties.software import code_version
 from lianxin.parties.store import Store
 from lianxin.parties.store_backup import FOLDERS, MANIFEST, STATE, STORE, digest_of
@@ -89,13 +92,13 @@ def _verified(signed: Mapping[str, Any], party: str, keys: LedgerKeys) -> dict[s
     return verify_signed(signed, {party: keys.known[-1]})
 
 
-def _check_file(folder: Path, name: str, digest: str) -> None:
+def _check_file(folder: Path, name: str, digest: str, source: Path | None = None) -> None:
     parts = Path(name).parts
     is_known = name in (STORE, f"{STATE}/{MARK}") or (parts[0] == STATE and len(parts) > 2 and parts[1] in FOLDERS)
     path = folder / name
     if not is_known or ".." in parts or path.is_symlink() or not path.is_file() or digest_of(path) != digest:
         raise EvidenceRejected(
-            f"{name} of the backup in {folder} is not the file that was backed up; use another backup"
+            f"{name} of the backup in {source or folder} is not the file that was backed up; use another backup"
         )
 
 
@@ -121,6 +124,21 @@ def restore(config: NodeConfig, folder: Path, owner: Owner) -> dict[str, Any]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def _take(folder: Path, draft: Path, record: Mapping[str, Any]) -> None:
+    """Copy what the manifest lists, and nothing else that lies beside it; each copy is what was signed."""
+    for one in record["files"]:
+        name = Path(one["path"])
+        if name.name == checkpoint.FILE or name.parts == (STATE, MARK):
+            continue
+        place = draft / name
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, place)
+        os.chmod(place, 0o600)
+        _check_file(draft, one["path"], one["sha256"], folder)
+    for made in filter(Path.is_dir, draft.rglob("*")):
+        os.chmod(made, 0o700)
+
+
 def _check_empty(config: NodeConfig) -> None:
     found = sorted(path.name for path in config.state.iterdir() if path.name not in _LEFT)
     if found:
@@ -137,8 +155,7 @@ def _check_empty(config: NodeConfig) -> None:
 
 
 def _restored(config: NodeConfig, folder: Path, record: Mapping[str, Any], owner: Owner, draft: Path) -> dict[str, Any]:
-    shutil.copyfile(folder / STORE, draft / STORE)
-    os.chmod(draft / STORE, 0o600)
+    _take(folder, draft, record)
     store = Store(draft / STORE)
     try:
         size, _ = check_ledger(store, owner.party, LedgerKeys.of(owner.key))
@@ -150,7 +167,7 @@ def _restored(config: NodeConfig, folder: Path, record: Mapping[str, Any], owner
     finally:
         store.close()
     with_no_log(draft / STORE)
-    _place(config, folder, draft, mark)
+    _place(config, draft, mark)
     return {
         "party": owner.party, "backup_time": record["time"], "ledger_size": mark.ledger_size, "epoch": mark.epoch,
         "lost_records": lost["records"], "lost_leaves": lost["leaves"], "is_held": lost["is_behind"], "runs_ended": ended,
@@ -235,13 +252,11 @@ def _mark_of(store: Store) -> Mark:
     return Mark(epoch, root, store.next_position())
 
 
-def _place(config: NodeConfig, folder: Path, draft: Path, mark: Mark) -> None:
+def _place(config: NodeConfig, draft: Path, mark: Mark) -> None:
     """Put everything into its place, the mark last: until it is there the node does not start on an older store."""
     for name in FOLDERS:
-        if (folder / STATE / name).is_dir():
-            shutil.copytree(folder / STATE / name, draft / name, ignore=shutil.ignore_patterns(checkpoint.FILE))
-            _close_to_others(draft / name)
-            (draft / name).rename(config.state / name)
+        if (draft / STATE / name).is_dir():
+            (draft / STATE / name).rename(config.state / name)
     if config.store.url:
         source, target = Store(draft / STORE), open_store(config)
         try:
@@ -254,40 +269,48 @@ def _place(config: NodeConfig, folder: Path, draft: Path, mark: Mark) -> None:
     write_mark(config.state / MARK, mark)
 
 
-def _close_to_others(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        os.chmod(path, 0o700 if path.is_dir() else 0o600)
-
-
 def lift(config: NodeConfig, owner: Owner, reason: str) -> dict[str, Any]:
-    """End the hold of a stopped node whose lost store had no mark, with a leaf; return what it was.
+    """End the hold of a stopped node, with a leaf; return what it was, and who is refused and which agreements stand there.
 
-    Raises InputFault where nothing is held, where a mark says which records are missing, or where the same operator decides
-    who accepted the loss.
+    Limited consents that came in since the restore count as used up too. Raises InputFault where nothing is held, where records
+    are missing that the mark spoke of, or where the same operator decides who accepted the loss.
     """
     with lock_state(config.state):
         store = open_store(config)
         try:
             hold = store_hold.hold_of(store)
-            _check_lift(hold, owner, reason)
+            _check_lift(store, hold, owner, reason)
             assert hold is not None
             ledger = _ledger(store, owner)
+            _use_up(store)
             told = {"epoch": store.registry_epoch(), "ledger_size": hold["size"], "reason": reason}
-            ledger.append({"kind": "restore", "run": "", "rule": "", "event": "lifted", **told})
+            ledger.append({"kind": "restore", "run": "", "rule": store_hold.RULE, "event": "lifted", **told})
             store_hold.end_hold(store)
             ledger.checkpoint()
-            return {"party": owner.party, "held_since_epoch": hold["epoch"], **told}
+            write_mark(config.state / MARK, _mark_of(store))
+            return {"party": owner.party, "held_since_epoch": hold["epoch"], **told, **_decided(store)}
         finally:
             store.close()
 
 
-def _check_lift(hold: Mapping[str, Any] | None, owner: Owner, reason: str) -> None:
+def _decided(store: Store) -> dict[str, list[str]]:
+    """Return what of an operator's decisions is in a store: peers revoked, institutions suspended, agreements that stand."""
+    files = store.settings_under(INSTITUTIONS).items()
+    suspended = [key for key, kept in files if standing_of(canonical.decode(kept)["entries"]).suspended_by]
+    return {
+        "revoked": [key.removeprefix(REVOKED) for key in store.settings_under(REVOKED)],
+        "suspended": [key.removeprefix(INSTITUTIONS) for key in suspended],
+        "standing": [row.run for row in store.runs() if row.state == "standing"],
+    }
+
+
+def _check_lift(store: Store, hold: Mapping[str, Any] | None, owner: Owner, reason: str) -> None:
     if hold is None:
-        raise InputFault(f"nothing is held at {owner.party}; it was not restored with a loss, or is whole again")
-    if "wanted" in hold:
+        raise InputFault(f"nothing is held at {owner.party}; it was not restored with a loss, or its hold was ended")
+    if "wanted" in hold and not store_hold.is_whole(store, hold):
         raise InputFault(
             f"the mark says which {hold['wanted']['epoch']} records the registry had: import those after {hold['epoch']} "
-            "again, in their order, and the hold ends by itself"
+            "again, in their order, before the hold is ended"
         )
     if owner.operator == hold["operator"] or not reason:
         raise InputFault(

@@ -99,7 +99,13 @@ def answer(served: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if watch is None:
         raise InputFault("this node is not watched; start it with `serve`")
     told = [{"name": one.name, "help": one.help, "samples": _samples(one)} for one in watch.figures()]
-    return {"party": served.node.party, "figures": told, "wrong": [one._asdict() for one in ailments(served.node)]}
+    road = {"road": served.road.told()} if hasattr(served, "road") else {}
+    return {
+        "party": served.node.party,
+        "figures": told,
+        "wrong": [one._asdict() for one in ailments(served.node)],
+        **road,
+    }
 
 
 def _samples(figure: Figure) -> list[list[Any]]:

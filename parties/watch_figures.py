@@ -131,13 +131,20 @@ def _road(watched: Watched) -> Iterator[Figure]:
     yield _by("lianxin_message_bytes_total", "Bytes of messages that crossed, by direction.", "direction", sizes)
     counts = {way: node.counts[f"envelopes/{way}"] for way in ("in", "out")}
     yield _by("lianxin_envelopes_total", "Envelopes that crossed, by direction.", "direction", counts)
-    lobby = getattr(watched.served, "lobby", None)
-    if lobby is not None:
-        here = {peer: int(peer in lobby) for peer, one in node.identity.peers.items() if one.role == "bank"}
-        yield _by("lianxin_peer_connected", "1 for a bank that holds its lobby here.", "peer", here)
+    yield _by("lianxin_peer_connected", "1 while the road to the peer stands.", "peer", _connected(watched.served))
     now = time.monotonic()
     ages = {peer: round(now - at, 3) for peer, at in list(node.heard_at.items())}
-    yield _by("lianxin_peer_heard_age_seconds", "Since a message of the peer came in.", "peer", ages)
+    yield _by("lianxin_peer_heard_age_seconds", "Since the peer was heard, if only by its pings.", "peer", ages)
+
+
+def _connected(served: Any) -> dict[str, int]:
+    """Return 1 or 0 by peer: at a platform for each bank by its lobby, at a bank for the platform."""
+    road = getattr(served, "road", None)
+    if road is not None:
+        return {road.peer: int(road.is_up)}
+    lobby: Mapping[str, Any] = dict(getattr(served, "lobby", {}))
+    banks = [peer for peer, one in served.node.identity.peers.items() if one.role == "bank"]
+    return {bank: int(bank in lobby and not lobby[bank].channel.is_cut()) for bank in banks}
 
 
 def _ledger(watched: Watched) -> Iterator[Figure]:
@@ -229,7 +236,9 @@ def _spent(kept: bytes, now: str, days: int) -> int:
 
 
 def _stock(watched: Watched) -> Iterator[Figure]:
-    """How many encryption randomisers the runs under way here have ready."""
+    """How many encryption randomisers the runs under way at a bank have ready."""
+    if watched.served.node.config.role != "bank":
+        return
     ready = 0
     for member in list(getattr(watched.served, "members", {}).values()):
         pool = getattr(getattr(getattr(member, "work", None), "filler", None), "_pool", None)

@@ -4,6 +4,7 @@ The page has a registry of its own: none of the default metrics of the client li
 answered, a few requests at a time, each within seconds; nothing that is asked for reaches the node. Needs the extra `watch`.
 """
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from typing import Any
 
-from lianxin.federation.errors import InputFault
+from lianxin.federation.errors import InputFault, StillHeld
 from lianxin.parties.watch_figures import COUNTER, Figure
 from lianxin.parties.watch_health import Ailment
 
@@ -86,15 +87,20 @@ class MetricsServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, address: str, figures: Figures, ailments: Ailments) -> None:
-        """Listen on `host:port`, port 0 for any. Raises InputFault for a taken address or without the extra `watch`."""
+        """Listen on `host:port`, port 0 for any. Raises StillHeld for a taken address, InputFault without the extra `watch`."""
         self.figures, self.ailments, self._room = figures, ailments, threading.Semaphore(AT_ONCE)
         page_of(lambda: ())
         host, _, port = address.rpartition(":")
         try:
             super().__init__((host.strip("[]"), int(port)), _Pages)
         except OSError as fault:
+            if fault.errno == errno.EADDRINUSE:
+                raise StillHeld(
+                    f"metrics cannot be served on {address}: another program has the port, or this node's process of before is "
+                    "still ending; stop it, or choose another [watch] metrics"
+                ) from None
             raise InputFault(
-                f"metrics cannot be served on {address} ({fault.strerror}): is the port taken? choose another [watch] metrics"
+                f"metrics cannot be served on {address} ({fault.strerror}); choose another [watch] metrics"
             ) from None
         self._thread = threading.Thread(target=self.serve_forever, args=(POLL_S,), daemon=True, name="metrics")
         self._thread.start()

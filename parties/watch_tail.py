@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lianxin.crypto import canonical
+from lianxin.parties.rule_words import in_log
 from lianxin.parties.store_ledger import PAGE
 from lianxin.parties.watch_log import log_event
 
@@ -53,7 +54,7 @@ class Tail:
         elif kind in ("refusal", "alarm"):
             (self.refusals if kind == "refusal" else self.alarms)[rule] += 1
             fields = {"rule": rule, "peer": leaf.get("peer", ""), "step": leaf.get("step", "")}
-            fields = {name: value for name, value in fields.items() if value} | {"what": f"{kind} {rule}"}
+            fields = {name: value for name, value in fields.items() if value} | {"what": in_log(rule)}
             log_event(self._node.party, kind, "warning", leaf["run"], fields)
         elif kind == "contract":
             self.contracts[leaf["event"]] += 1

@@ -40,7 +40,8 @@ _INTRODUCTION = """\
 Made by `python tests/generate_errors.py` from the source; a test compares it. The code stands in brackets after the sentence,
 `lianxin explain LX-1001` prints its entry, and the same code stands in a control answer's field `code`. `…` is a value. A code
 is given once: one whose sentence is gone stays at the end. Exit codes: 1 a fault of this program, 2 a mistake in what was
-asked, 3 a run ended by rule, 4 a peer or a proof, 5 the gate or the wire guard, 6 evidence, 130 stopped.
+asked, 3 a run ended by rule or a start that another process is in the way of,
+4 a peer or a proof, 5 the gate or the wire guard, 6 evidence, 130 stopped.
 """
 _ALIKE = 0.75
 _EXITS = {"Exception": 1, "UsageError": 2, "OSError": 2, "Abort": 130, "PackFault": 6, "QuestionFault": 2}

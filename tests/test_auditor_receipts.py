@@ -67,6 +67,22 @@ def test_a_bank_cannot_deny_an_answer_by_calling_its_query_cut(why: str, lie: Li
     assert set(found) <= {"receipts", "sequence"}
 
 
+def is_told(world: World, number: str, is_heard: bool) -> None:
+    told = {"conversation": f"contracts/{BANK}{number}"}
+    world.cross(PLATFORM, BANK, "RunStatus", "CONTROL", [], header=told)
+    world.cross(BANK, PLATFORM, "RunClosed", "CONTROL", [], header=told, **({} if is_heard else {"unlogged": ["in"]}))
+
+
+def test_the_answer_to_an_end_that_is_told_again_may_be_missing(tmp_path: Path) -> None:
+    again = telling((is_told, "", False), (is_told, "/1", False), (is_told, "/2", True))
+    assert failed(World(tmp_path, {"after end": again}).story()) == {}
+
+
+def test_the_answer_to_an_end_that_is_not_told_again_is_there(tmp_path: Path) -> None:
+    once = telling((is_told, "", True), (is_told, "/1", False))
+    assert f"ask {PLATFORM} for" in failed(World(tmp_path, {"after end": once}).story())["receipts"]
+
+
 def releases_again(world: World) -> None:
     world.parties[PLATFORM].release(FOUR, recipient=BANK, fields=["revenue"])
 

@@ -10,9 +10,17 @@ import worlds
 
 from lianxin.crypto import canonical
 from lianxin.parties import cli, doctor_machine, doctor_node, watch_health
+from lianxin.parties.clock import SystemClock
+from lianxin.parties.config import load_node
 from lianxin.parties.doctor import FAIL, OK, WARN, Line, guarded, worst
 from lianxin.parties.doctor_machine import look_at_machine, platform_line
-from lianxin.parties.doctor_node import header_of, look_at_node
+from lianxin.parties.doctor_node import look_at_node
+from lianxin.parties.doctor_table import header_of
+from lianxin.parties.identity import make_network
+from lianxin.parties.identity_of import identity_of
+from lianxin.parties.keys import make_key_file
+from lianxin.parties.ledger import Ledger
+from lianxin.parties.store import Store
 
 finished, province = worlds.finished, worlds.province
 
@@ -37,6 +45,26 @@ def test_a_sound_node_has_no_failure(home):
         "store": OK, "clock": OK, "table": OK, "peers": WARN,
     }  # fmt: skip
     assert "its root holds" in lines["store"].found and "UTF-8" in lines["table"].found
+
+
+def test_keys_that_are_sealed_are_opened_for_the_doctor_and_the_usage_report(tmp_path, capsys):
+    make_network(tmp_path / "net", "platform", ("bank-1",), None, SystemClock(), 2)
+    make_key_file(tmp_path / "k.key")
+    file = tmp_path / "p.toml"
+    file.write_text(
+        'role = "platform"\noperator = "operator-1"\nidentity = "net/platform"\nstate = "state"\nlisten = "127.0.0.1:0"\n'
+        '[keys]\nkey_file = "k.key"\n'
+    )
+    assert cli.run(["platform", "protect-keys", str(file)]) == 0
+    (tmp_path / "state").mkdir(mode=0o700)
+    store = Store(tmp_path / "state" / "store.sqlite")
+    Ledger(
+        store, "platform", identity_of(load_node(file)).signing_key, SystemClock(), "test", "operator-1"
+    ).checkpoint()
+    store.close()
+    lines = found(file)
+    assert FAIL not in {lines[what].state for what in ("identity", "certificates", "store")}
+    assert cli.run(["platform", "usage", str(file), "--month", "2026-01"]) == 0, capsys.readouterr()
 
 
 def chmod_key(home: Path) -> None:
@@ -86,7 +114,7 @@ BROKEN = {
     "a missing key": (remove_key, "identity", "tls.key is missing"),
     "a subject key open to the group": (open_subject_key, "keys", "can be read by others"),
     "a column that the table lacks": (other_column, "table", "no column bad"),
-    "a table that is not there": (no_table, "table", "could not be looked at (FileNotFoundError)"),
+    "a table that is not there": (no_table, "table", "nowhere.csv: it is not there"),
     "mistakes in the file": (mistakes, "configuration", "is no key that this file may have"),
     "an older copy of the store": (raised_mark, "store", "an older copy was put back"),
     "a file that is no store": (no_store, "store", "cannot be opened as a store"),

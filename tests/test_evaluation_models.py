@@ -182,7 +182,7 @@ def test_segments_and_an_out_of_time_test_come_with_the_configuration(finished, 
 
 def test_a_fault_in_the_evaluation_costs_neither_model_nor_run(finished, tmp_path, monkeypatch):  # noqa: F811
     run, said = _replayed(finished, EvaluationSection()), []
-    run.node.say = said.append
+    run.node.say = lambda what, *_run, **_how: said.append(what)
     bank_evaluation.write_evaluation(run, tmp_path)
     assert canonical.decode((tmp_path / "evaluation.json").read_bytes())["levels"] and not said
     (tmp_path / "evaluation.json").unlink()

@@ -300,7 +300,7 @@ def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds
     told: list[str] = []
     node = SimpleNamespace(
         keep_head=forged, take_answer=lambda *_a: None, head=lambda _peer: b"", contract_event=lambda *_a: None,
-        say=said.append,
+        say=lambda what, *_run, **_how: said.append(what),
         store=SimpleNamespace(set_run_state=lambda *_a: None), ledger=SimpleNamespace(checkpoint=lambda: None),
     )  # fmt: skip
     session = SimpleNamespace(

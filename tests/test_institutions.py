@@ -12,7 +12,7 @@ from query_world import BANK, OTHER, PLATFORM, RUN, Network
 from lianxin.crypto import canonical
 from lianxin.crypto.signing import SigningKey
 from lianxin.federation.errors import GateRefused, InputFault, PeerError
-from lianxin.parties import institutions, operator_desk
+from lianxin.parties import cli, institutions, operator_desk, runs_resumed
 from lianxin.parties.clock import SimulatedClock
 from lianxin.parties.config import load_run
 from lianxin.parties.institutions import Institutions, Terms, standing_of
@@ -229,9 +229,46 @@ def test_a_production_platform_without_a_register_says_so_and_a_trial_does_not(n
     real, said = network.platform.node, list[str]()
     for profile in ("trial", "production"):
         config = SimpleNamespace(profile=profile)
-        node = SimpleNamespace(store=real.store, ledger=real.ledger, clock=real.clock, config=config, say=said.append)
+        node = SimpleNamespace(store=real.store, ledger=real.ledger, clock=real.clock, config=config, say=lambda what, *_run, **_how: said.append(what))
         institutions.check_institutions(node, network.platform.desks[RUN].contract)  # type: ignore[arg-type]
     assert len(said) == 1 and "any pinned bank may take part" in said[0]
+
+
+def test_a_run_that_was_left_does_not_go_on_with_a_bank_that_was_suspended_meanwhile(suspended: Network, monkeypatch):
+    told = list[str]()
+    monkeypatch.setattr(runs_resumed, "check_goes_on", lambda *_: None)
+    monkeypatch.setattr(runs_resumed, "untold", lambda *_: None)
+    monkeypatch.setattr(runs_resumed, "end_left", lambda _node, _contract, why, _ended: told.append(why))
+    node, contract = suspended.platform.node, suspended.platform.desks[RUN].contract
+    assert not runs_resumed.take_up(node, contract, {}, {})
+    assert "rule I31" in told[0]
+
+
+def test_one_run_that_cannot_be_cancelled_keeps_no_other_and_is_told(network: Network, monkeypatch, capsys):
+    node, done = network.platform.node, list[str]()
+    lives = {run: SimpleNamespace(run=run, banks=[BANK]) for run in ("run-1", "run-2", "run-3")}
+
+    def cancel(run: str, _operator: str, _reason: str) -> None:
+        if run == "run-1" and run in lives:
+            raise InputFault("run run-1 is nearly over")
+        if run == "run-2":
+            del lives[run]
+            raise InputFault("run run-2 is finished")
+        done.append(run)
+        lives.pop(run, None)
+
+    served = SimpleNamespace(node=node, lives=lives, cancel=cancel)
+    asked = {"what": "suspend", "bank": BANK, "reason": "a reason", "operator": LI}
+    answer = operator_desk.answer(served, asked)
+    assert (answer["cancelled"], answer["not_cancelled"]) == (["run-3"], {"run-1": "run run-1 is nearly over"})
+    monkeypatch.setattr("lianxin.parties.cli_operator._ask", lambda *_: answer)
+    words = ["platform", "institutions", "suspend", BANK, "--reason", "a reason", "--node", "p.toml", "--operator", LI]
+    assert cli.run(words) == 3 and "go on: run-1" in capsys.readouterr().err
+    served.cancel = lambda run, *_: lives.pop(run)
+    assert operator_desk.answer(served, asked)["cancelled"] == ["run-1"]  # asked again it ends what is left
+    with pytest.raises(InputFault, match="is suspended already"):
+        operator_desk.answer(served, asked)
+    operator_desk.act(node, {"what": "resume", "bank": BANK, "reason": "cleared", "operator": ZHANG})
 
 
 def test_a_suspension_cancels_the_runs_under_way_with_the_bank_and_no_other(network: Network):

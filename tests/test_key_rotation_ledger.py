@@ -26,7 +26,7 @@ from lianxin.parties import node as node_module
 from lianxin.parties.clock import after
 from lianxin.parties.config import load_node
 from lianxin.parties.ledger_keys import LedgerKeys
-from lianxin.parties.ledger_witness import note_of
+from lianxin.parties.ledger_witness import note_of, note_record
 from lianxin.parties.node import open_node
 from lianxin.parties.rotating import Wish
 from lianxin.simulations.layout import Layout
@@ -78,6 +78,34 @@ LEDGER_LIES = {
 @pytest.mark.parametrize("lie", LEDGER_LIES)
 def test_the_auditor_refuses_a_ledger(lie: str, tmp_path: Path) -> None:
     assert set(failed(World(tmp_path, LEDGER_LIES[lie]).story())) == {"checkpoints"}
+
+
+def shown_to_a_bank(key: SigningKey) -> Callable[[World], None]:
+    """A head of another ledger of the same size, which a bank holds of the platform."""
+
+    def change(world: World) -> None:
+        uses_only(NEW)(world)
+        size = world.parties[PLATFORM].ledger.size
+        head = notes.Checkpoint(notes.log_name(PLATFORM), size, b"\x13" * 32, ())
+        note = LedgerKeys((key,), (key.public_hex,)).signed(head)
+        world.parties["bank-a"].ledger._store.add_witnessed(PLATFORM, canonical.encode(note_record(note)))
+
+    return change
+
+
+@pytest.mark.parametrize("key", [KEYS[PLATFORM], NEW], ids=["replaced", "in force"])
+def test_a_head_that_a_replaced_key_alone_signed_convicts_nobody_of_two_ledgers(
+    key: SigningKey, tmp_path: Path
+) -> None:
+    run = World(tmp_path, {"after release": goes_over, "after end": shown_to_a_bank(key)}).story()
+    verdict = auditor.verify_run(run)
+    assert {check.name.split("/")[0] for check in verdict.failures} and not verdict.ok
+    told = " ".join(check.detail for check in verdict.failures)
+    if key is NEW:
+        assert "signed two different ledgers" in told and PLATFORM in dict(verdict.accused)
+    else:
+        assert "by a node key that platform had replaced by then, and by it alone" in told
+        assert "two different ledgers" not in told and PLATFORM not in dict(verdict.accused)
 
 
 def test_without_the_rule_of_times_a_thief_of_an_old_key_goes_on_with_the_ledger(

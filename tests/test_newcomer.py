@@ -92,7 +92,7 @@ def test_a_bank_is_told_that_the_file_is_a_platforms(folder: Path, capfd: pytest
         '[data]\ntable = "t.csv"\nid = "uscc"\n'
     )
     assert cli.run(["bank", "status", str(node)]) == 2
-    assert "use `lianxin platform`" in capfd.readouterr().err
+    assert "this is a command of the bank; give the bank's file" in capfd.readouterr().err
 
 
 def test_a_subject_secret_that_is_no_text_is_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def test_a_group_left_out_beside_a_withdrawn_firm_makes_the_next_output_possible
 
 def platform_run(provider: w.Provider, firms: list[str]) -> Any:
     """Return as much of a platform's run as its counting of a bank's labels looks at: both training rows' firms."""
-    node = SimpleNamespace(boundary=provider.boundary, party="platform-a", say=lambda _: None)
+    node = SimpleNamespace(boundary=provider.boundary, party="platform-a", say=lambda *_what, **_how: None)
     shared = SimpleNamespace(firms=firms, rows=list(range(len(firms))), right=None)
     contract = SimpleNamespace(record=w.contract_of(), purpose="P4", step_deadline_s=1, min_rows=LEAST, max_rows=1000)
     run = SimpleNamespace(

@@ -120,7 +120,7 @@ def test_a_platform_that_revokes_a_bank_ends_what_goes_on_with_it_and_survives_a
         cut: list[str] = []
         nodes.platform.cut = cut.append  # type: ignore[attr-defined]
         done = revoke(nodes.platform, BANK, WHO, WHY)
-        assert done == {"party": BANK, "ended": [RUN]} and cut == [BANK] and nodes.platform.desks == {}
+        assert done == {"party": BANK, "ended": [RUN], "left": []} and cut == [BANK] and nodes.platform.desks == {}
         with pytest.raises(InputFault, match=f"names bank {BANK}, which was revoked"):
             nodes.platform.check(load_run(layout.folder / "queries-2.toml"))
         with pytest.raises(InputFault, match="is revoked here already"):
@@ -159,10 +159,11 @@ def test_a_stolen_key_cannot_rotate_itself_back_and_only_new_keys_are_trusted_ag
     platform, store = config_of(folder, "platform"), Store(tmp_path / "p.sqlite")
     identity = load_identity(folder / "platform")
     noted: list[Any] = []
-    ledger = SimpleNamespace(append=lambda leaf, who, kept: [store.put_setting(*one) for one in kept.items()])
+    append = lambda leaf, who, kept: [store.put_setting(*one) for one in kept.items()]  # noqa: E731
+    ledger = SimpleNamespace(append=append, sign_with=lambda *_keys: None, checkpoint=lambda: b"")
     node = SimpleNamespace(
         identity=identity, store=store, ledger=ledger, clock=SystemClock(), counts=Counter(),
-        party="platform", say=lambda *what, **_how: noted.append(what),
+        party="platform", say=lambda *what, **_how: noted.append(what), register=SimpleNamespace(pin=noted.append),
     )  # fmt: skip
     revoke(SimpleNamespace(node=node), "bank-1", WHO, WHY)
     stolen = rotating.rotate(config_of(folder, "bank-1"), Wish(NODE, 0, 1), NOW)
@@ -195,6 +196,6 @@ def test_the_command_revokes_also_where_the_node_does_not_run(
     layout = query_world.lay(tmp_path / "run", tables)
     config = str(layout.home(BANK) / "node.toml")
     assert cli.run(["bank", "revoke-peer", OTHER, config, "--operator", WHO, "--reason", WHY, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"party": OTHER, "ended": []}
+    assert json.loads(capsys.readouterr().out) == {"party": OTHER, "ended": [], "left": []}
     assert cli.run(["bank", "revoke-peer", "bank-9", config, "--operator", WHO, "--reason", WHY]) == 2
     assert "no peer of bank-1" in capsys.readouterr().err

@@ -257,7 +257,7 @@ def platform_run(kept: int, **changes: Any) -> PlatformScorecard:
     names = [SimpleNamespace(name=f"f{place}") for place in range(kept)]
     run.star = SimpleNamespace(kept=names, drop=gone.update, gone=gone)
     run.specs, run._wait_for = {one.name: one for one in names}, lambda _: None
-    run.node = SimpleNamespace(say=lambda _: None)
+    run.node = SimpleNamespace(say=lambda *_what, **_how: None)
     return run
 
 

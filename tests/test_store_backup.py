@@ -1,6 +1,7 @@
 """Backups: of one moment whatever is written meanwhile, whole or not there, and an older one is no way back to what was."""
 
 import shutil
+import stat
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,6 +171,18 @@ def test_a_backup_that_is_not_what_was_made_is_refused_before_anything_is_writte
     assert not (tmp_path / "state").exists() or not list((tmp_path / "state").iterdir())
 
 
+def test_what_was_laid_beside_the_signed_files_is_not_restored(backup: Path, tmp_path: Path) -> None:
+    shutil.copytree(backup, tmp_path / "backup")
+    planted = tmp_path / "backup/state/runs/run-7/model.json"
+    planted.parent.mkdir()
+    planted.write_text("another model")
+    (tmp_path / "backup/state/runs/run-1/link").symlink_to("/etc/hostname")
+    restore(config_of(tmp_path / "state"), tmp_path / "backup", owner("gone"))
+    assert sorted(path.name for path in (tmp_path / "state/runs").rglob("*")) == ["model.json", "run-1"]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state").rglob("*") if path.is_dir()}
+    assert modes == {0o700}
+
+
 def test_a_backup_of_before_the_node_key_was_rotated_is_still_the_nodes_own(backup: Path, tmp_path: Path) -> None:
     rotated = LedgerKeys((w.BANK_KEY,), (w.BANK_KEY.public_hex, KEY.public_hex))
     done = restore(config_of(tmp_path / "state"), backup, Owner(PARTY, rotated, w.Clock(), "operator-1", "gone"))
@@ -206,7 +219,7 @@ def test_a_running_node_answers_with_a_backup_and_counts_it(tmp_path: Path) -> N
     identity = SimpleNamespace(ledger_keys=lambda: LedgerKeys.of(KEY))
     node = SimpleNamespace(
         store=store, party=PARTY, identity=identity, config=config_of(tmp_path / "state"), clock=w.Clock(), counts=counts,
-        say=said.append,
+        say=lambda what, *_run, **_how: said.append(what),
     )  # fmt: skip
     counts["backups"] = 0
     made = answer(SimpleNamespace(node=node), {"do": "backup", "to": str(tmp_path / "backup")})["backup"]

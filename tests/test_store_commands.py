@@ -1,11 +1,14 @@
 """`lianxin platform store|backup|restore`, on a node that is stopped and on one that runs."""
 
 import json
+import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from lianxin.federation.errors import InputFault
 from lianxin.parties import cli, store_backup
 from lianxin.parties.config import load_node
 from lianxin.parties.control import ControlServer
@@ -53,6 +56,35 @@ def test_store_says_what_there_is(node: Node, capsys: pytest.CaptureFixture[str]
     assert "holds no store yet" in said(capsys, "platform", "store", "q.toml", code=2)
     assert "a platform's configuration" in said(capsys, "bank", "store", "p.toml", code=2)
     node.close()
+
+
+def test_a_state_folder_that_was_open_is_closed_with_all_that_is_in_it(node: Node) -> None:
+    node.close()
+    before, state = os.umask(0o022), Path("p-state")
+    try:
+        state.chmod(0o755), (state / "store.sqlite").chmod(0o644)
+        again = open_node(load_node(Path("p.toml")))
+        again.ledger.append({"kind": "note", "run": ""})
+        again.ledger.checkpoint()
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.iterdir() if path.is_file()}
+        again.close()
+    finally:
+        os.umask(before)
+    loose = {name: oct(mode) for name, mode in modes.items() if mode & 0o077 and name != "lock"}
+    assert (stat.S_IMODE(state.stat().st_mode), loose) == (0o700, {})
+    assert modes.keys() >= {"store.sqlite", "store.sqlite-wal", "high-water.json"}
+
+
+def test_a_state_folder_that_cannot_be_closed_is_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.close()
+    Path("p-state").chmod(0o755)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(InputFault, match="is open to others"):
+        open_node(load_node(Path("p.toml")))
 
 
 def test_a_running_node_is_backed_up_and_a_stopped_one_restored(node: Node, capsys: pytest.CaptureFixture[str]) -> None:

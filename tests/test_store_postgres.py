@@ -133,6 +133,30 @@ def test_a_node_that_lost_its_database_to_another_node_does_not_write_again(post
     second.close(), first.close()
 
 
+def test_a_node_that_comes_back_behind_another_nodes_leaves_signs_and_writes_nothing(postgres: Cluster) -> None:
+    url = postgres.schema()
+    first = Store(url, holds=True)
+    ledger = ledger_in(first)
+    ledger.append(NOTE), ledger.append(NOTE)
+    with connected(url) as other:
+        other.execute(END_ALL)
+    second = Store(url, holds=True)
+    ledger_in(second).append({**NOTE, "n": 2})
+    heads = second.checkpoints()
+    second.close()
+    for write in (ledger.checkpoint, lambda: first.put_setting("a", b"1"), lambda: ledger.append(NOTE)):
+        with pytest.raises(InputFault, match="has 3 leaves where this node left 2"):
+            write()
+    assert (first.checkpoints(), first.setting("a")) == (heads, None)
+    first._left_at = None  # without it the first node signs the shorter head after the longer one
+    ledger.checkpoint()
+    assert first.last_checkpoint() not in heads
+    first.close()
+    again = Store(url, holds=True)
+    assert ledger_in(again).append(NOTE)[0] == 3
+    again.close()
+
+
 def test_a_commit_whose_answer_was_lost_is_looked_up_and_not_written_twice(
     postgres: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

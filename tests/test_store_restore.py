@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ from store_world import FIELDS, KEY, MARK, PARTY, config_of, owner
 
 from lianxin.crypto import canonical
 from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault
-from lianxin.parties import store_hold
+from lianxin.parties import peer_trust, store_hold
 from lianxin.parties.auditor_registry import snapshot_findings
 from lianxin.parties.consent_high_water import read_mark
+from lianxin.parties.institutions import Institutions
+from lianxin.parties.platform_standing import StandingDesks
 from lianxin.parties.store import Store
 from lianxin.parties.store_backup import back_up
 from lianxin.parties.store_restore import lift, restore
@@ -52,6 +55,15 @@ def restored(folder: Path, reason: str = "the disk died") -> w.Provider:
     return provider(folder / "state")
 
 
+def lifted(folder: Path) -> dict[str, Any]:
+    """End the hold of a restored state in the name of another operator."""
+    place = folder / "state" / "store.db"
+    place.rename(place.with_name("store.sqlite"))
+    told = lift(config_of(folder / "state"), owner(operator="operator-2"), "seen to")
+    place.with_name("store.sqlite").rename(place)
+    return told
+
+
 @pytest.mark.rule("R04")
 def test_a_backup_behind_the_mark_is_refused_and_says_what_it_lacks(lost: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = lost
@@ -81,7 +93,7 @@ def test_the_newest_backup_is_restored_beside_its_mark_without_a_loss(tmp_path: 
 
 
 @pytest.mark.rule("R04")
-def test_after_an_accepted_loss_nothing_is_released_until_the_registry_is_whole_again(
+def test_after_an_accepted_loss_nothing_is_released_until_another_operator_ends_the_hold(
     lost: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, withdrawal = lost
@@ -104,8 +116,12 @@ def test_after_an_accepted_loss_nothing_is_released_until_the_registry_is_whole_
         again.ledger.append_release(public, [])
     assert refused.value.rule == "R04"
     again.register.revoke(withdrawal)
+    with pytest.raises(GateRefused, match="another operator ends the hold"):
+        again.ledger.append_release(public, [])  # whole again, but no mark says who was revoked or suspended
+    again.store.close()
+    lifted(folder)
+    again = provider(folder / "state")
     again.ledger.append_release(public, [])
-    assert [json.loads(leaf).get("event") for leaf in again.store.leaves()][-2:] == ["whole", None]
     with pytest.raises(GateRefused) as refused:
         take(again)
     assert refused.value.rule == "R04"
@@ -136,19 +152,30 @@ def test_a_consent_with_limited_uses_is_used_up_after_a_loss(lost: tuple[Path, d
     again.store.close()
 
 
-def test_an_auditor_counts_what_a_loss_used_up_by_the_leaf_that_says_so(lost: tuple[Path, dict[str, Any]]) -> None:
-    node = restored(lost[0])
-    node.register.publish_snapshot(w.NOW)
+def findings(node: w.Provider, *kinds: str) -> list[Any]:
+    """Return what an auditor finds about the node's snapshots who reads leaves of these kinds alone."""
     leaves = list(enumerate(map(canonical.decode, node.store.leaves())))
     records = {"registry": [json.loads(line) for line in node.store.registry_records()], "release_consents": []}
+    kept = {kind: [(at, leaf) for at, leaf in leaves if leaf["kind"] == kind] for kind in kinds}
+    own = SimpleNamespace(records=records, of_kind=lambda kind: kept.get(kind, []), party=PARTY)
+    return list(snapshot_findings(None, own))  # type: ignore[arg-type]
 
-    def findings(*kinds: str) -> list[Any]:
-        kept = {kind: [(at, leaf) for at, leaf in leaves if leaf["kind"] == kind] for kind in kinds}
-        own = SimpleNamespace(records=records, of_kind=lambda kind: kept.get(kind, []), party=PARTY)
-        return list(snapshot_findings(None, own))  # type: ignore[arg-type]
 
-    assert findings("registry", "release", "restore") == []
-    assert len(findings("registry", "release")) == 1
+@pytest.mark.parametrize("comes_in_later", [False, True])
+def test_an_auditor_counts_what_a_loss_used_up_by_the_leaves_that_say_so(
+    lost: tuple[Path, dict[str, Any]], comes_in_later: bool
+) -> None:
+    folder, withdrawal = lost
+    node = restored(folder)
+    if comes_in_later:
+        node.register.revoke(withdrawal)
+        node.give(w.FIRM, consent_id="consent-2", max_uses=2, created_at=w.NOW, not_before=w.NOW)
+        node.store.close()
+        lifted(folder)
+        node = provider(folder / "state")
+    node.register.publish_snapshot(w.NOW)
+    assert findings(node, "registry", "release", "restore") == []
+    assert len(findings(node, "registry", "release")) == 1
     node.store.close()
 
 
@@ -169,7 +196,90 @@ def test_a_hold_without_a_mark_is_ended_by_a_second_operator_alone(lost: tuple[P
         lift(config, owner(operator="operator-2"), "again")
 
 
-def test_a_hold_with_a_mark_is_not_for_an_operator_to_end(lost: tuple[Path, dict[str, Any]]) -> None:
+def after_a_loss(folder: Path, change: Any, *, has_consent: bool = True) -> w.Provider:
+    """Return the node restored from a backup that was made before `change` was done to it, which did not end well."""
+    (folder / "old").mkdir(), (folder / "state").mkdir()
+    node = provider(folder / "old")
+    if has_consent:
+        node.give(w.FIRM, consent_id="consent-1")
+    node.ledger.checkpoint()
+    back_up(node.store, PARTY, KEY, folder / "old", folder / "backup", w.NOW)
+    change(node)
+    node.store.close()
+    shutil.copy(folder / "old" / MARK, folder / "state" / MARK)
+    with pytest.raises(EvidenceRejected, match="is behind"):
+        restore(config_of(folder / "state"), folder / "backup", owner())
+    return restored(folder)
+
+
+@pytest.mark.rule("R38")
+@pytest.mark.parametrize("is_used_up", [True, False])
+def test_a_limited_consent_that_was_lost_and_imported_again_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_used_up: bool
+) -> None:
+    kept = list[bytes]()
+
+    def use_one(node: w.Provider) -> None:
+        node.give(w.FIRM, consent_id="consent-1", max_uses=1)
+        assert take(node, "run-1") == (w.FIRM,)
+        kept.extend(node.store.iterate_registry())
+
+    node = after_a_loss(tmp_path, use_one, has_consent=False)
+    node.register.import_records([canonical.decode_fragment(line) for line in kept])
+    node.store.close()
+    if not is_used_up:
+        monkeypatch.setattr("lianxin.parties.store_restore._use_up", lambda _: None)
+    lifted(tmp_path)
+    again = provider(tmp_path / "state")
+    if is_used_up:
+        with pytest.raises(GateRefused) as refused:
+            take(again, "run-2")
+        assert refused.value.rule == "R38"
+    else:
+        assert take(again, "run-2") == (w.FIRM,)
+    again.store.close()
+
+
+def revoke(node: w.Provider) -> None:
+    chain = SimpleNamespace(values=lambda _: ["ab"])
+    identity = SimpleNamespace(chains={"bank-1": chain})
+    peer_trust._write(
+        SimpleNamespace(identity=identity, clock=w.Clock(), ledger=node.ledger), "bank-1", "li-na", "lost"
+    )  # type: ignore[arg-type]
+
+
+def suspend(node: w.Provider) -> None:
+    Institutions(node.store, node.ledger, ["bank-1"]).suspend("bank-1", "a reason", w.NOW, "li-na")
+
+
+def end(node: w.Provider) -> None:
+    real = SimpleNamespace(
+        ledger=node.ledger,
+        contract_event=lambda run, _hash, event, operator: node.ledger.append(
+            {"kind": "contract", "run": run}, operator
+        ),
+    )
+    served = SimpleNamespace(node=real, _arrival=threading.Lock(), lobby={}, _end=lambda *_: 1 / 0)
+    desk = SimpleNamespace(close=lambda: None, contract=SimpleNamespace(run="run-1", hash="", banks=()))
+    with pytest.raises(ZeroDivisionError):  # killed before the banks were told
+        StandingDesks._end_standing(served, desk, "li-na")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decide", [revoke, suspend, end])
+def test_an_older_copy_forgets_no_revocation_suspension_or_end_without_a_word(tmp_path: Path, decide: Any) -> None:
+    node = after_a_loss(tmp_path, decide)
+    with pytest.raises(GateRefused, match="revoke and suspend again whom the backup forgot"):
+        take(node, "run-9")  # the registry is whole, and that is not enough
+    suspend(node)
+    node.store.close()
+    told = lifted(tmp_path)
+    assert (told["revoked"], told["suspended"], told["standing"]) == ([], ["bank-1"], [])
+    again = provider(tmp_path / "state")
+    assert take(again, "run-9") == (w.FIRM,)
+    again.store.close()
+
+
+def test_a_hold_with_a_mark_is_not_ended_before_the_registry_is_whole(lost: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = lost
     restore(config_of(folder / "state"), folder / "backup", owner("the disk died"))
     with pytest.raises(InputFault, match="import those after 1 again"):

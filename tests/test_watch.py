@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lianxin.federation import services
 from lianxin.federation.admission import PinnedPeer
-from lianxin.federation.errors import InputFault
+from lianxin.federation.errors import InputFault, StillHeld
 from lianxin.parties import cli, watch, watch_figures, watch_health, watch_log, watch_metrics, watch_notify
 from lianxin.parties.config import load_node
 from lianxin.parties.control import ControlServer
@@ -186,7 +186,7 @@ def test_who_holds_connections_open_is_bounded_and_locks_nobody_out(page, monkey
 
 def test_a_taken_port_is_one_sentence(page):
     _, _, server = page
-    with pytest.raises(InputFault, match=r"cannot be served on 127\.0\.0\.1:\d+ .*is the port taken"):
+    with pytest.raises(StillHeld, match=r"cannot be served on 127\.0\.0\.1:\d+: another program has the port"):
         watch_metrics.MetricsServer(f"127.0.0.1:{server.port}", lambda: [], lambda: [])
 
 

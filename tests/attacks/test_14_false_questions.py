@@ -329,7 +329,7 @@ def described(judges: list[bool]) -> dict[str, Any]:
 
 def test_a_run_that_no_bank_can_judge_is_refused_before_anything_is_spent() -> None:
     handed = SimpleNamespace(aggregate=lambda *_given, **_more: None)
-    node = SimpleNamespace(party="platform-a", boundary=handed, say=lambda _: None)
+    node = SimpleNamespace(party="platform-a", boundary=handed, say=lambda *_what, **_how: None)
     work = platform_network.PlatformNetwork(node, contract_of_banks())  # type: ignore[arg-type]
     questions = work.preparing()
     with pytest.raises(RunStopped, match=r"no bank can judge rounds: none holds back 50 firms.*max_loss_rise_permille"):

@@ -207,5 +207,5 @@ def test_the_options_are_those_that_the_attacks_were_tried_against() -> None:
     assert option("grpc.compression_enabled_algorithms_bitset") == 1  # the identity alone
     dead_s = (option("grpc.keepalive_time_ms") + option("grpc.http2.ping_timeout_ms")) / 1000
     assert dead_s < 60 and option("grpc.keepalive_timeout_ms") == option("grpc.http2.ping_timeout_ms")
-    assert option("grpc.http2.min_recv_ping_interval_without_data_ms") < option("grpc.keepalive_time_ms")
+    assert option("grpc.http2.min_ping_interval_without_data_ms") < option("grpc.keepalive_time_ms")
     assert option("grpc.server_handshake_timeout_ms") <= 10_000

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from lianxin.parties import failpoints_armed
 from lianxin.simulations.layout import RUN, Layout
 from lianxin.simulations.runner import Processes, free_address
 
+SETTLE_S = 40.0
 NODE = Path(__file__).with_name("failing_node.py")
 
 
@@ -49,11 +51,20 @@ class Killed(Processes):
         while time.monotonic() < until:
             self._raise_the_dead()
             launched = launched or self._try_launch()
-            self.meanwhile()
+            if launched:
+                self.meanwhile()
             if launched and (ended := self._ends()) is not None:
+                self._settle()
                 return ended
             time.sleep(0.1)
         raise TimeoutError("; ".join(f"{party}: {self.last_words(party)}" for party in self.layout.parties))
+
+    def _settle(self) -> None:
+        """Wait until every bank has confirmed the end to the platform: one that was killed is told it again."""
+        until = time.monotonic() + SETTLE_S
+        while time.monotonic() < until and untold(self.layout):
+            self._raise_the_dead()
+            time.sleep(0.1)
 
     def meanwhile(self) -> None:
         """Do what is to be done to nodes while they run; nothing here."""
@@ -78,7 +89,7 @@ class Killed(Processes):
     def _ends(self) -> dict[str, Mapping[str, Any]] | None:
         """Return how the run ended at each node, {} where a node never heard of it; None while it goes on."""
         try:
-            ended = {p: self.ask(p, {"do": "status", "from": 0})["ended"].get(RUN, {}) for p in self.layout.parties}
+            ended = {party: self._end_at(party) for party in self.layout.parties}
         except LianxinError:
             return None
         first = self.layout.parties[0]
@@ -86,6 +97,25 @@ class Killed(Processes):
             return None
         is_over = all(one or not state_of(self.layout, party) for party, one in ended.items())
         return ended if is_over else None
+
+    def _end_at(self, party: str) -> Mapping[str, Any]:
+        """Return how the run ended as a node says it, which it also keeps for its next start."""
+        told = self.ask(party, {"do": "status", "from": 0})["ended"].get(RUN)
+        return dict(told or kept_end(self.layout, party))
+
+
+def untold(layout: Layout) -> int:
+    """Return how many banks have not confirmed the end of the run to the platform."""
+    with sqlite3.connect(f"file:{store_of(layout, layout.parties[0])}?mode=ro", uri=True) as base:
+        (found,) = base.execute("select count(*) from settings where key like 'untold/%'").fetchone()
+    return int(found)
+
+
+def kept_end(layout: Layout, party: str) -> Mapping[str, Any]:
+    """Return the record of the run's end in a party's store, {} where there is none."""
+    with sqlite3.connect(f"file:{store_of(layout, party)}?mode=ro", uri=True) as base:
+        found = base.execute("select value from settings where key = ?", (f"ended/{RUN}",)).fetchone()
+    return dict(json.loads(found[0])) if found else {}
 
 
 class Full(Killed):
@@ -98,7 +128,7 @@ class Full(Killed):
 
     def meanwhile(self) -> None:
         """Take the room away once the victim knows the run, and give it back."""
-        if not self.was_full and store_of(self.layout, self._victim).exists() and state_of(self.layout, self._victim):
+        if not self.was_full and state_of(self.layout, self._victim):
             self.was_full, self._since = True, time.monotonic()
             self._let_grow(1024)
         elif self._since and time.monotonic() - self._since > self._seconds:

@@ -23,6 +23,9 @@ from lianxin.simulations.tables import Inputs
 
 SCORECARD, NETWORK = "scorecard", "network"
 ADDRESS = "127.0.0.1:7443"
+_SHORT_WINDOW = (
+    "resume_window_s = 3\n"  # whoever was killed carries no conversation on: a longer wait for it finds nobody
+)
 _FIRMS, _LOANS, _ROWS = 400, 150, 240
 _JOINT = {
     "rounds": 1,
@@ -109,7 +112,7 @@ class Scene:
         made = replace(self._laid, folder=place)
         for party in made.parties if address else ():
             told = made.home(party) / "node.toml"
-            told.write_text(told.read_text().replace(ADDRESS, address))
+            told.write_text(_SHORT_WINDOW + told.read_text().replace(ADDRESS, address))
         return made
 
     def _lay(self, place: Path, address: str) -> Layout:

@@ -117,7 +117,7 @@ class Town:
     def start(self, party: str) -> None:
         node = open_node(load_node(self.layout.home(party) / "node.toml"))
         say = node.say
-        node.say = lambda what: (say(what), self.notes.append(f"{party}: {what}"))[0]  # type: ignore[method-assign]
+        node.say = lambda what, *run, **how: (say(what, *run, **how), self.notes.append(f"{party}: {what}"))[0]  # type: ignore
         if party == self.first:
             self.platform = PlatformNode(node, reference_plan, PartyGrid)
             self.network = MemoryNetwork(self.platform.handle, party, resume_window_s=2.0)
