@@ -147,7 +147,9 @@ def _is_of_old_key(run: Run, signed: Record, head: Record, party: str) -> bool:
 
     Whoever stole that key can make one, so that it convicts nobody of two ledgers.
     """
-    return not _is_prefix(head, run.evidence[party]) and not _is_signed_in_time(signed, party, run, head["size"])
+    if party not in run.evidence or _is_prefix(head, run.evidence[party]):
+        return False
+    return not _is_signed_in_time(signed, party, run, head["size"])
 
 
 def _is_foreign(run: Run, party: str) -> bool:

@@ -302,6 +302,7 @@ def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds
         keep_head=forged, take_answer=lambda *_a: None, head=lambda _peer: b"", contract_event=lambda *_a: None,
         say=lambda what, *_run, **_how: said.append(what),
         store=SimpleNamespace(set_run_state=lambda *_a: None), ledger=SimpleNamespace(checkpoint=lambda: None),
+        identity=SimpleNamespace(revoked=frozenset()),
     )  # fmt: skip
     session = SimpleNamespace(
         peer="bank-1", send=lambda *_a: None, receive=lambda *_a: SimpleNamespace(checkpoint=b"", cosignature=b""),
@@ -315,7 +316,7 @@ def test_a_platform_says_which_bank_did_not_confirm_the_end_by_a_head_that_holds
 
 def test_a_node_keeps_no_head_that_another_key_signed(tmp_path: Path) -> None:
     provider = consents.Provider(tmp_path)
-    identity = SimpleNamespace(signing_key=provider.key)
+    identity = SimpleNamespace(signing_key=provider.key, ledger_keys=lambda: SimpleNamespace(known=()))
     node = SimpleNamespace(
         store=provider.store, party="platform-a", identity=identity, clock=provider.clock, heard=lambda *_a: None
     )

@@ -22,7 +22,7 @@ from lianxin.federation.wire import Crossing
 from lianxin.parties import agreement, bank, boundary, consent, consent_signing, decision, field_selection, platform
 from lianxin.parties.bank import BankNode
 from lianxin.parties.coding_rules import NO_RULES
-from lianxin.parties.config import EvaluationSection
+from lianxin.parties.config import EvaluationSection, RunsSection
 from lianxin.parties.ledger import Ledger
 from lianxin.parties.ledger_witness import Witness
 from lianxin.parties.platform import PlatformNode
@@ -251,10 +251,13 @@ def test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_
         monkeypatch.setattr(module, loader, lambda *_a: table)
     monkeypatch.setattr(kind, next_step, never)
     data = SimpleNamespace(label="y", table=Path("table.csv"), id="", split=None, loan_id=None)
-    store = SimpleNamespace(runs=lambda: [SimpleNamespace(state=state, contract=signed)])
+    rows = [SimpleNamespace(run=ends.contract.run, state=state, contract=signed, note="")]
+    store = SimpleNamespace(runs=lambda: rows, setting=lambda _key: None, settings_under=lambda _prefix: {})
     node = SimpleNamespace(
-        config=SimpleNamespace(data=data, evaluation=EvaluationSection()), store=store, rules=NO_RULES
-    )
+        config=SimpleNamespace(data=data, evaluation=EvaluationSection(), runs=RunsSection()), store=store, rules=NO_RULES,
+        identity=SimpleNamespace(platform=lambda: "platform-a", revoked=frozenset()), clock=ends.bank.clock,
+        say=lambda *_what, **_how: None,
+    )  # fmt: skip
     with pytest.raises(PeerError) as refused:
         kind(node, None)
     assert refused.value.rule == "C05"
