@@ -89,8 +89,8 @@ def _play(scenario: Any, folder: Path, quick: bool, workers: int) -> Any:
     from lianxin.simulations.scenario_run import run_scenario
 
     console = Console(stderr=True)
-    shown = scenario.at(quick)
-    with _progress(console, shown.world.banks, shown.layout_terms().turns) as watch:
+    told = scenario.at(quick)
+    with _progress(console, told.world.banks, told.layout_terms().turns) as watch:
         played = run_scenario(scenario, folder, quick, watch, workers)
     typer.echo(_ended(played))
     typer.echo(f"{shown('report')}: {folder / 'report.html'}")

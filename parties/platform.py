@@ -21,11 +21,7 @@ from lianxin.crypto.blocks import share_processors
 from lianxin.federation import wire
 from lianxin.federation.channel import Channel
 from lianxin.federation.contract import RunContract
-from lianxin.federation.errors import (
-    InputFault,
-    LianxinError,
-    RunStopped,
-)
+from lianxin.federation.errors import ContractRefused, InputFault, LianxinError, RunStopped
 from lianxin.federation.scoring import MODEL as SCORING
 from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties import checkpoint, run_queue
@@ -35,7 +31,7 @@ from lianxin.parties.commitments import keep_plan
 from lianxin.parties.config import RunConfig
 from lianxin.parties.ended_runs import EndedRuns
 from lianxin.parties.fault_words import fault_words
-from lianxin.parties.institutions import check_institutions
+from lianxin.parties.institutions import check_institutions, tell_open_door
 from lianxin.parties.limits_disk import DiskShort
 from lianxin.parties.lobby import Lobby
 from lianxin.parties.network_agreement import judge_network
@@ -55,7 +51,7 @@ from lianxin.parties.run_ending import Step, carry_out
 from lianxin.parties.run_kinds import platform_run
 from lianxin.parties.run_life import WITHDRAWN, Place, Places, RunLife
 from lianxin.parties.run_remedies import failed
-from lianxin.parties.runs_left import is_numbered, is_unused, recall_ends
+from lianxin.parties.runs_left import drop_result, is_numbered, is_unused, recall_ends
 from lianxin.parties.runs_resumed import closing_sessions, has_ended, may_miss, taken_up, tell_end, tell_ends, untold
 from lianxin.parties.score_platform import check_fields, completed
 from lianxin.parties.transcript_digest import transcript_digest
@@ -182,6 +178,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
                 hint = f"; did you mean {near[0]}?" if near else "; take it out of the run's features"
                 raise InputFault(f"the run asks for field {name}, which {self.node.party} does not hold{hint}")
         self._draft(config)
+        tell_open_door(self.node, config.run)
 
     def _draft(self, config: RunConfig) -> RunContract:
         """Return the contract of these terms, a scoring agreement's with what its models ask for."""
@@ -268,7 +265,9 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
         """End a run as failed and return what a person should read."""
         run = contract.run
         life = self.lives.get(run)
-        cause = self._withdrawal(contract, sessions) or (life and life.stopped) or cause_of(run, active, fault)
+        withdrawn = self._withdrawal(contract, sessions) or (life and life.stopped)
+        is_refused = isinstance(fault, ContractRefused)  # of several refusals the one that was heard first
+        cause = cause_of(run, active, fault) if is_refused or not withdrawn else withdrawn
         step = life.phase_now(active) if life else ""
         if life is not None:
             life.stop(cause)  # no thread of the run waits on
@@ -328,7 +327,8 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
         learning = active.sessions(self.node, contract, set(contract.banks) - set(absent))
         rights = getattr(active.work, "rights_to", None)
         returned = partial(active.returned, self.node, contract) if contract.is_network else None
-        grid = (self._grid or PartyGrid)(learning, float(contract.step_deadline_s), self.node.say, rights, returned)
+        say = partial(self.node.say, run=contract.run)
+        grid = (self._grid or PartyGrid)(learning, float(contract.step_deadline_s), say, rights, returned)
         self.node.say("phase matching", contract.run)
         apps.run_server_app(apps.make_server_app((self._strategy or apps.strategy_of)(contract, active.work)), grid)
         self._write_model(contract, active)
@@ -349,6 +349,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
         here = {bank: self.lobby[bank].of(contract.run) for bank in contract.banks if bank in self.lobby}
         sessions = closing_sessions(self.node, contract, sessions, here) if is_signed else sessions
         steps: list[Step] = [
+            ("a failed run's model", lambda: None if state == "finished" else drop_result(self.node, contract.run)),
             ("telling the banks", lambda: tell_end(self.node, contract, sessions, state, rule)),
             ("its checkpoint", self.node.ledger.checkpoint),
             ("its saved state", lambda: checkpoint.remove(self.node.run_folder(contract.run))),

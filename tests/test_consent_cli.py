@@ -161,7 +161,7 @@ def test_a_node_that_is_not_running_is_opened_and_one_that_does_not_answer_is_sa
     requested(run)
     run("sign", "c-01.request", "--key", "firm.key", "--out", "c.json", "--yes")
     Path("p-state/control.sock").unlink()
-    assert "already runs" in run("grant", "c.json", "--node", "p.toml", code=2)["fault"]
+    assert "already runs" in run("grant", "c.json", "--node", "p.toml", code=3)["fault"]
     copy_of_node("p.toml", "q.toml")
     assert run("grant", "c.json", "--node", "q.toml")["state"] == "ACTIVE"
     assert "already" in run("import", "c.json", "--node", "q.toml", code=2)["fault"]

@@ -33,7 +33,7 @@ def _shown(capsys: pytest.CaptureFixture[str]) -> str:
         "rele", f"bank{STEERING}", False, f"field {STEERING}[red]", STEERING, 3, "R02", "a/b/0", f"b{STEERING}"
     )
     cli_audit._show(Verdict(f"run{STEERING}", (check,)), True)
-    cli._tell(f"field {STEERING}\nsecond")
+    cli._tell(f"field {STEERING}\nsecond", "LX-0001")
     said = capsys.readouterr()
     return said.out + said.err
 

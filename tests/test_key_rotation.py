@@ -16,7 +16,7 @@ from lianxin.federation.errors import InputFault, PeerError, PeerGone
 from lianxin.federation.services import GrpcLink, serve
 from lianxin.federation.tls import LiveTls
 from lianxin.parties import cli, rotating
-from lianxin.parties.clock import SystemClock, after
+from lianxin.parties.clock import SimulatedClock, SystemClock, after
 from lianxin.parties.config import KeysSection, NodeConfig
 from lianxin.parties.identity import load_identity, make_network
 from lianxin.parties.identity_chain import statement_path
@@ -40,7 +40,7 @@ def config_of(folder: Path, party: str, **more: Any) -> NodeConfig:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    make_network(tmp_path / "net", PARTIES[0], PARTIES[1:], None, SystemClock(), 2)
+    make_network(tmp_path / "net", PARTIES[0], PARTIES[1:], None, SimulatedClock(NOW), 2)
     return tmp_path / "net"
 
 

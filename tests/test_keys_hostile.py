@@ -16,7 +16,7 @@ from lianxin.crypto.rotation import NODE, TLS, Rotation
 from lianxin.crypto.signing import SigningKey
 from lianxin.federation.errors import InputFault, PeerError
 from lianxin.parties import identity_chain, rotating
-from lianxin.parties.clock import SystemClock, after
+from lianxin.parties.clock import SimulatedClock, after
 from lianxin.parties.identity import load_identity, make_network
 from lianxin.parties.identity_chain import ACCEPTED, EARLIER, fingerprint_of, statement_path
 from lianxin.parties.identity_of import identity_of
@@ -114,7 +114,7 @@ def test_a_new_certificate_around_a_tls_key_that_was_held_before_is_not_taken(ne
 
 def anew(folder: Path, network: Path, party: str = "bank-1") -> tuple[Path, str, Path]:
     """A bank's introduction from a folder that was made from nothing: no statement comes before it."""
-    make_network(folder, PARTIES[0], PARTIES[1:], None, SystemClock(), 2)
+    make_network(folder, PARTIES[0], PARTIES[1:], None, SimulatedClock(NOW), 2)
     signed, fingerprint = rotating.introduce(config_of(folder, party), NOW)
     return sent(network, signed), fingerprint, folder
 

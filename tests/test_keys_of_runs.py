@@ -103,7 +103,7 @@ def test_a_run_stops_at_a_saved_key_that_does_not_open_and_shows_no_secret(
 ) -> None:  # fmt: skip
     notes: list[str] = []
     say = Node.say
-    monkeypatch.setattr(Node, "say", lambda node, what: notes.append(what) or say(node, what))
+    monkeypatch.setattr(Node, "say", lambda node, what, run="": notes.append(what) or say(node, what, run))
     inputs = worlds.tables_of(tmp_path / "tables", 3, 300, 2, 150)
     layout = worlds.lay(tmp_path / "run", inputs, rounds=1, matching=protocol)
     broken = layout.home(party) / "state" / "keys" / RUN / f"{purpose}.json"

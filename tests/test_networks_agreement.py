@@ -93,7 +93,7 @@ def test_a_platform_may_have_no_table_and_a_bank_must(tmp_path: Path) -> None:
     layout = network_world.lay(tmp_path / "run", network_world.tables_of(tmp_path / "tables", rows=300))
     assert load_node(layout.home("coordinator") / "node.toml").data.table is None
     worlds.edit_toml(layout.home("bank-1") / "node.toml", lambda content: content["data"].pop("table"))
-    with pytest.raises(InputFault, match=r"data\.table is missing"):
+    with pytest.raises(InputFault, match=r"data\.table: is missing"):
         load_node(layout.home("bank-1") / "node.toml")
 
 

@@ -18,7 +18,7 @@ from lianxin.federation.errors import InputFault, LianxinError, PeerError
 from lianxin.federation.services import GrpcLink
 from lianxin.federation.tls import LiveTls
 from lianxin.parties import cli, rotating
-from lianxin.parties.clock import SystemClock
+from lianxin.parties.clock import SimulatedClock, SystemClock
 from lianxin.parties.config import load_node, load_run
 from lianxin.parties.identity import load_identity, make_network
 from lianxin.parties.node import Node, open_node
@@ -55,7 +55,7 @@ class RevokingDoor(Door):
 
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[RevokingDoor]:
-    make_network(tmp_path / "net", PARTIES[0], PARTIES[1:], None, SystemClock(), 2)
+    make_network(tmp_path / "net", PARTIES[0], PARTIES[1:], None, SimulatedClock(NOW), 2)
     made = RevokingDoor(tmp_path / "net")
     yield made
     made.close()
@@ -155,7 +155,7 @@ def test_without_what_was_kept_the_bank_would_sign_with_whom_it_revoked(tmp_path
 
 def test_a_stolen_key_cannot_rotate_itself_back_and_only_new_keys_are_trusted_again(tmp_path: Path) -> None:
     folder = tmp_path / "net"
-    make_network(folder, PARTIES[0], PARTIES[1:], None, SystemClock(), 2)
+    make_network(folder, PARTIES[0], PARTIES[1:], None, SimulatedClock(NOW), 2)
     platform, store = config_of(folder, "platform"), Store(tmp_path / "p.sqlite")
     identity = load_identity(folder / "platform")
     noted: list[Any] = []

@@ -59,5 +59,5 @@ def test_a_policy_that_names_what_no_contract_has_is_refused_with_its_key(tmp_pa
     node = {"role": "bank", "operator": "wang", "identity": "i", "state": "s", "data": {"table": "t.csv", "id": "uscc"}}
     path = tmp_path / "node.toml"
     path.write_text(tomli_w.dumps({**node, "policy": {"operator": "wang", key: value}}))
-    with pytest.raises(InputFault, match=rf"node\.toml: policy\.{key}"):
+    with pytest.raises(InputFault, match=rf"node\.toml: line 12: policy\.{key}"):
         load_node(path)

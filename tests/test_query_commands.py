@@ -180,7 +180,7 @@ def test_a_platform_that_is_away_is_one_sentence(tmp_path: Path, capsys: pytest.
         network.platform.desks.clear()
         code = cli.run(["bank", "query", network.firms[0], "--node", str(layout.home(BANK) / "node.toml"), *WHO])
         said = capsys.readouterr().err
-    assert code == 4 and len(said.strip().splitlines()) == 1 and f"does not serve run {RUN}" in said
+    assert code == 3 and len(said.strip().splitlines()) == 1 and f"does not serve run {RUN}" in said
 
 
 # ---- the credit file
