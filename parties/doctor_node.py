@@ -162,13 +162,13 @@ def _head(config: NodeConfig, store: "Store", count: int) -> Iterator[Line]:
     """Hold the ledger against its last signed head; a long one by its size alone."""
     from lianxin.crypto import canonical
     from lianxin.crypto.frontier import Frontier
-    from lianxin.parties.ledger_witness import head_of
 
     identity, data = identity_of(config), store.last_checkpoint()
     if data is None:
         yield Line("store", OK if not count else WARN, f"{count} leaves and no signed head yet")
         return
-    head = head_of(canonical.decode_fragment(data), identity.party, identity.signing_key.public_hex)
+    keys = identity.ledger_keys()  # a head stands under the keys before, too
+    head = keys.head_of(canonical.decode_fragment(data), identity.party)
     said = f"{count} leaves, the head over {head.size} signed"
     if head.size > count:
         yield Line("store", FAIL, said, "leaves were lost; restore the newest copy")

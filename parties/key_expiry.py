@@ -128,11 +128,9 @@ def refuse_expired(identity: Identity, now: str) -> None:
 
 def warn(node: "Node") -> list[Warning]:
     """Say what expires soon at an open node, and count it under `expiry/…`; return it."""
-    from lianxin.parties.agreement import open_contract
-    from lianxin.parties.key_rotation import UNDER_WAY
+    from lianxin.parties.key_rotation import contracts_under_way
 
-    rows = [row for row in node.store.runs() if row.state in UNDER_WAY and row.contract]
-    found = warnings(node.config, node.identity, node.clock.now(), (open_contract(row.contract) for row in rows))
+    found = warnings(node.config, node.identity, node.clock.now(), contracts_under_way(node))
     for name in (OWN, PEER, AUTHORITY, CONTRACT):
         node.counts[f"expiry/{name.replace(' ', '-')}"] = sum(one.what == name for one in found)
     for one in found:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lianxin.crypto import canonical
 from lianxin.crypto.rotation import NODE, TLS
+from lianxin.federation.contract import RunContract, decode_contract
 from lianxin.federation.errors import InputFault, LianxinError
 from lianxin.parties import keys as saved_keys
 from lianxin.parties.agreement import open_contract
@@ -94,7 +95,8 @@ def _write_leaves(node: "Node", identity: Identity) -> None:
 def _retire(node: "Node", identity: Identity) -> list[Path]:
     """Remove own keys whose overlap is over and that no contract under way names, and return which; the newest stays."""
     now, chain = node.clock.now(), identity.chains[identity.party]
-    needed = {*chain.accepted(NODE, now), *chain.accepted(TLS, now), *_named_by_contracts(node)}
+    needed = {*chain.accepted(NODE, now), *chain.accepted(TLS, now)}
+    needed |= {contract.node_keys.get(node.party, "") for contract in contracts_under_way(node)}
     needed |= {chain.in_force(NODE, now), chain.in_force(TLS, now)}
     places = _own_places(node.config.identity, identity)
     over = [path for path, value in places if value not in needed and path.exists()]
@@ -110,9 +112,10 @@ def _own_places(folder: Path, identity: Identity) -> list[tuple[Path, str]]:
     return places + [(statement_path(folder, identity.party, s.number, "key"), s.new) for s in chain.steps]
 
 
-def _named_by_contracts(node: "Node") -> set[str]:
+def contracts_under_way(node: "Node") -> list[RunContract]:
+    """Return the contracts of the runs under way here, by run; a proposed one is kept as nobody has signed it yet."""
     rows = [row for row in node.store.runs() if row.state in UNDER_WAY and row.contract]
-    return {open_contract(row.contract).node_keys.get(node.party, "") for row in rows}
+    return [decode_contract(row.contract) if row.state == "proposed" else open_contract(row.contract) for row in rows]
 
 
 # ---- a served node

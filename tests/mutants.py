@@ -25,6 +25,7 @@ NOT_GATES = re.compile(r"(.*\.)?(verify_run|verify_page|bench\w*)")
 NOT_GATED = re.compile(
     r"parties/auditor\w*\.py|"  # a judge, not a gate: nothing leaves by it; test_auditor.py takes each check out
     r"parties/consent_desk\.py|"  # tells an operator what the gate would say; nothing leaves by it
+    r"parties/key_expiry\.py|"  # tells an operator what ends soon; it opens a contract for its last day and nothing else
     r"(federation/plan|parties/cli|parties/report)\w*\.py"  # prices, commands and pages
 )
 
@@ -76,6 +77,11 @@ _UNSIGNED_CONTRACT = (
 )
 _GOES_ON = _CALLS + "test_a_platform_goes_on_under_no_contract_that_lacks_signatures"
 _STATISTIC = _BOUNDARY + "test_a_statistic_over_too_few_or_of_a_refused_field_stays"
+_NODES = "tests/test_gate_calls_of_nodes.py::"
+_INTRODUCED = "Introduced(**{name: %s['record'][name] for name in Introduced._fields})"
+_UNKNOWN_HEAD = _NODES + "test_a_head_is_taken_under_a_key_that_the_party_had_and_under_no_other"
+_FOREIGN_BACKUP = _NODES + "test_a_manifest_is_one_of_the_nodes_own_keys_or_nothing_is_restored"
+_RESUMED = _NODES + "test_a_run_is_resumed_under_the_contract_that_its_parties_signed_and_no_other"
 
 MUTANTS: dict[str, tuple[str, str]] = {
     # what is received: keys, commitments, sizes
@@ -112,7 +118,14 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "None", _MATCHING + "test_the_quota_is_charged_with_the_padded_size_before_the_platform_says_anything"),
     # the door
     "federation/channel.py MemoryNetwork.open check_ids": ("None", _NO_IDS),
-    "federation/services.py GrpcLink.open check_ids": ("None", _NO_IDS),
+    "federation/services_dialling.py GrpcLink.open check_ids": ("None", _NO_IDS),
+    "federation/services_health.py HealthDoor._check check_peer": (
+        "(next(iter(self.parties.values())), '')",
+        _NODES + "test_who_shows_no_certificate_is_not_told_whether_the_node_serves"),
+    "federation/services_health.py HealthDoor._check self.charge": (
+        "None", _NODES + "test_a_peer_that_asks_after_the_health_too_often_is_told_nothing"),
+    "federation/services_road.py bytes_of charge": (
+        "None", _NODES + "test_what_costs_more_than_a_peer_may_is_not_said_and_ends_the_conversation"),
     "federation/services.py _Door._admit check_peer": (
         "(next(iter(self.parties.values())), next(iter(self.parties)))",
         "tests/test_grpc_channel.py::test_a_client_of_tls_1_2_is_refused_before_the_handler"),
@@ -336,11 +349,46 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "parties/ledger_witness.py Witness.keep head_of": (
         "Checkpoint('', record['record']['size'], bytes.fromhex(record['record']['root']))",
         _PARTIES + "test_a_head_in_the_old_form_is_its_partys_or_none"),
-    "parties/ledger.py Ledger._checked_last head_of": (
+    "parties/ledger.py Ledger._checked_last self._keys.head_of": (
         "notes.parse_checkpoint(note_of(record).text)",
-        "tests/test_ledger.py::test_a_checkpoint_of_another_key_does_not_open_the_ledger"),
+        "tests/test_ledger.py::test_a_checkpoint_of_another_key_does_not_open_the_ledger[sqlite]"),
     "parties/ledger_witness.py head_of signing.verify_signed": (
         "record['record']", _PARTIES + "test_a_head_in_the_old_form_is_its_partys_or_none"),
     "parties/ledger_witness.py Witness.cosign merkle.verify_consistency": (
         "None", _PARTIES + "test_a_witness_cosigns_no_head_that_its_proof_does_not_join_to_the_last"),
+    "parties/ledger_keys.py LedgerKeys.head_of head_of": ("Checkpoint('', 1, b'')", _UNKNOWN_HEAD),
+    "parties/ledger_keys.py LedgerKeys.head_of head_of #2": ("Checkpoint('', 1, b'')", _UNKNOWN_HEAD),
+    "parties/doctor_node.py _head keys.head_of": (
+        "__import__('lianxin.crypto.notes', fromlist=['parse_checkpoint']).parse_checkpoint("
+        "__import__('lianxin.parties.ledger_witness', fromlist=['note_of']).note_of(canonical.decode_fragment(data)).text)",
+        _NODES + "test_the_doctor_finds_no_ledger_sound_that_another_key_signed"),
+    "parties/store_copy.py check_ledger keys.head_of": (
+        "__import__('types').SimpleNamespace(size=0, root=tree.root(0))",
+        _NODES + "test_no_copy_holds_whose_ledger_another_key_signed"),
+    "parties/store_restore.py _verified verify_signed": ("signed['record']", _FOREIGN_BACKUP),
+    "parties/store_restore.py _verified verify_signed #2": ("signed['record']", _FOREIGN_BACKUP),
+    # peers that were introduced anew, and what a node keeps or ends by a contract
+    "parties/identity_chain.py verify_introduced signing.verify_signed": (
+        "record", _NODES + "test_an_introduction_is_signed_by_the_key_that_it_names"),
+    "parties/identity_chain.py read_introduced verify_introduced": (
+        _INTRODUCED % "canonical.decode_fragment(read_bytes(path))",
+        _NODES + "test_no_introduction_is_read_from_the_folder_that_its_key_did_not_sign"),
+    "parties/rotating.py accept_peer verify_introduced": (
+        _INTRODUCED % "signed",
+        _NODES + "test_an_introduction_that_its_key_did_not_sign_is_refused_before_the_folder_is_touched"),
+    "parties/key_rotation.py contracts_under_way open_contract": (
+        _UNSIGNED_CONTRACT, _NODES + "test_a_contract_that_lacks_signatures_keeps_no_retired_key"),
+    "parties/peer_trust.py end_kept open_contract": (
+        _UNSIGNED_CONTRACT, _NODES + "test_a_contract_that_lacks_signatures_is_not_ended_as_a_revoked_peers"),
+    # runs that wait or go on, disks and tables
+    "parties/platform_turns.py RunTurns._take_turn self._check_turn": (
+        "None", _NODES + "test_a_run_that_waited_when_its_node_was_stopped_is_not_begun"),
+    "parties/platform_turns.py RunTurns.resume open_contract": (_UNSIGNED_CONTRACT, _RESUMED),
+    "parties/platform_turns.py RunTurns.resume open_contract #2": ("None", _RESUMED),
+    "parties/runs_resumed.py take_up check_institutions": (
+        "None", _NODES + "test_a_run_that_was_left_is_not_taken_up_with_a_bank_that_may_take_part_no_more"),
+    "parties/trace.py LedgerTrace.crossed self.disk.charge": (
+        "None", _NODES + "test_what_there_is_no_room_for_is_not_written"),
+    "parties/records_source.py _blocks _check_header": (
+        "None", "tests/test_tables_sources.py::test_a_million_columns_are_refused_by_a_part_of_the_header"),
 }  # fmt: skip
