@@ -4,20 +4,21 @@ For cells c_0 … c_{S-1} that encrypt non-negative m_k < 2^W, Horner's scheme
 
     ((c_{S-1}^{2^W}·c_{S-2})^{2^W}·…)^{2^W}·c_0  encrypts  Σ m_k·2^{Wk}:
 
-W squarings and one multiplication a cell, S times fewer randomisers, bytes and decryptions. The caller proves that every cell
-fits W bits and S·W bits the plaintext (`intervals`); a cell that did not would run over into the next one. Groups are
-packed independently, so that an executor may share them. The result is a product, hence not re-randomised.
+W squarings and one multiplication a cell (`split_residues`), S times fewer randomisers, bytes and decryptions. The caller
+proves that every cell fits W bits and S·W bits the plaintext (`intervals`); a cell that did not would run over into the next
+one. Groups are packed independently, so that an executor may share them. The result is a product, hence not re-randomised.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import chain
 
-from gmpy2 import mpz, powmod
+from gmpy2 import mpz
 
 from lianxin.crypto.blocks import cut_evenly, decode_residues, encode_residues, run_blocks
 from lianxin.crypto.errors import PackingOverflow
 from lianxin.crypto.paillier import PublicKey
+from lianxin.crypto.split_residues import Split, join_residue, multiply_split, split_residues, square_often
 
 _GROUPS_A_BLOCK = 8
 
@@ -44,17 +45,17 @@ def _blocks(public: PublicKey, cells: Sequence[int], parts: Sequence[Sequence[sl
 
 
 def _pack_block(n: int, width_bits: int, a_ciphertext: int, cells: bytes) -> bytes:
-    modulus = mpz(n) ** 2
-    width = (modulus.bit_length() + 7) // 8
-    rows = decode_residues(cells, width)
+    half = mpz(n)
+    width = ((half * half).bit_length() + 7) // 8
+    rows = split_residues(decode_residues(cells, width), half)
     groups = [rows[at : at + a_ciphertext] for at in range(0, len(rows), a_ciphertext)]
-    return encode_residues([_horner(group, mpz(1) << width_bits, modulus) for group in groups], width)
+    return encode_residues([join_residue(_horner(group, width_bits, half), half) for group in groups], width)
 
 
-def _horner(cells: Sequence[mpz], power: mpz, modulus: mpz) -> mpz:
+def _horner(cells: Sequence[Split], width_bits: int, n: mpz) -> Split:
     packed = cells[-1]
     for cell in reversed(cells[:-1]):
-        packed = powmod(packed, power, modulus) * cell % modulus
+        packed = multiply_split(square_often(packed, width_bits, n), cell, n)
     return packed
 
 

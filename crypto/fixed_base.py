@@ -13,16 +13,20 @@ Everything here is a function of integers and a `Drbg`, which is what worker pro
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 
 import gmpy2
 from gmpy2 import mpz, powmod
 
+from lianxin.crypto.blocks import decode_residues
 from lianxin.crypto.errors import KeyRejected
 from lianxin.crypto.randomness import Drbg
 
 WINDOW_BITS = 8
 LARGE_WINDOW_BITS = 11  # six times the tables, a quarter fewer multiplications
 LARGE_WINDOW_DRAWS = 50_000
+LARGEST_WINDOW_BITS = 13  # of short exponents alone: another sixth fewer
+LARGEST_WINDOW_DRAWS = 150_000
 WIDE_BASES = 4
 BIT_BASES = 128
 CACHED_KEYS = 8
@@ -55,6 +59,36 @@ class FixedBase:
             product = product * row[rest & mask] % modulus
             rest >>= bits
         return product
+
+    def powers(self, exponents: Sequence[int]) -> list[mpz]:
+        """Return `power` of each exponent, with the same multiplications. Raises OverflowError as it does.
+
+        One digit of all exponents comes after the other, so that a row of the tables is read while it is at hand.
+        """
+        products, modulus = [mpz(1)] * len(exponents), self._modulus
+        for row, digits in zip(self._rows, self._digits(exponents), strict=True):
+            products = [
+                product * entry % modulus for product, entry in zip(products, _picked(row, digits), strict=True)
+            ]
+        return products
+
+    def _digits(self, exponents: Sequence[int]) -> list[list[int]]:
+        """Return, digit by digit from the lowest, that digit of each exponent."""
+        import numpy as np  # who only holds a key never comes here, and does without its memory
+
+        width, count = self._window_bits, len(self._rows)
+        if any(exponent < 0 or exponent >> (width * count) for exponent in exponents):
+            raise OverflowError("an exponent is negative, or longer than the tables of its base")
+        size = -(-width * count // 8)
+        data = b"".join(int(exponent).to_bytes(size, "little") for exponent in exponents)
+        bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8).reshape(-1, size), axis=1, bitorder="little")
+        digits = bits[:, : width * count].reshape(-1, count, width).astype(np.int32) @ (1 << np.arange(width))
+        return digits.T.tolist()
+
+
+def _picked(row: list[mpz], digits: Sequence[int]) -> Sequence[mpz]:
+    """Return `row[d]` for each digit, fetched together."""
+    return itemgetter(*digits)(row) if len(digits) > 1 else [row[digit] for digit in digits]
 
 
 class SubsetProducts:
@@ -102,15 +136,33 @@ class OwnerResidues:
         """Return an n-th residue mod n², uniform for full exponents."""
         at_p = self._p_power.power(drbg.below(self._p_bound))
         at_q = self._q_power.power(drbg.below(self._q_bound))
+        return self._joined(at_p, at_q)
+
+    def draw_many(self, count: int, drbg: Drbg) -> list[mpz]:
+        """Return what so many calls of `draw` would."""
+        exponents = [(drbg.below(self._p_bound), drbg.below(self._q_bound)) for _ in range(count)]
+        at_p = self._p_power.powers([s_p for s_p, _ in exponents])
+        at_q = self._q_power.powers([s_q for _, s_q in exponents])
+        return [self._joined(p, q) for p, q in zip(at_p, at_q, strict=True)]
+
+    def _joined(self, at_p: mpz, at_q: mpz) -> mpz:
         return at_p + self._p_squared * ((at_q - at_p) * self._p_to_q % self._q_squared)
 
     def encrypt(self, message: int, n: int, drbg: Drbg) -> mpz:
         """Return (1 + message·n)·(fresh n-th residue) mod n², for a message in [0, n)."""
         return (1 + mpz(message) * n) * self.draw(drbg) % self._n_squared
 
+    def encrypt_many(self, messages: Sequence[int], n: int, drbg: Drbg) -> list[mpz]:
+        """Return what `encrypt` would of each message in turn."""
+        residues, modulus = self.draw_many(len(messages), drbg), self._n_squared
+        return [(1 + mpz(message) * n) * residue % modulus for message, residue in zip(messages, residues, strict=True)]
 
-def owner_window_bits(expected_draws: int) -> int:
-    """Return the window of an owner's tables: the large one where so many draws pay it back."""
+
+def owner_window_bits(expected_draws: int, exponent_bits: int | None = None) -> int:
+    """Return the window of an owner's tables: a larger one where so many draws pay it back, the largest for short
+    exponents (`exponent_bits`), whose tables have half as many rows."""
+    if exponent_bits is not None and expected_draws >= LARGEST_WINDOW_DRAWS:
+        return LARGEST_WINDOW_BITS
     return LARGE_WINDOW_BITS if expected_draws >= LARGE_WINDOW_DRAWS else WINDOW_BITS
 
 
@@ -133,12 +185,15 @@ def owner_base(prime: int, n: int) -> mpz:
 
 
 class EvaluatorResidues:
-    """An evaluator's n-th residues under somebody else's n: 132 secret ones from `seed`, then table look-ups."""
+    """An evaluator's n-th residues under somebody else's n: 132 secret ones from `seed`, then table look-ups.
 
-    def __init__(self, n: int, seed: bytes) -> None:
-        drbg, self._modulus = Drbg(seed), mpz(n) ** 2
+    `residues` are those 132 where somebody has made them already.
+    """
+
+    def __init__(self, n: int, seed: bytes, residues: Sequence[mpz] | None = None) -> None:
+        self._modulus = mpz(n) ** 2
         self._exponent_bits = -(-int(n).bit_length() // WIDE_BASES)
-        residues = [draw_textbook_residue(n, drbg) for _ in range(WIDE_BASES + BIT_BASES)]
+        residues = residues or residues_of(n, evaluator_units(n, seed))
         self._wide = [FixedBase(base, self._modulus, self._exponent_bits) for base in residues[:WIDE_BASES]]
         self._bits = SubsetProducts(residues[WIDE_BASES:], self._modulus)
 
@@ -150,22 +205,39 @@ class EvaluatorResidues:
         return result
 
 
+def evaluator_units(n: int, seed: bytes) -> list[int]:
+    """Return the units r whose powers r^n are an evaluator's secret residues."""
+    drbg = Drbg(seed)
+    return [_draw_unit(n, drbg) for _ in range(WIDE_BASES + BIT_BASES)]
+
+
+def residues_of(n: int, units: Sequence[int]) -> list[mpz]:
+    """Return r^n mod n² for each unit r."""
+    return [powmod(r, n, mpz(n) ** 2) for r in units]
+
+
 def draw_textbook_residue(n: int, drbg: Drbg) -> mpz:
     """Return r^n mod n² for a uniform unit r mod n."""
+    return powmod(_draw_unit(n, drbg), n, mpz(n) ** 2)
+
+
+def _draw_unit(n: int, drbg: Drbg) -> int:
     while True:
         r = drbg.between(1, int(n))
         if gmpy2.gcd(r, n) == 1:
-            return powmod(r, n, mpz(n) ** 2)
+            return r
 
 
 @lru_cache(maxsize=CACHED_KEYS)
 def owner_residues(p: int, q: int, exponent_bits: int | None = None, window_bits: int = WINDOW_BITS) -> OwnerResidues:
     """Return this process's tables for the owner's key, built at the first call: at 2048 bits 20 MB, with the large
-    window 115 MB, for short exponents 50 MB. The draws are the same with any window."""
+    window 115 MB, for short exponents 50 MB and with the largest window 180 MB. The draws are the same with any window."""
     return OwnerResidues(p, q, exponent_bits, window_bits)
 
 
 @lru_cache(maxsize=CACHED_KEYS)
-def evaluator_residues(n: int, seed: bytes) -> EvaluatorResidues:
-    """Return this process's tables for an evaluator's bases (36 MB at 2048 bits), built at the first call."""
-    return EvaluatorResidues(n, seed)
+def evaluator_residues(n: int, seed: bytes, residues: bytes = b"") -> EvaluatorResidues:
+    """Return this process's tables for an evaluator's bases (36 MB at 2048 bits), built at the first call, from the
+    encoded `residues` where they come with it."""
+    width = ((mpz(n) ** 2).bit_length() + 7) // 8
+    return EvaluatorResidues(n, seed, decode_residues(residues, width))

@@ -22,7 +22,7 @@ from typing import Literal, NoReturn, Protocol
 import gmpy2
 from gmpy2 import mpz, powmod, powmod_sec
 
-from lianxin.crypto import fixed_base
+from lianxin.crypto import fixed_base, shared_residues, split_residues
 from lianxin.crypto.blocks import block_seeds, cut_blocks, run_blocks
 from lianxin.crypto.errors import CiphertextRejected, DecryptionFault, KeyRejected
 from lianxin.crypto.failpoints import reach
@@ -34,7 +34,7 @@ MINIMUM_BITS = 2048
 TEXTBOOK_DRAWS = 200
 Exponents = Literal["full", "short"]
 _ENCRYPT_BLOCK = 64
-_DECRYPT_BLOCK = 32
+_DECRYPT_BLOCK = 8  # few ciphertexts answer a level of a tree: every worker gets some
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class OwnerEncryptor:
     def __init__(self, secret_key: SecretKey, exponents: Exponents = "full", expected_draws: int = 0) -> None:
         self.public = secret_key.public
         bits = short_exponent_bits(self.public.bits) if exponents == "short" else None
-        self._material = (*secret_key.reveal_primes(), bits, fixed_base.owner_window_bits(expected_draws))
+        self._material = (*secret_key.reveal_primes(), bits, fixed_base.owner_window_bits(expected_draws, bits))
         fixed_base.check_safe(*secret_key.reveal_primes())  # tables wait until this process draws
 
     def __repr__(self) -> str:
@@ -170,21 +170,19 @@ class OwnerEncryptor:
 def encrypt_prepared(public: PublicKey, messages: Sequence[int], randomisers: Sequence[int]) -> list[int]:
     """Return (1 + mn)·randomiser for each message and its own randomiser, which must never be used again.
 
-    Raises ValueError unless there is one randomiser a message.
+    A randomiser x + u·n gives x + (u + mx mod n)·n. Raises ValueError unless there is one randomiser a message.
     """
-    n, modulus = mpz(public.n), public.n_squared
-    pairs = zip(messages, randomisers, strict=True)
-    return [int((1 + mpz(message) % n * n) * randomiser % modulus) for message, randomiser in pairs]
+    n = mpz(public.n)
+    pairs = zip(messages, split_residues.split_residues(map(mpz, randomisers), n), strict=True)
+    return [int(low + (high + message * low) % n * n) for message, (low, high) in pairs]
 
 
 def _encrypt_block(p: int, q: int, bits: int | None, window: int, messages: Sequence[int], seed: bytes) -> list[int]:
-    residues, n, drbg = owner_residues(p, q, bits, window), p * q, Drbg(seed)
-    return [int(residues.encrypt(message, n, drbg)) for message in messages]
+    return [int(c) for c in owner_residues(p, q, bits, window).encrypt_many(messages, p * q, Drbg(seed))]
 
 
 def _owner_block(p: int, q: int, bits: int | None, window: int, count: int, seed: bytes) -> list[int]:
-    residues, drbg = owner_residues(p, q, bits, window), Drbg(seed)
-    return [int(residues.draw(drbg)) for _ in range(count)]
+    return [int(residue) for residue in owner_residues(p, q, bits, window).draw_many(count, Drbg(seed))]
 
 
 class Decryptor:
@@ -305,12 +303,14 @@ class Randomiser:
 
     def draw_many(self, count: int, drbg: Drbg, executor: Executor | None = None) -> list[int]:
         """Return `count` independent ones."""
-        return _draw_blocks(_evaluator_block, (int(self.public.n), self._seed), count, drbg, executor)
+        key = int(self.public.n), self._seed
+        return _draw_blocks(_evaluator_block, (*key, shared_residues.made_by(*key, executor)), count, drbg, executor)
 
 
 def forget_evaluators() -> None:
     """Let go of this process's evaluator tables (36 MB a key at 2048 bits); they are built again if they are needed."""
     evaluator_residues.cache_clear()
+    shared_residues.forget()
 
 
 class TextbookRandomiser:
@@ -346,8 +346,8 @@ def _draw_blocks(
     return list(chain.from_iterable(run_blocks(work, shared, blocks, executor)))
 
 
-def _evaluator_block(n: int, table_seed: bytes, count: int, seed: bytes) -> list[int]:
-    residues, drbg = evaluator_residues(n, table_seed), Drbg(seed)
+def _evaluator_block(n: int, table_seed: bytes, encoded: bytes, count: int, seed: bytes) -> list[int]:
+    residues, drbg = evaluator_residues(n, table_seed, encoded), Drbg(seed)
     return [int(residues.draw(drbg)) for _ in range(count)]
 
 

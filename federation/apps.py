@@ -126,10 +126,7 @@ class StarStrategy(Strategy):
             self.steps.selected(self._ask(grid, "query.select", 0, {}, {}, floor=len(self._banks)))
         for round_number in range(1, self.contract.rounds + 1):
             self._round(grid, round_number)
-        replies = grid.send_and_receive(
-            self.configure_evaluate(self.contract.rounds + 1, ArrayRecord(), ConfigRecord(), grid)
-        )
-        self.aggregate_evaluate(self.contract.rounds + 1, replies)
+        self._evaluate(grid, self.contract.rounds + 1)
         return Result()
 
     def _count(self, grid: Grid) -> Summed:
@@ -195,6 +192,12 @@ class StarStrategy(Strategy):
         lost = sorted(set(self._banks.values()) - left - self._told)
         self._told |= set(lost)
         return lost
+
+    def _evaluate(self, grid: Grid, last: int) -> None:
+        """Have each bank that is left evaluate; one that is lost now may not have its model, and counts as lost in a round."""
+        replies = list(grid.send_and_receive(self.configure_evaluate(last, ArrayRecord(), ConfigRecord(), grid)))
+        self._let_go(grid, [self._banks[reply.metadata.src_node_id] for reply in replies if reply.has_error()])
+        self.aggregate_evaluate(last, replies)
 
     def _let_go(self, grid: Grid, lost: Sequence[str]) -> None:
         """Go on without these banks. Raises RunStopped where the contract says so."""
@@ -268,9 +271,7 @@ class EnsembleStrategy(StarStrategy):
             if not self._growing(grid):
                 break
             self._tree(grid, tree)
-        last = self.contract.trees + 1
-        replies = grid.send_and_receive(self.configure_evaluate(last, ArrayRecord(), ConfigRecord(), grid))
-        self.aggregate_evaluate(last, replies)
+        self._evaluate(grid, self.contract.trees + 1)
         return Result()
 
     def _growing(self, grid: Grid) -> list[int]:

@@ -42,10 +42,8 @@ def encryptions(contract: RunContract, count: int) -> Work:
 def _owner_exponent(contract: RunContract) -> tuple[int, int]:
     """Return the bits of a bank's exponents and the window of the tables of its training key, as `parties/bank_run` has
     them where every row that the contract allows is there."""
-    bits = contract.key_bits // 2
-    if contract.exponents == "short":
-        bits = paillier.short_exponent_bits(contract.key_bits)
-    return bits, fixed_base.owner_window_bits(contract.max_rows * contract.turns)
+    short = paillier.short_exponent_bits(contract.key_bits) if contract.exponents == "short" else None
+    return short or contract.key_bits // 2, fixed_base.owner_window_bits(contract.max_rows * contract.turns, short)
 
 
 def gate(firms: int) -> Work:

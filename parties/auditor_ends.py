@@ -6,8 +6,9 @@ and releases nothing of the run behind that.
 
 A run that broke off excuses messages that did not arrive (`auditor_receipts`): where the party at one of the two ends says
 that it failed or was refused, before anything else, and the platform does not say that the run finished. A platform goes on
-without a bank that was lost where the contract has `on_loss = rerun`: then the bank's word counts unless it confirmed the
-end to the platform like the others.
+without a bank that was lost where the contract has `on_loss = rerun`: then the bank's word counts, unless it confirmed the
+end to the platform like the others and did not say before it heard of it that the run had broken off. A bank that was killed
+and started again says so at its start, and hears the others' end later.
 """
 
 from collections.abc import Iterable, Iterator
@@ -63,7 +64,8 @@ def _told_findings(
     for index, _ in own.of_kind("release", run.id):
         if index > at:
             yield leaf_finding(own, index, "a release after the run's end was told", "for what it was")
-    if ends and ends[0][1] in BROKEN and _platform_finished(run) and not is_network(run) and own is not _platform(run):
+    is_other = ends and ends[0][1] in BROKEN and _platform_finished(run)
+    if is_other and not is_network(run) and own is not _platform(run) and not _broke_off_first(run, own):
         what = f"it says that the run is {ends[0][1]}, and it took part in telling that it finished"
         yield leaf_finding(own, ends[0][0], what, "how the run ended")
 
@@ -98,9 +100,16 @@ def _platform_finished(run: Run) -> bool:
 
 
 def _went_on_without(run: Run, bank: str) -> bool:
-    """Return whether the platform finished a run that may lose a bank, and never had this bank's word on its end."""
+    """Return whether the platform finished a run that may lose a bank, and heard nothing of its end from it, or not first."""
     platform = _platform(run)
     if platform is None or platform.party == bank or run.contract.get("on_loss") != "rerun":
         return False
     told = (leaf for _, leaf in _closed(run, platform) if leaf["direction"] == "in")
-    return all(leaf["peer"] != bank for leaf in told)
+    return all(leaf["peer"] != bank for leaf in told) or _broke_off_first(run, run.evidence[bank])
+
+
+def _broke_off_first(run: Run, own: Evidence) -> bool:
+    """Return whether a lost bank said that the run broke off before it heard how the others ended it."""
+    ends, closed = _ends(run, own), _closed(run, own)
+    is_first = bool(ends) and ends[0][1] in BROKEN and all(ends[0][0] < index for index, _ in closed)
+    return is_first and run.contract.get("on_loss") == "rerun"

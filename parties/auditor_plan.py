@@ -243,7 +243,14 @@ def _repeats(run: Run, own: Evidence) -> Counter[tuple[str, str]]:
         found.update({(_LEARNING, bank): min(spare, len(banks) - 2) * _STAGES for bank in banks})
     for bank, name in sorted(_further(run, own)):
         found[(_LEARNING, bank) if name == "learning" else (_CLOSE, bank)] += _TURN if name == "learning" else 1
+    found.update(("contract.agree", bank) for bank in _proposed_again(run, own))
     return found
+
+
+def _proposed_again(run: Run, own: Evidence) -> list[str]:
+    """Return the bank of each later conversation in which the contract was proposed again, as it had been restarted."""
+    names = {leaf["conversation"] for _, leaf in own.crossings(run.id) if leaf.get("message_type") == "Proposal"}
+    return [parts[1] for name in sorted(names) if len(parts := name.split("/")) == 3 and parts[0] == "contracts"]
 
 
 def _further(run: Run, own: Evidence) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ from lianxin.parties.ended_runs import EndedRuns
 from lianxin.parties.network_agreement import judge_network
 from lianxin.parties.node import Node
 from lianxin.parties.peer_trust import end_kept
+from lianxin.parties.proposals_again import is_open_still
 from lianxin.parties.query_bank import BankQueries
 from lianxin.parties.query_conversations import STANDING
 from lianxin.parties.records import load_loan_table, read_table
@@ -46,7 +47,15 @@ from lianxin.parties.run_kinds import bank_run
 from lianxin.parties.run_life import BUSY, RunCancelled
 from lianxin.parties.run_link import RunLink
 from lianxin.parties.run_remedies import failed, terms_of
-from lianxin.parties.runs_left import check_goes_on, end_left, has_done_its_part, is_numbered, is_unused, recall_ends
+from lianxin.parties.runs_left import (
+    check_goes_on,
+    drop_result,
+    end_left,
+    has_done_its_part,
+    is_numbered,
+    is_unused,
+    recall_ends,
+)
 from lianxin.parties.score_rows import Scorer
 
 
@@ -58,7 +67,9 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         data = node.config.data
         assert data.label is not None and data.table is not None
         self.label = data.label
-        self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
+        self.table = load_loan_table(
+            read_table(data.table, data.columns), data.id, data.label, data.split, data.loan_id
+        )
         if told := how_read(data.table):
             node.say(told)
         node.rules.check_columns(self.table.columns, data.label)
@@ -97,13 +108,17 @@ class BankNode(BankLobby, Approvals, StandingAskers):
             self.node.trace.refused("", channel.peer, fault.rule, "contract.agree", None)
             channel.close()
             raise
-        self._check_new(channel, contract)
-        session = self.node.session(contract, channel, f"contracts/{self.node.party}")
+        conversation, known = str(opened.header["conversation"]), getattr(self.ended, "known", self.ended.get)
+        is_again = is_open_still(self.node, contract, conversation, known(contract.run) is not None)
+        if not is_again:
+            self._check_new(channel, contract)
+        session = self.node.session(contract, channel, conversation if is_again else f"contracts/{self.node.party}")
         if (part := self.parts.get(contract.run)) is not None:
             part.session = session
         session.accept(data, "contract.agree", (wire.Proposal,))
         odd = plan_fault(self.node, contract, proposal.plan)
-        self.node.contract_event(contract.run, contract.hash, "proposed")
+        if not is_again:
+            self.node.contract_event(contract.run, contract.hash, "proposed")
         own = self.node.config.operator
         unread = (Verdict("C01", odd), own) if odd else None
         full = (Verdict(BUSY, "as many runs as may are under way here"), own) if self._is_full(contract) else None
@@ -286,8 +301,7 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         if self.node.store.run(contract.run) is not None:
             self.node.store.set_run_state(contract.run, state, rule)
         self.node.contract_event(contract.run, contract.hash, state, rule, *([word.operator] if word else []))
-        work = worker.work if worker is not None and worker.work.result else None
-        steps: list[Step] = [("the model", partial(write_result, self.node, work))] if work is not None else []
+        steps = [self._model_step(contract, state, worker)]
         steps += [("the answer to the end", lambda: self._confirm(session, contract, status))]
         if self.node.store.run(contract.run) is not None:
             steps += [("the evidence", lambda: self.node.export(contract.run))]
@@ -300,6 +314,13 @@ class BankNode(BankLobby, Approvals, StandingAskers):
         is_agreement_over = contract.is_standing and state == "finished"
         over = f"agreement {contract.run} was ended by {contract.platform}"
         self.node.say(over if is_agreement_over else f"run {contract.run} {state}")
+
+    def _model_step(self, contract: RunContract, state: str, worker: Worker | None) -> Step:
+        """Return the step that leaves a model of a run that finished, and none of one that did not."""
+        if state != "finished":
+            return "a failed run's model", partial(drop_result, self.node, contract.run)
+        work = worker.work if worker is not None and worker.work.result else None
+        return "the model", lambda: None if work is None else write_result(self.node, work)
 
     def _confirm(self, session: Session, contract: RunContract, status: Any) -> None:
         answer = self.node.keep_head(status.checkpoint, session.peer, contract.node_keys[session.peer])

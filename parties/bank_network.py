@@ -137,7 +137,7 @@ class BankNetwork(ResumableSide):
             texts = self._often(name, live) if kind == "text" else ()
             fields.append({"field": name, "kind": kind, "texts": list(texts)})
         self._statistic(live, "query.prepare", 0, readable=True)
-        self.node.say(f"prepared {len(live)}")
+        self.node.say(f"prepared {len(live)}", self.contract.run)
         said = {"fields": fields, "judges": self._can_judge()}
         return {}, {}, {"categories": json.dumps(said, ensure_ascii=False, separators=(",", ":"))}
 
@@ -156,7 +156,7 @@ class BankNetwork(ResumableSide):
         labels = [self.table.labels[row] for row in self.validation]
         fault = held_back_fault(self.node.party, self.contract, sizes_by_firm(firms, labels))
         if self.taken.is_judged and fault:
-            self.node.say(fault)
+            self.node.say(fault, self.contract.run)
         return self.taken.is_judged and not fault
 
     def _choose_rows(self) -> None:
@@ -219,7 +219,7 @@ class BankNetwork(ResumableSide):
             raise PeerError("a second preparation came, and it is another one", "S05")
         self._spend()
         self._prepare(agreed)
-        self.node.say("counted")
+        self.node.say("counted", self.contract.run)
         return {}, {}, {}
 
     def _prepare(self, preparation: Preparation) -> None:
@@ -257,7 +257,7 @@ class BankNetwork(ResumableSide):
         """Train from the weights that stand, on the rows that the gate lets be used in this round; return the summand."""
         rows, contract, weights = self._ready(), self.contract, self._brought(arrays)
         self._settle(round_number, weights, numbers)
-        self.node.take_revocations(round_number)
+        self.node.take_revocations(round_number, self.contract.run)
         live = self._of(self.training, self._ask_gate(round_number))
         self._statistic(live, "train", round_number, readable=False)
         prepared = rows.prepared(live)
@@ -268,7 +268,7 @@ class BankNetwork(ResumableSide):
         outcome = training.train_local(rows.spec, weights, prepared, settings, seed, round_number)
         update = training.quantise(outcome.update, contract.update_bits, settings.norm_bound)
         head = [outcome.rows, rollback.summed_loss(outcome.loss, outcome.rows)]
-        self.node.say(f"trained {round_number} {outcome.rows}")
+        self.node.say(f"trained {round_number} {outcome.rows}", self.contract.run)
         return {"summand": _checked(np.concatenate([head, update * outcome.rows]), contract)}, {}, {}
 
     # ---- query.judge

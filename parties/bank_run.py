@@ -91,10 +91,10 @@ class BankRun(BankSide):
         if contract.matching == "paillier":
             secret_key = self._key_of(matching.PURPOSE, self.drbg.child("matching-key"))
         self._prepare_key()
-        self.node.say("matching")
+        self.node.say("matching", self.contract.run)
         side = matching.Side(contract, name, released, self.drbg.child("matching"), self.node.executor)
         self.firms = self._talk(matching.bank_role(side, secret_key), f"matching/{name}")
-        self.node.say(f"matched {len(self.firms)}")
+        self.node.say(f"matched {len(self.firms)}", self.contract.run)
         self._send_training_rows(released.provenance)
         self.rights = ()
         return {}, {}, {}

@@ -80,7 +80,7 @@ class BankScorecard(BankRun):
         flat = [v for bins in counts for v in (*(g for g, _ in bins), *(b for _, b in bins))]
         right = self._aggregate("binning.count", released.firms, labels, 0)
         self.rights = (released.provenance, right)
-        self.node.say("counted")
+        self.node.say("counted", self.contract.run)
         return {SUMMAND: array_of(flat, COUNT_BITS)}, {}, {}
 
     def _count_and_masks(
@@ -149,7 +149,7 @@ class BankScorecard(BankRun):
             del self.specs[names[place]]
         star.drop(found.own_dropped)
         self.rights = ()
-        self.node.say(f"selection dropped {len(found.own_dropped)}")
+        self.node.say(f"selection dropped {len(found.own_dropped)}", self.contract.run)
         return {}, {}, {}
 
     # ---- train
@@ -159,7 +159,7 @@ class BankScorecard(BankRun):
         star, keys = self._ready()
         is_rerun, before = round_number == self._round, len(self._banks_left)
         rose = self._settle(round_number, numbers)
-        self.node.take_revocations(round_number)
+        self.node.take_revocations(round_number, self.contract.run)
         attempt, banks = apps.number(numbers, "attempt"), self._banks(texts, star.layouts.width_bits)
         self._check_rerun(is_rerun, len(banks), before)
         released = self._release(self.training, "round.residuals", round_number)
@@ -176,7 +176,7 @@ class BankScorecard(BankRun):
         conversation = f"vertical/{self.node.party}/round/{round_number}/{attempt}"
         outcome = self._talk(rounds.bank_round_role(turn), conversation, round_number)
         star.pending, self._active = (outcome.gradient, outcome.active, outcome.bends), outcome.active
-        self.node.say(f"round {round_number} {sum(outcome.active)}")
+        self.node.say(f"round {round_number} {sum(outcome.active)}", self.contract.run)
         return {SUMMAND: array_of(outcome.totals, star.layouts.width_bits)}, {"rose": int(rose)}, {}
 
     def _banks(self, texts: apps.Texts, width: int) -> list[str]:

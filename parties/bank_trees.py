@@ -104,7 +104,7 @@ class BankTrees(BankRun):
         self.trees = boosting.BankTrees(growth)
         self._key().pool.planned = self._planned()
         self.rights = ()
-        self.node.say("counted")
+        self.node.say("counted", self.contract.run)
         return {}, {}, {}
 
     def _planned(self) -> int:
@@ -123,7 +123,7 @@ class BankTrees(BankRun):
         if round_number != self._tree + 1 or self._is_grown:
             raise PeerError(f"tree {round_number} was asked for after tree {self._tree}", "S05")
         self._tree = round_number
-        self.node.take_revocations(round_number)
+        self.node.take_revocations(round_number, self.contract.run)
         live = self._live(round_number)
         turn = boosting.BankTreeTurn(self._work(), keys, trees, live, partial(self._admit, round_number))
         conversation = f"vertical/{self.node.party}/tree/{round_number}"
@@ -138,7 +138,7 @@ class BankTrees(BankRun):
                 "and give it more loans"
             )
         self.rights = (*self.rights, self._right)
-        self.node.say(f"tree {round_number} {int(outcome.active.sum())}")
+        self.node.say(f"tree {round_number} {int(outcome.active.sum())}", self.contract.run)
         return {}, {"stopped": int(outcome.grown.stop)}, {}
 
     def _ready(self) -> boosting.BankTrees:

@@ -22,6 +22,7 @@ from lianxin.parties.fault_words import fault_words
 from lianxin.parties.lineage import BY_ROW, CHANCES
 from lianxin.parties.node import WORKERS_LOST, Node
 from lianxin.parties.retention import write_beside, write_model
+from lianxin.parties.run_ending import carry_out
 from lianxin.parties.run_link import RunLink
 
 REDIAL_S = 1.0
@@ -71,7 +72,7 @@ class Worker(threading.Thread):
 
     def _fail(self, failure: LianxinError) -> None:
         self.failure = failure
-        self.node.say(f"stopped: {failure}")
+        self.node.say(f"stopped: {failure}", self.contract.run)
 
     def _once(self, name: str) -> None:
         channel = self.work.filler.watch(self.link.open(name, self.contract.run))
@@ -116,10 +117,21 @@ class Worker(threading.Thread):
         def answer(asked: Any, context: Any) -> Any:
             reply = app(asked, context)
             if self.work.finished and self.work.result:
-                write_result(self.node, self.work)
+                self._write()
             return reply
 
         return answer
+
+    def _write(self) -> None:
+        """Write the result, at a second try where a disk fails once. Raises RunStopped: the platform must not count on it."""
+        run = self.contract.run
+        if self.over.is_set():
+            raise RunStopped(f"run {run} had ended at {self.node.party} when its model was ready; nothing was written")
+        if carry_out(self.node, run, [("the model", lambda: write_result(self.node, self.work))]):
+            raise RunStopped(
+                f"{self.node.party} could not write its model of run {run}; see that the disk of its state folder works, and "
+                "launch the run anew under another id"
+            )
 
     def _keeping(self, work: ResumableSide) -> Callable[[Any, Any], Any]:
         """Return the ClientApp, each answer of which is on disk before it leaves."""
@@ -139,9 +151,9 @@ class Worker(threading.Thread):
 
 
 def write_result(node: Node, run: BankSide) -> None:
-    """Keep a run's model and held-out scores in the bank's own state folder."""
+    """Keep a run's held-out scores and, last, its model in the bank's own state folder: where it is, all is there."""
     folder = node.run_folder(run.contract.run)
-    write_model(folder, run.model_record())
     scores = {name: run.result[name] for name in BY_ROW} | {k: run.result[k] for k in CHANCES if k in run.result}
     write_beside(folder / "scores.json", json.dumps(scores).encode())
     write_evaluation(run, folder)
+    write_model(folder, run.model_record())

@@ -128,9 +128,9 @@ class Boundary:
         self.desensitiser: Desensitiser | None = None
         self._uses, self._outputs = UseCount(store), OutputGate(store, limits or QuotaSection(), subject_secret)
         self._summaries: OrderedDict[str, list[ReleaseSummary]] = OrderedDict()
-        self._is_alarmed = False
         self._hashed: tuple[dict[str, Any], str] = {}, ""
-        self._lock = threading.RLock()
+        self._decided: dict[tuple[str, str, ReleaseRequest, str], ReleaseDecision] = {}  # the last
+        self._is_alarmed, self._lock = False, threading.RLock()
 
     def release(
         self,
@@ -279,9 +279,12 @@ class Boundary:
         return {} if self.desensitiser is None else {"grades": self.desensitiser.grades}
 
     def _decide_fields(self, case: _Case) -> ReleaseDecision:
-        request, registry = case.request, case.registry
-        catalogue = self.catalogue_of(case.contract)
-        release = decision.decide_release(case.contract, catalogue, registry, request, case.now, **self._grades())
+        request, registry, contract = case.request, case.registry, case.contract
+        catalogue = self.catalogue_of(contract)
+        known = (self._contract_hash(contract), catalogue.digest, request, now := case.now)
+        if (release := self._decided.get(known)) is None or request.mode == "DESENSITISED":
+            release = decision.decide_release(contract, catalogue, registry, request, now, **self._grades())
+            self._decided = {known: release}
         rule = self._foreign_rule(request) or self._mode_rule(request) or release.rule
         if rule:
             self._refuse(case, rule)
@@ -378,12 +381,10 @@ class Boundary:
 
     def _contract_hash(self, contract: Mapping[str, Any]) -> str:
         """Return a contract's hash, made anew unless the contract is, entry by entry, the one of the release before."""
-        known, made = self._hashed
-        if known != contract:
+        if self._hashed[0] != contract:
             known = deepcopy(dict(contract))
-            made = canonical.record_hash(known)
-            self._hashed = known, made
-        return made
+            self._hashed = known, canonical.record_hash(known)
+        return self._hashed[1]
 
     def _refuse(self, case: _Case, rule: str) -> NoReturn:
         step, peer = case.request.step, case.request.recipient

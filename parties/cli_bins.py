@@ -42,7 +42,7 @@ def bank_bins(
         return
     data = node.data
     assert data.table is not None
-    table = load_loan_table(read_table(data.table), data.id, data.label or "", data.split, data.loan_id)
+    table = load_loan_table(read_table(data.table, data.columns), data.id, data.label or "", data.split, data.loan_id)
     rules = load_rules(node.binning.file)
     rules.check_columns(table.columns, data.label or "")
     limits = BinLimits(max_bins, min_rows, min_bads, min_goods)

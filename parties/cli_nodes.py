@@ -10,7 +10,7 @@ import tomli_w
 import typer
 
 from lianxin.federation.errors import InputFault, LianxinError, RunStopped
-from lianxin.parties.cli_status import is_told, report_end, show_status
+from lianxin.parties.cli_status import is_told, notes_of, report_end, show_status
 from lianxin.parties.control import ask
 from lianxin.parties.language import shown
 
@@ -161,8 +161,9 @@ def platform_launch(
     name, seen = begun["run"], begun["from"]
     while wait:
         answer = _followed(state, name, str(config), seen)
-        for note in (note for _, note in answer["events"] if is_told(note, begun["network"])):
-            typer.echo(shown(note), err=True)
+        for note in notes_of(answer, name):
+            if is_told(note, begun["network"]):
+                typer.echo(shown(note), err=True)
         if answer["missed"]:
             typer.echo(shown(f"{answer['missed']} notes of the node came and went meanwhile"), err=True)
         seen = answer["next"]

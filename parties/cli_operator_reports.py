@@ -43,7 +43,7 @@ def sources(
     path, promised = table or settings.data.table, _sources(file)
     if path is None:
         raise InputFault(f"{config} names no table; give one with --table")
-    now, look = now_of_node(settings), look_at(path, settings.data.id)
+    now, look = now_of_node(settings), look_at(path, settings.data.id, settings.data.columns)
     known = before(store, look.digest)
     findings = judge(look, _catalogue_of(store), promised, settings.data.id, now[:10], objections_in(store), known)
     load = load_record(look, findings, now)

@@ -58,7 +58,7 @@ def bank_score(
     """
     _check_out(out)
     settings = role_config(config, "bank")
-    rows = _rows(table, column or settings.data.id, settings.data.label or "")
+    rows = _rows(table, column or settings.data.id, settings.data.label or "", settings.data.columns)
     request = {"do": "score", "model": model, "purpose": purpose, "run": run, "operator": operator}
     parts, fault = _collected(_answers(settings.state, request, rows), out)
     if parts:
@@ -141,19 +141,21 @@ def _stability(line: Mapping[str, Any]) -> str:
     return f"index {index:.3f} ({grade}; by chance about {chance:.3f}), {line['rows']} {what}"
 
 
-def _rows(path: Path, column: str, label: str) -> list[dict[str, Any]]:
-    """Return the list's rows; a label in it is no feature. Raises InputFault."""
+def _rows(path: Path, column: str, label: str, called: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the list's rows, columns as they are `called` here; a label in it is no feature. Raises InputFault."""
     from lianxin.parties.records import read_table
 
     table = read_table(path)
-    if column not in table.columns:
+    here = {written: name for name, written in called.items()}
+    names = {here.get(written, written): written for written in table.columns}
+    if column not in names:
         raise InputFault(f"{path} has no column {column}; say with --column which one holds the firms' codes")
-    codes = table.text(column)
+    codes = table.text(names[column])
     if None in codes:
         raise InputFault(f"data row {codes.index(None) + 1} of {table.file} has no code; fill it in or remove the row")
     if len(set(codes)) != len(codes):
         raise InputFault(f"a firm stands twice in {table.file}; leave each firm once")
-    given = {name: table.column(name) for name in table.columns if name not in (column, label)}
+    given = {name: table.column(names[name]) for name in names if name not in (column, label)}
     return [
         {"firm": code, "values": {name: values[row] for name, values in given.items()}}
         for row, code in enumerate(codes)

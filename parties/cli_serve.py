@@ -61,8 +61,9 @@ def _planner(config: "NodeConfig") -> Callable[["RunContract"], dict[str, Any]]:
 
 
 def _status(node: "Node", start: int, ended: Mapping[str, Any]) -> dict[str, Any]:
-    missed, notes, following = node.notes.page(start)
-    return {"party": node.party, "events": notes, "ended": dict(ended), "missed": missed, "next": following}
+    missed, notes, following = node.notes.told(start)
+    told = {"events": [(seconds, what) for seconds, what, _ in notes], "of_runs": [run for _, _, run in notes]}
+    return {"party": node.party, **told, "ended": dict(ended), "missed": missed, "next": following}
 
 
 Record = Annotated[Path | None, typer.Option(help="Keep every envelope here, for an auditor's replay of one side.")]

@@ -15,6 +15,8 @@ from lianxin.parties.run_remedies import tell
 if TYPE_CHECKING:
     from lianxin.parties.config import NodeConfig
 
+NOTES = 5  # of the newest that a status shows
+
 
 def report_end(ended: Mapping[str, Any], as_json: bool) -> None:
     """Say how a run ended or that an agreement stands. Raises the LianxinError that ended it otherwise."""
@@ -102,6 +104,19 @@ def _of_platform(answer: Mapping[str, Any]) -> Iterator[str]:
             yield f"{run}: under way"
 
 
+def notes_of(answer: Mapping[str, Any], run: str) -> list[str]:
+    """Return the notes of a node's answer that are about `run`, and of no other."""
+    return [note for (_, note), about in zip(answer["events"], answer["of_runs"], strict=True) if about == run]
+
+
+def _newest_notes(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a node's newest notes; where they are of more than one run, each with its run."""
+    newest = list(zip(answer["events"], answer["of_runs"], strict=True))[-NOTES:]
+    is_mixed = len({run for _, run in newest if run}) > 1
+    for (_, note), run in newest:
+        yield f"{run}: {shown(note)}" if is_mixed and run and run not in note else shown(note)
+
+
 def show_status(config: "NodeConfig", as_json: bool) -> None:
     """Print what the running node of `config` has done and what waits at it."""
     from lianxin.federation import plan
@@ -125,7 +140,7 @@ def show_status(config: "NodeConfig", as_json: bool) -> None:
         typer.echo(
             shown(f"answer with `lianxin bank approve {run} --node FILE --operator YOU` or `lianxin bank refuse ...`")
         )
-    for _, note in answer["events"][-5:]:
-        typer.echo(shown(f"  {note}"))
+    for note in _newest_notes(answer):
+        typer.echo(f"  {note}")
     if "road" in answer:
         typer.echo(shown(answer["road"]["sentence"]))

@@ -1,5 +1,6 @@
 """Where a node's time comes from: the system, or a simulation's fixed instant."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -8,9 +9,15 @@ FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 class SystemClock:
     """The operating system's time."""
 
+    _told = (-1, "")  # the second that was told last, and how it is written: it is asked for many times within one
+
     def now(self) -> str:
         """Return the time as `YYYY-MM-DDTHH:MM:SSZ` (UTC)."""
-        return datetime.now(UTC).strftime(FORMAT)
+        second, told = self._told
+        if second != (now := int(time.time())):
+            told = datetime.fromtimestamp(now, UTC).strftime(FORMAT)
+            self._told = now, told
+        return told
 
 
 class SimulatedClock:
@@ -18,14 +25,16 @@ class SimulatedClock:
 
     def __init__(self, start: str) -> None:
         self._now = datetime.strptime(start, FORMAT)
+        self._told = self._now.strftime(FORMAT)
 
     def now(self) -> str:
         """Return the simulated time."""
-        return self._now.strftime(FORMAT)
+        return self._told
 
     def advance(self, seconds: int) -> None:
         """Move the clock forward."""
         self._now += timedelta(seconds=seconds)
+        self._told = self._now.strftime(FORMAT)
 
 
 def now_of(simulated: str | None) -> str:

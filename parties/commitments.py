@@ -58,6 +58,13 @@ def _keep(node: "Node", run: str, plan: bytes) -> None:
         node.store.put_setting(key, value)
 
 
+def is_kept_as_now(node: "Node", run: str) -> bool:
+    """Return whether a run was heard of here under the policy and by the software that this node has now."""
+    policy, digest = policy_of(node.config, node.party), hashlib.sha256(canonical.encode(software_record())).hexdigest()
+    kept = node.store.setting(_place(run, "policy")), node.store.setting(_place(run, "software"))
+    return kept == (None if policy is None else canonical.encode(policy), digest.encode())
+
+
 def policy_of(config: "NodeConfig", party: str) -> Record | None:
     """Return the record of the policy in force: a platform's quotas, a bank's limits for approval unattended or None."""
     if config.role == "platform":

@@ -16,11 +16,13 @@ from lianxin.parties.config_operations import LimitsSection, RunsSection, StoreS
 from lianxin.parties.config_section import Section
 
 TABLE_COPY = "table.parquet"
+ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class DataSection(Section):
     """The node's table; a platform without one leads networks across banks alone. Paths are relative to the configuration.
 
+    `columns` maps what a column is called here to its name in the file, where that is another, such as one in Chinese.
     A `table` that is a URL is `database`, of which `query` gives the rows: `table` is then where its copy lies.
     """
 
@@ -32,6 +34,7 @@ class DataSection(Section):
     label: str | None = None
     split: str | None = None
     loan_id: str | None = None
+    columns: dict[ColumnName, ColumnName] = {}
     catalogue: Path | None = None
     catalogue_additions: list[Path] = []
     consents: Path | None = None

@@ -63,7 +63,7 @@ class ConsentRegister:
         if high_water is not None:
             self._check_high_water(high_water)
         if self._mark is not None:
-            ledger.raise_mark = self._mark.raise_size
+            ledger.raise_mark, ledger.raise_mark_soon = self._mark.raise_size, self._mark.raise_soon
 
     @property
     def epoch(self) -> int:
@@ -199,7 +199,7 @@ class ConsentRegister:
         """Raise the mark beside the store to where registry and ledger are; it never falls."""
         with self.held() as registry:
             if self._mark is not None:
-                self._mark.raise_to(Mark(registry.epoch, self._root.root().hex(), self._ledger.size))
+                self._mark.raise_to(Mark(registry.epoch, self._root.root().hex(), self._ledger.on_disk))
 
     @contextmanager
     def held(self) -> Iterator[Registry]:

@@ -23,6 +23,7 @@ written consent. `decision_rules` has every rule with its source and its place.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 
 from lianxin.parties.decision_catalogue import (
     FIELD_ID,
@@ -68,6 +69,7 @@ DESENSITISED = "DESENSITISED"  # the mode, and the right of a field that crosses
 SCORE_STEPS = frozenset({"scoring.points", "boosting.score", "scoring.answer"})  # in which a firm's score leaves
 SPLITS = "SPLITS"  # a row's sides of a model's cuts, by consents to mode DESENSITISED and by no grade
 _PERSONAL = ("PI", "SPI")
+_NAMED = itemgetter("provider", "field")
 _UNNAMED_TERMS = (1, 2)  # contract versions without agreement, impact assessment and lawful basis
 _NETWORKS = ("logistic", "mlp", "tabular")  # models that are trained across banks; the platform adds up alone
 _FREE_SCORES = (1, 2, 3)  # contract versions in which a score of open fields alone asked for no consent
@@ -172,10 +174,9 @@ def _is_open(entry: Field, request: ReleaseRequest) -> bool:
 
 
 def _field_rule(entry: Field, request: ReleaseRequest, contract: Record, now: str | None) -> str:
-    wanted = (request.provider, entry.id)
     uses = {
-        listed["use"] for listed in contract["fields"]
-        if (listed["provider"], listed["field"]) == wanted or _is_handed_on(listed, request, contract, entry.id)
+        listed["use"] for listed, (provider, name) in zip(contract["fields"], map(_NAMED, contract["fields"]), strict=True)
+        if name == entry.id and (provider == request.provider or _is_handed_on(listed, request, contract))
     }  # fmt: skip
     roles = {party["party"]: party.get("role") for party in contract["parties"]}
     purpose = PURPOSES.get(request.purpose)
@@ -195,11 +196,11 @@ def _field_rule(entry: Field, request: ReleaseRequest, contract: Record, now: st
     return next((rule for rule, holds in refusals.items() if holds), "")
 
 
-def _is_handed_on(listed: Record, request: ReleaseRequest, contract: Record, field_id: str) -> bool:
+def _is_handed_on(listed: Record, request: ReleaseRequest, contract: Record) -> bool:
     """Return whether a platform hands an aggregate over the banks' fields on to a bank: a network's weights."""
     is_network = contract.get("model") in _NETWORKS and request.mode == AGGREGATE
     is_from_platform = request.provider == contract.get("platform") != request.recipient
-    return bool(is_network and is_from_platform and listed["field"] == field_id and listed["use"] != "identifier")
+    return bool(is_network and is_from_platform and listed["use"] != "identifier")
 
 
 def is_shown(mode: str) -> bool:

@@ -15,6 +15,8 @@ _SHOWN = 8
 
 def look_at_table(config: NodeConfig) -> Iterator[Line]:
     """Yield what is wrong with a node's table. Raises InputFault with the sentence by which the node would not start."""
+    from lianxin.parties.records import called_names
+
     data = config.data
     if data.table is None:
         yield Line("table", OK, "none is asked for")
@@ -22,7 +24,8 @@ def look_at_table(config: NodeConfig) -> Iterator[Line]:
     if data.database:
         yield Line("table", OK, "it is in a database, which is asked when the node starts")
         return
-    columns, encoding = header_of(data.table)
+    written, encoding = header_of(data.table)
+    columns = called_names(data.table.name, written, data.columns)
     wanted = [name for name in (data.id, data.label, data.split, data.loan_id) if name]
     absent = [name for name in wanted if name not in columns]
     said = f"{data.table}: {len(columns)} columns" + (f", {encoding}" if encoding else "")
@@ -49,7 +52,11 @@ def _unknown(config: NodeConfig, columns: Collection[str], named: Collection[str
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         found = f"no field of the catalogue: {', '.join(unknown[:_SHOWN])}{more}; nobody can ask for it"
         yield Line(
-            "table", WARN, found, "correct its name, leave it out, or add the field by [data] catalogue_additions"
+            "table",
+            WARN,
+            found,
+            "correct its name, say in [data.columns] what it is called in the file, leave it out, or add the field by "
+            "[data] catalogue_additions",
         )
 
 
@@ -59,7 +66,7 @@ def _rows(config: NodeConfig) -> int:
 
     data = config.data
     assert data.table is not None  # else it is not looked at
-    table = read_table(data.table)
+    table = read_table(data.table, data.columns)
     if config.role == "platform":
         load_firm_table(table, data.id)
     else:

@@ -1,7 +1,8 @@
 """A party's append-only ledger: a leaf for everything that crosses or decides, in an RFC 9162 tree (docs/records.md).
 
 A leaf is on disk before its index is returned, so whoever sends bytes after `append` never sends what the ledger does
-not know; appends that come together share one transaction (`ledger_commit`). The tree's hashes lie in the store in
+not know (that of a release that goes on in a message: with the message's own); appends that come together share one
+transaction (`ledger_commit`). The tree's hashes lie in the store in
 tiles of 256, and memory holds their frontier alone. A store that contradicts its own last signed checkpoint is refused.
 Leaves hold digests and counts only, and a node's have a secret salt each (`ledger_salt`): peers see their hashes.
 
@@ -23,12 +24,13 @@ from lianxin.crypto.errors import CryptoError, EncodingRejected, SignatureReject
 from lianxin.crypto.failpoints import reach
 from lianxin.crypto.randomness import Drbg
 from lianxin.crypto.tiles import TiledTree
-from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault, RunStopped
+from lianxin.federation.errors import EvidenceRejected, GateRefused, InputFault
 from lianxin.federation.model import Clock
 from lianxin.parties.clock import later
 from lianxin.parties.ledger_commit import NO_PREFACE, Entry, GroupCommit, Kept, Leaf, Preface, envelope_row, joined
 from lianxin.parties.ledger_export import CATALOGUE_SETTING, catalogue_of, write_evidence
 from lianxin.parties.ledger_keys import LedgerKeys
+from lianxin.parties.ledger_mark import mark_at
 from lianxin.parties.ledger_salt import salted
 from lianxin.parties.ledger_tree import opened_frontier, registry_root
 from lianxin.parties.ledger_witness import TIME, Witness, cosigners, has_cosigned, note_of, note_record
@@ -70,8 +72,10 @@ class Ledger:
         self._quorum, self._quorum_hours, self._witnesses = quorum, quorum_hours, dict(witnesses or {})
         self._salt_key = salts.child_seed("leaf") if salts is not None else b""
         self.raise_mark: Callable[[int], None] | None = None
+        self.raise_mark_soon: Callable[[int], None] | None = None
         self._is_held = store.setting(HOLD) is not None
         self._frontier = opened_frontier(store, party)
+        self.on_disk = self._frontier.size  # leaves that no loss of power takes back: a release that goes on may be none yet
         self._last = self._checked_last()
         self._due = later(self._last_time(), CHECKPOINT_S) if self._last else ""
         self._covered, self._since = (self._found_cover() if quorum else 0), ""
@@ -137,7 +141,8 @@ class Ledger:
             lists = {hashlib.sha256(leaf).hexdigest(): list(consents)}
             beside = {"release_consents": lists, "uses": list(uses), "settings": dict(settings or {})}
             leaves = [*(self._leaf(fields, who) for fields, who in before.leaves), leaf]
-            return Entry(leaves, before.envelope, beside, marks=not before.late_mark)
+            waits = not before.goes_on or bool(uses and not before.late_mark)
+            return Entry(leaves, before.envelope, beside, marks=not before.late_mark, waits=waits)
 
         return self._submit(make)[-1]
 
@@ -329,8 +334,10 @@ class Ledger:
             for name, more in entry.beside.items():
                 beside[name] = joined(beside[name], more)
             at += len(entry.leaves)
-        self._store.append_leaves(first, leaves, **beside)
+        waits = any(entry.waits for entry in entries)
+        self._store.append_leaves(first, leaves, **beside, waits=waits)
         self._frontier = frontier
+        self.on_disk = frontier.size if waits else self.on_disk
         for entry in entries:
             entry.first, first = first, first + len(entry.leaves)
         if any(entry.marks and entry.beside.get("uses") for entry in entries):  # an older copy would forget these uses
@@ -356,20 +363,13 @@ class Ledger:
         reach("checkpoint-sign/before")
         self._store.add_checkpoint(self.size, canonical.encode(note_record(note)))
         reach("checkpoint-sign/after")
+        self.on_disk = self.size
         self._last, self._due = note_record(note), later(now, CHECKPOINT_S)
         self._mark()
         return dict(self._last)
 
     def _mark(self) -> None:
-        """Raise the mark beside the store to the leaves that are on disk, never before they are."""
-        try:
-            if self.raise_mark is not None:
-                self.raise_mark(self.size)
-        except OSError:
-            raise RunStopped(
-                "the mark beside the store could not be written, so that a restored copy would not be noticed; see that "
-                "the disk of the state folder has room and works, and go on"
-            ) from None
+        mark_at(self.raise_mark, self.on_disk)
 
     def _tree(self) -> TiledTree:
         return TiledTree(self._frontier, self._store.tile)

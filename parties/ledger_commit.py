@@ -33,6 +33,7 @@ class Entry:
     envelope: Callable[[int], EnvelopeRow] | None = None
     beside: dict[str, Any] = field(default_factory=dict)
     marks: bool = True
+    waits: bool = True  # for the disk
     first: int = -1
     fault: Exception | None = None
     is_done: bool = False
@@ -45,12 +46,14 @@ class Preface:
     """What goes to disk in front of a release's leaf, in its transaction: leaves, each with its operator (None: the node's).
 
     `envelope` makes the row of the message that the first of them is of. With `late_mark` whoever asks raises the mark beside
-    the store by itself, before it acknowledges anything.
+    the store by itself, before it acknowledges anything. With `goes_on` nothing is waited for: what is released leaves in a
+    message whose own leaf waits for the disk, and brings this there with it.
     """
 
     leaves: tuple[tuple[Mapping[str, Any], str | None], ...] = ()
     envelope: Callable[[int], EnvelopeRow] | None = None
     late_mark: bool = False
+    goes_on: bool = False
 
 
 NO_PREFACE = Preface()

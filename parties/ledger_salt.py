@@ -11,16 +11,27 @@ from typing import Any
 
 from lianxin.crypto import canonical
 
+_BLANK = "?" * 64
+_BLANK_ENTRY = b'"salt":"%b"' % _BLANK.encode()  # a text in a leaf cannot hold it: there a quotation mark is escaped
+
 
 def salted(leaf: Mapping[str, Any], key: bytes) -> bytes:
     """Return the canonical bytes of a leaf with its `salt`, 64 hex digits; without a key as it is.
 
     The salt is HMAC-SHA-256 over the rest of the leaf under a key of this node alone: as secret as a drawn one, and the
-    same in a replay, whatever the order in which threads write. What comes before the salt and what comes after it are encoded
-    once each.
+    same in a replay, whatever the order in which threads write. All is encoded once, with a blank where the salt comes.
     """
     if not key:
         return canonical.encode(dict(leaf))
+    before, blank, after = canonical.encode({**leaf, "salt": _BLANK}).partition(_BLANK_ENTRY)
+    if not before.endswith(b",") or not after.startswith(b",") or blank in after:
+        return _salted_by_parts(leaf, key)
+    salt = hmac.digest(key, before + after[1:], hashlib.sha256).hex()
+    return b'%b"salt":"%b"%b' % (before, salt.encode(), after)
+
+
+def _salted_by_parts(leaf: Mapping[str, Any], key: bytes) -> bytes:
+    """As `salted`, of any leaf: what comes before the salt and what comes after it are encoded by themselves."""
     before, after = (
         canonical.encode({name: leaf[name] for name in names})
         for names in ([name for name in leaf if name < "salt"], [name for name in leaf if name > "salt"])

@@ -54,7 +54,7 @@ from lianxin.parties.store import Store
 from lianxin.parties.store_open import close_state, lock_state, open_store
 from lianxin.parties.subject_key import SUBJECT_KEY_FILE, read_subject_key, write_subject_key
 from lianxin.parties.trace import LedgerTrace
-from lianxin.parties.watch_log import log_note
+from lianxin.parties.watch_log import classify, log_note
 from lianxin.parties.workers import Workers
 
 WORKER_DEADLINE_S = 60.0
@@ -156,19 +156,23 @@ class Node:
         leaf |= proposal_hashes(self.store, run, event)
         self.ledger.append(leaf | (self._eyes.get(run, {}) if event in ("approved", "signed") else {}), operator)
 
-    def take_revocations(self, before_round: int) -> int:
+    def take_revocations(self, before_round: int, run: str = "") -> int:
         """Import the trial's signed revocations that are due before this round; return how many."""
         simulation = self.config.simulation
         due = [path for after, path in (simulation.revocations if simulation else []) if after == before_round - 1]
         for path in due:
             for line in _lines(path):
                 self.register.revoke(decode_signed(line))
-                self.say(f"revoked before round {before_round}")
+                self.say(f"revoked before round {before_round}", run)
         return len(due)
 
     def say(self, what: str, run: str = "", level: str = "info") -> None:
-        """Note a step of progress, with the seconds of a steady clock, for whoever watches this node, and for its log."""
-        self.notes.add(time.monotonic(), what)
+        """Note a step of progress, with the seconds of a steady clock, for whoever watches this node, and for its log.
+
+        `run` is the run that it is about; a sentence that names one (`watch_log.classify`) need not be told.
+        """
+        run = run or classify(what)[1]
+        self.notes.add(time.monotonic(), what, run)
         log_note(self.party, what, run, level)
 
     def events(self, start: int = 0) -> list[tuple[float, str]]:
@@ -318,7 +322,7 @@ def _desensitiser(node: Node, secret: bytes) -> Desensitiser | None:
     assert own_table is not None  # config.load_node asks for it beside a policy
     digest = hashlib.sha256(own_table.read_bytes()).hexdigest()
     if not grade_of(node.store, policy.hash, digest):
-        table = read_table(own_table)
+        table = read_table(own_table, node.config.data.columns)
         columns = {name: table.column(name) for name in table.columns}
         record = measure(policy, columns, derive_seed(own, "measure"), node.party, node.clock.now())
         node.ledger.append(grade_leaf(keep_grade(node.store, record, digest), record))

@@ -41,6 +41,7 @@ from lianxin.parties.plan_kept import Meter
 from lianxin.parties.platform_lobby import LobbyDesk
 from lianxin.parties.platform_standing import StandingDesks
 from lianxin.parties.platform_turns import RunTurns
+from lianxin.parties.proposals_again import Offer, proposal_of
 from lianxin.parties.query_conversations import STANDING
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.quota import SplitQuota
@@ -79,7 +80,9 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
     ) -> None:
         self.node, self._planner, self._grid, self._strategy = node, planner, grid, strategy
         data = node.config.data
-        self.table = FirmTable([], {}) if data.table is None else load_firm_table(read_table(data.table), data.id)
+        self.table = (
+            FirmTable([], {}) if data.table is None else load_firm_table(read_table(data.table, data.columns), data.id)
+        )
         if told := how_read(data.table):
             node.say(told)
         node.rules.check_columns(self.table.columns)
@@ -198,14 +201,14 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
     def _lead(self, contract: RunContract, life: RunLife, place: Place) -> dict[str, Any]:
         """Lead a run whose turn has come to its end. Raises the LianxinError that ended it, after telling the banks."""
         run, operator = contract.run, life.described(contract, "agreement").operator
-        plan = keep_plan(self.node, contract, self._planner(contract))
-        self.node.store.put_run(run, "proposed", canonical.encode(dict(contract.record)))
-        run_queue.forget(self.node, run)
-        self.node.contract_event(run, contract.hash, "proposed", operator=operator)
-        self.node.say(f"run {run} proposed")
         sessions: dict[str, Session] = {}
         active: ActiveRun | None = None
         try:
+            plan = keep_plan(self.node, contract, self._planner(contract))
+            self.node.store.put_run(run, "proposed", canonical.encode(dict(contract.record)))
+            run_queue.forget(self.node, run)
+            self.node.contract_event(run, contract.hash, "proposed", operator=operator)
+            self.node.say(f"run {run} proposed")
             sessions = self._lobby_sessions(contract, life, place)
             signed = self._agree(contract, sessions, plan, life, place)
             life.phase = "approved"
@@ -223,7 +226,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
             self.node.contract_event(run, contract.hash, "signed", operator=operator)
             self._carry(contract, sessions, active)
         except Exception as fault:
-            raise self._fail(contract, sessions, active, fault) from fault
+            raise self._fail_at_last(contract, sessions, active, fault) from fault
         finally:
             self._let_go(run, active)
         return self._succeed(contract, active)
@@ -236,7 +239,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
         try:
             self._carry(contract, {}, active)
         except Exception as fault:
-            failure = self._fail(contract, {}, active, fault)
+            failure = self._fail_at_last(contract, {}, active, fault)
             self.node.say(f"failed {contract.run}: {failure}")
         else:
             self._succeed(contract, active)
@@ -274,6 +277,7 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
             life.phase = "closing"
         rule, operator = getattr(cause, "rule", "RUN"), getattr(cause, "operator", "")
         self._end(contract, sessions, "failed", rule, operator)
+        run_queue.forget(self.node, run)
         self.ended[run] = failed(run, cause, self.node.party, contract.banks, step)
         self.node.counts["runs/failed"] += 1
         return cause
@@ -293,14 +297,13 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
     def _agree(
         self, contract: RunContract, sessions: dict[str, Session], plan: bytes, life: RunLife, place: Place
     ) -> bytes:
-        proposal = canonical.encode(dict(contract.record))
         life.meter = Meter(self.node, canonical.decode_fragment(plan))
-        for session in sessions.values():
-            session.send(wire.Proposal(contract=proposal, plan=plan), "contract.agree")
-        approvals: dict[str, bytes] = {}
+        offer = Offer(self.node, contract, proposal_of(contract, plan), sessions)
+        for bank in sessions:
+            offer.make(bank)
         for bank in sorted(sessions):
             try:
-                approvals[bank] = self._approval(sessions[bank], sessions, life, place)
+                offer.approvals[bank] = self._approval(bank, offer, life, place)
             except PeerRefused as refusal:
                 self.node.contract_event(contract.run, contract.hash, "refused", refusal.rule)
                 if refusal.rule == WITHDRAWN:
@@ -308,7 +311,8 @@ class PlatformNode(RunTurns, LobbyDesk, StandingDesks):
                 del sessions[refusal.party]
                 raise self._refusal_of(contract, refusal) from refusal
             self.node.say(f"approved {bank}", contract.run)
-        return join_signatures(contract, (self.node.party, self.node.identity.key_for(contract.node_keys)), approvals)
+        own = self.node.party, self.node.identity.key_for(contract.node_keys)
+        return join_signatures(contract, own, offer.approvals)
 
     # ---- what is driven
 

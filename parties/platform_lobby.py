@@ -16,6 +16,7 @@ from lianxin.federation.errors import ContractRefused, DeadlinePassed, LianxinEr
 from lianxin.federation.session import PeerRefused, Session
 from lianxin.parties.lobby import Lobby
 from lianxin.parties.node import Node
+from lianxin.parties.proposals_again import Offer
 from lianxin.parties.run_life import WITHDRAWN, Place, RunCancelled, RunLife
 
 CONNECT_DEADLINE_S = 60.0
@@ -120,19 +121,26 @@ class LobbyDesk:
         cause.party, cause.step = refusal.party, "contract.agree"
         return cause
 
-    def _approval(self, session: Session, sessions: Mapping[str, Session], life: RunLife, place: Place) -> bytes:
-        """Return a bank's approval. Raises PeerRefused, naming the bank, as soon as any bank refuses."""
-        began, talk = time.monotonic(), session.channel
-        with self.node.waits.on(life.run, session.peer, "contract.agree", APPROVAL_DEADLINE_S):
+    def _approval(self, bank: str, offer: Offer, life: RunLife, place: Place) -> bytes:
+        """Return a bank's approval. Raises PeerRefused, naming the bank, as soon as any bank refuses.
+
+        A bank that goes away meanwhile may come back, and is made the proposal again; PeerGone says that it did not.
+        """
+        began = time.monotonic()
+        with self.node.waits.on(life.run, bank, "contract.agree", APPROVAL_DEADLINE_S):
             while True:
                 self._check(life)
+                offer.make_again(self.lobby.get)
+                session = offer.sessions[bank]
                 try:
-                    data = talk.receive(HOLD_S)
-                except DeadlinePassed:
-                    if time.monotonic() > began + APPROVAL_DEADLINE_S:
+                    data = session.channel.receive(HOLD_S)
+                except (DeadlinePassed, PeerGone) as fault:
+                    is_over = time.monotonic() > began + APPROVAL_DEADLINE_S
+                    if is_over or (isinstance(fault, PeerGone) and not offer.may_return(bank)):
                         raise
                     self._spare(place, began)
-                    self._hear_refusals(sessions)
+                    self._hear_refusals(offer.sessions)
+                    self._pause(fault)
                     continue
                 try:
                     answer: Any = session.accept(data, "contract.agree", (wire.Approval,))
@@ -140,6 +148,12 @@ class LobbyDesk:
                     fault.party, fault.step = session.peer, "contract.agree"
                     raise
                 return bytes(answer.approval)
+
+    def _pause(self, fault: LianxinError) -> None:
+        """Wait a little for a bank to come to the lobby, where it is gone."""
+        if isinstance(fault, PeerGone):
+            with self._arrival:
+                self._arrival.wait(HOLD_S)
 
     def _hear_refusals(self, sessions: Mapping[str, Session]) -> None:
         for session in sessions.values():

@@ -242,8 +242,8 @@ class PlatformNetwork:
 
     def before_round(self, round_number: int) -> None:
         """Note that a round begins; a trial's withdrawals come in here."""
-        self.node.take_revocations(round_number)
-        self.node.say(f"begin round {round_number}")
+        self.node.take_revocations(round_number, self.contract.run)
+        self.node.say(f"begin round {round_number}", self.contract.run)
 
     def training(self, round_number: int) -> Question:
         """Return the question of a round: the weights that stand, for the sum of rows, losses and updates."""
@@ -313,7 +313,7 @@ class PlatformNetwork:
             self.weights = self._candidate
         else:
             strategies.restore(self.inner, self._before)
-            self.node.say(f"rolled back round {round_number}")
+            self.node.say(f"rolled back round {round_number}", self.contract.run)
         self.node.ledger.append(
             {
                 "kind": "network-round", "run": self.contract.run, "round": round_number, "accepted": decided.accepted,
@@ -322,8 +322,8 @@ class PlatformNetwork:
         )  # fmt: skip
         self.next_round = round_number + 1
         self._keep()
-        self.node.say(f"round {round_number} rows {rows}")
-        self.node.say(f"end round {round_number}")
+        self.node.say(f"round {round_number} rows {rows}", self.contract.run)
+        self.node.say(f"end round {round_number}", self.contract.run)
 
     def evaluation(self) -> Question:
         """Return the last question: the final weights, for the figures that the banks let be known."""

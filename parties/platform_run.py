@@ -174,7 +174,7 @@ class PlatformRun(ABC):
         firms = converse(matching.platform_role(side), session, self.contract.step_deadline_s)
         with self._lock:
             self.shared[bank] = Shared(firms)
-        self.node.say(f"matched {bank} {len(firms)}")
+        self.node.say(f"matched {bank} {len(firms)}", self.contract.run)
 
     def _rows(self, bank: str, session: Session) -> None:
         shared, deadline = self._shared(bank), self.contract.step_deadline_s
@@ -262,8 +262,8 @@ class PlatformRun(ABC):
         """Note that a round begins; a trial's withdrawals come in here."""
         with self._lock:
             self.round = round_number
-        self.node.take_revocations(round_number)
-        self.node.say(f"begin round {round_number}")
+        self.node.take_revocations(round_number, self.contract.run)
+        self.node.say(f"begin round {round_number}", self.contract.run)
 
     def drop_round(self, lost: Sequence[str]) -> None:
         """The banks that are lost take no further part."""

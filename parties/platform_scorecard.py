@@ -84,7 +84,7 @@ class PlatformScorecard(PlatformRun):
         converse(binning.platform_count_role(work, table.public, table.columns), session, deadline)
         rows = len(shared.rows)
         converse(binning.platform_masks_role(work, self.mask_key, table.public.n, rows), session, deadline)
-        self.node.say(f"counted {bank}")
+        self.node.say(f"counted {bank}", self.contract.run)
 
     def _table(self, bank: str) -> BankTable:
         if bank not in self.star.tables:
@@ -106,7 +106,7 @@ class PlatformScorecard(PlatformRun):
         work = self._work(bank, released.provenance, aggregate)
         turn = rounds.PlatformTurn(work, attempt, table.public, table.columns, scores, flags)
         table.outcome = converse(rounds.platform_round_role(turn), session, self.contract.step_deadline_s)
-        self.node.say(f"round {session.round} {bank} {sum(table.outcome.active)}")
+        self.node.say(f"round {session.round} {bank} {sum(table.outcome.active)}", self.contract.run)
 
     def _score(self, bank: str, session: Session) -> None:
         shared = self._shared(bank)
@@ -191,7 +191,7 @@ class PlatformScorecard(PlatformRun):
                 )
         self.star.drop(reasons)
         self.specs = {feature.name: self.specs[feature.name] for feature in self.star.kept}
-        self.node.say(f"selection dropped {len(reasons)}")
+        self.node.say(f"selection dropped {len(reasons)}", self.contract.run)
 
     def next_attempt(self) -> int:
         """Return a fresh attempt number, durable before it is used. Raises RunStopped when the masks are used up."""
@@ -219,7 +219,7 @@ class PlatformScorecard(PlatformRun):
             self.restarts += 1
         if self.restarts >= 3:
             raise RunStopped("training restarted three times and still does not settle; check the labels and the bins")
-        self.node.say(f"end round {round_number}")
+        self.node.say(f"end round {round_number}", self.contract.run)
         if round_number == self.contract.rounds:
             self.node.say("phase scoring", self.contract.run)
         return {"restart": int(restart)}

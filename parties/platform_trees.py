@@ -72,7 +72,7 @@ class PlatformTrees(PlatformRun):
         public = converse(role, session, self.contract.step_deadline_s)
         charge = partial(self._charge, bank)
         self.trees[bank] = boosting_platform.PlatformTrees(public, self.tables[bank], charge)
-        self.node.say(f"counted {bank}")
+        self.node.say(f"counted {bank}", self.contract.run)
 
     def _tree(self, bank: str, session: Session) -> None:
         shared, tree = self._shared(bank), session.round
@@ -87,7 +87,7 @@ class PlatformTrees(PlatformRun):
         work = self._work(bank, released.provenance, *right)
         turn = boosting_platform.PlatformTreeTurn(work, self.trees[bank], flags, shared.firm_numbers())
         outcome = converse(boosting_platform.platform_tree_role(turn), session, self.contract.step_deadline_s)
-        self.node.say(f"tree {tree} {bank} {int(outcome.active.sum())}")
+        self.node.say(f"tree {tree} {bank} {int(outcome.active.sum())}", self.contract.run)
 
     def _stays(self, bank: str, firms: Sequence[str], released: Released) -> set[str]:
         """Return the firms of this tree: those of the tree before, less those that left, less a drawn group beside them."""
@@ -134,7 +134,7 @@ class PlatformTrees(PlatformRun):
         self._wait_for(replies)
         is_last = round_number == self.contract.trees
         self._grown |= {bank for bank in replies if is_last or self.trees[bank].stopped}
-        self.node.say(f"end round {round_number}")
+        self.node.say(f"end round {round_number}", self.contract.run)
         if set(self.tables) <= self._grown | self.lost:
             self.node.say("phase scoring", self.contract.run)
         return {}

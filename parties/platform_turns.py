@@ -11,6 +11,7 @@ from typing import Any
 
 from lianxin.federation.contract import RunContract
 from lianxin.federation.errors import InputFault, LianxinError, RunStopped
+from lianxin.federation.session import Session
 from lianxin.parties import run_queue
 from lianxin.parties.active_run import ActiveRun
 from lianxin.parties.agreement import open_contract
@@ -19,6 +20,8 @@ from lianxin.parties.node import Node
 from lianxin.parties.run_life import CANCELLED, Place, Places, RunCancelled, RunLife
 from lianxin.parties.run_remedies import failed, tell
 from lianxin.parties.runs_resumed import take_up
+
+END_AGAIN_S = 2.0
 
 
 class RunTurns:
@@ -36,6 +39,7 @@ class RunTurns:
     _closing: threading.Event
     check: Callable[[RunConfig], None]
     _draft: Callable[[RunConfig], RunContract]
+    _fail: Callable[..., LianxinError]
     _lead: Callable[[RunContract, RunLife, Place], dict[str, Any]]
     _lead_again: Callable[[RunContract], None]
 
@@ -117,6 +121,34 @@ class RunTurns:
         self.node.store.set_run_state(life.run, "failed", rule)
         run_queue.forget(self.node, life.run)
         self.ended[life.run] = failed(life.run, fault, self.node.party, life.banks, "queue", rule)
+
+    def _fail_at_last(
+        self, contract: RunContract, sessions: Mapping[str, Session], active: ActiveRun | None, fault: Exception
+    ) -> LianxinError:
+        """End a run as failed and return what a person should read.
+
+        While this node's disk takes nothing, that is tried again until it does: else the banks would wait and the run never
+        end. A node that is stopped meanwhile ends the run, or goes on with it, at its next start.
+        """
+        life, tries = self.lives.get(contract.run), 0
+        phase = life.phase if life else ""
+        while True:
+            try:
+                return self._fail(contract, sessions, active, fault)
+            except Exception:
+                if self._closing.is_set():
+                    raise
+                self._tell_unended(contract.run, tries)
+            tries += 1
+            self._closing.wait(END_AGAIN_S)
+            if life is not None:
+                life.phase = phase  # it broke off there, not where it was to be ended
+
+    def _tell_unended(self, run: str, tries: int) -> None:
+        if tries:
+            return  # once is enough, most of all where the disk is full
+        logging.getLogger("lianxin").exception("a fault while run %s was ended", run)
+        self.node.say(f"run {run} cannot be ended yet; see that the disk of the state folder works and has room", run)
 
     # ---- after a restart, and by a person
 

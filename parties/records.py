@@ -4,21 +4,20 @@ A table is a CSV (`.csv`, `.csv.gz`; UTF-8 or GB18030, see `records_source`) or 
 `NA` are missing. A column whose values are all numbers is numeric, unless one is written with a leading zero: that is a
 code. Rows are counted from 1, the header not included. A fault names the file, the column, the row and what to do; it
 never shows a value.
+
+What a CSV needs is here and in `records_text`; polars, a quarter of a waiting node's memory, is loaded for Parquet
+and for whoever asks for a frame (`records_frame`).
 """
 
 import csv
 import difflib
 import io
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.identifiers import IdentifierFault, check_uscc, identifiers_are_uscc, normalise_identifier
@@ -32,18 +31,21 @@ from lianxin.parties.records_source import (
     opened,
     too_wide,
 )
+from lianxin.parties.records_text import TextCells
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lianxin.parties.records_frame import FrameCells
 
 __all__ = ["FirmTable", "LoanTable", "Table", "encoding_of", "load_firm_table", "load_loan_table", "read_table"]
 
 MISSING_TEXTS = ("", "NA")
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"  # the digits of ASCII: no cast takes others
-_WHOLE_NUMBER = r"^[+-]?[0-9]{1,18}$"
-_CODE_WITH_ZERO = r"^[+-]?0[0-9]"
 _ENDINGS = (".csv.gz", ".csv", ".parquet")
 _NEIGHBOURS = 3
 _CELLS = 500_000  # of a CSV, as Python's objects in memory at once
-_MOST_FOOTER_BYTES = 2**24
 _TEST_EVERY = 5
+AS_WRITTEN: Mapping[str, str] = {}
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
@@ -53,43 +55,45 @@ class Table:
 
     name: str
     file: str
-    frame: pl.DataFrame = field(repr=False)
+    cells: "TextCells | FrameCells" = field(repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The column names in the file's order."""
-        return tuple(self.frame.columns)
+        return self.cells.names
 
     @property
     def rows(self) -> int:
         """The number of data rows."""
-        return self.frame.height
+        return self.cells.rows
+
+    @property
+    def frame(self) -> "pl.DataFrame":
+        """The table as a frame of polars: a CSV's cells as text, null where missing."""
+        from lianxin.parties.records_frame import frame_of
+
+        return frame_of(self.cells)
 
     def column(self, name: str) -> list[Any]:
         """Return the column as numbers or as text, None where missing; raises InputFault when there is none."""
         self.check_column(name)
-        return _typed(self.frame[name]).to_list()
+        return self.cells.typed(name)
 
     def text(self, name: str) -> list[str | None]:
         """Return the column as it is written, None where missing: for identifiers."""
         self.check_column(name)
-        return _plain_text(self.frame[name]).to_list()
+        return self.cells.text(name)
 
     def first_text(self, name: str) -> int | None:
         """Return the number of the first data row that keeps the column from being one of numbers, None where nothing does."""
-        series = self.frame[name]
-        if series.dtype != pl.String or _typed(series).dtype != pl.String:
-            return None
-        is_odd = ~series.str.contains(_NUMBER) | series.str.contains(_CODE_WITH_ZERO)
-        places = is_odd.fill_null(False).arg_true()
-        return int(places[0]) + 1 if len(places) else None
+        return self.cells.first_text(name)
 
     def check_column(self, name: str) -> None:
         """Raise InputFault, with the nearest names, unless the table has the column."""
-        if name in self.frame.columns:
+        if name in self.columns:
             return
-        near = difflib.get_close_matches(name, self.frame.columns, n=_NEIGHBOURS, cutoff=0.5)
-        has = f"did you mean {' or '.join(near)}" if near else f"it has {_listing(self.frame.columns)}"
+        near = difflib.get_close_matches(name, self.columns, n=_NEIGHBOURS, cutoff=0.5)
+        has = f"did you mean {' or '.join(near)}" if near else f"it has {_listing(self.columns)}"
         raise InputFault(f"{self.file} has no column {name}; {has}")
 
 
@@ -98,100 +102,67 @@ def _listing(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _typed(series: pl.Series) -> pl.Series:
-    if series.dtype != pl.String:
-        return series
-    present = series.drop_nulls()
-    is_number = bool(present.str.contains(_NUMBER).all()) and not bool(present.str.contains(_CODE_WITH_ZERO).any())
-    if not is_number or present.is_empty():
-        return series
-    whole = bool(present.str.contains(_WHOLE_NUMBER).all())
-    return series.str.strip_prefix("+").cast(pl.Int64 if whole else pl.Float64)
+def read_table(path: Path, called: Mapping[str, str] = AS_WRITTEN) -> Table:
+    """Return the table in `path`; `called` maps names of columns here to those in the file, which differ from them.
 
-
-def _plain_text(series: pl.Series) -> pl.Series:
-    if series.dtype == pl.Float64 and bool((series.drop_nulls() % 1 == 0).all()):
-        series = series.cast(pl.Int64, strict=False)
-    return series.cast(pl.String)
-
-
-def read_table(path: Path) -> Table:
-    """Return the table in `path`; raises InputFault when it is absent, unreadable, empty, no table, or written to meanwhile."""
+    Raises InputFault when it is absent, unreadable, empty, no table, lacks a column of `called`, or was written to meanwhile.
+    """
     ending = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), None)
     if not path.exists():
         raise InputFault(f"{path} does not exist; check the path")
     if ending is None or not path.is_file():
         raise InputFault(f"{path} is no .csv, .csv.gz or .parquet file; save the table as one of these")
-    frame = _read(path, ending)
-    if frame.height == 0 or frame.width == 0:
+    cells = _read(path, ending, called)
+    if cells.rows == 0 or not cells.names:
         raise InputFault(f"{path.name} holds no data rows; give a table with a header and at least one row")
-    return Table(path.name[: -len(ending)], path.name, frame)
+    return Table(path.name[: -len(ending)], path.name, cells)
 
 
-def _read(path: Path, ending: str) -> pl.DataFrame:
+def _read(path: Path, ending: str, called: Mapping[str, str]) -> "TextCells | FrameCells":
     try:
         with Unchanged(path):
             note_read(path)
-            return _read_parquet(path) if ending == ".parquet" else _read_csv(path)
+            return _read_parquet(path, called) if ending == ".parquet" else _read_csv(path, called)
     except GZIP_FAULTS as fault:
         raise InputFault(f"{path.name} is no complete gzip file; compress or copy it again") from fault
     except OSError as fault:
         raise InputFault(f"{path} cannot be read; check the file's permissions") from fault
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
-    """Return the rows as text, a batch of cells as Python's objects in memory beside the frame that grows."""
+def _read_parquet(path: Path, called: Mapping[str, str]) -> "FrameCells":
+    from lianxin.parties.records_frame import read_parquet
+
+    return read_parquet(path, called)
+
+
+def _read_csv(path: Path, called: Mapping[str, str]) -> TextCells:
+    """Return the rows as text, a batch of cells as Python's objects in memory beside the packed cells that grow."""
     coding = encoding_of(path)
     note_coding(path, coding)
+    cells = TextCells(())
+    for names, rows in csv_batches(path, coding, called):
+        cells = cells if cells.names else TextCells(names)
+        cells.add(rows)
+    return cells
+
+
+def csv_batches(
+    path: Path, coding: str, called: Mapping[str, str] = AS_WRITTEN, most: int = _CELLS
+) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Yield (names, rows) of a CSV, at most `most` rows and half a million cells each, none for a table without rows.
+
+    Raises InputFault for what is no table.
+    """
     with opened(path) as raw, io.TextIOWrapper(raw, coding, newline="") as text:
         rows = _rows(path.name, text)
-        names = _checked_names(path.name, next(rows))
-        frames = list(map(partial(_frame, names), _batches(rows, max(1, _CELLS // len(names)))))
-    return pl.concat(frames, rechunk=False) if frames else _frame(names, [])
-
-
-def iterate_table(path: Path, most: int) -> Iterator[pl.DataFrame]:
-    """Yield the table in `path` in pieces of at most `most` rows, a CSV's cells as text; raises as `read_table`."""
-    try:
-        with Unchanged(path):
-            yield from (
-                _parquet_pieces(path, most) if path.name.lower().endswith(".parquet") else _csv_pieces(path, most)
-            )
-    except GZIP_FAULTS as fault:
-        raise InputFault(f"{path.name} is no complete gzip file; compress or copy it again") from fault
-    except OSError as fault:
-        raise InputFault(f"{path} cannot be read; check the path and the file's permissions") from fault
-
-
-def _csv_pieces(path: Path, most: int) -> Iterator[pl.DataFrame]:
-    coding = encoding_of(path)
-    with opened(path) as raw, io.TextIOWrapper(raw, coding, newline="") as text:
-        rows = _rows(path.name, text)
-        names = _checked_names(path.name, next(rows))
-        yield from map(partial(_frame, names), _batches(rows, max(1, min(most, _CELLS // len(names)))))
-
-
-def _parquet_pieces(path: Path, most: int) -> Iterator[pl.DataFrame]:
-    try:
-        _check_footer(path)
-        _checked_names(path.name, list(pl.read_parquet_schema(path)))
-        rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-        for start in range(0, rows, most):
-            yield pl.scan_parquet(path, glob=False).slice(start, most).collect()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
-        raise InputFault(f"{path.name} is no readable Parquet file; write it again") from fault
+        names = called_names(path.name, checked_names(path.name, next(rows)), called)
+        for batch in _batches(rows, max(1, min(most, _CELLS // len(names)))):
+            yield names, batch
 
 
 def _batches(rows: Iterator[list[str]], most: int) -> Iterator[list[list[str]]]:
     while batch := list(islice(rows, most)):
         yield batch
-
-
-def _frame(names: Sequence[str], rows: Sequence[Sequence[str]]) -> pl.DataFrame:
-    columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
-    frame = pl.DataFrame([pl.Series(n, c, dtype=pl.String) for n, c in zip(names, columns, strict=True)])
-    stripped = frame.select(pl.all().str.strip_chars())
-    return stripped.select(pl.when(pl.all().is_in(MISSING_TEXTS)).then(None).otherwise(pl.all()).name.keep())
 
 
 def _rows(file: str, text: TextIO) -> Iterator[list[str]]:
@@ -221,7 +192,7 @@ def _refuse_ragged(file: str, number: int, cells: int, expected: int) -> None:
     raise InputFault(f"data row {number} of {file} has {cells} cells and the header {expected}; mend the row")
 
 
-def _checked_names(file: str, header: Sequence[str]) -> list[str]:
+def checked_names(file: str, header: Sequence[str]) -> list[str]:
     names = [unicodedata.normalize("NFC", name).strip() for name in header]
     if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
         raise InputFault(f"{file} is not separated by commas; export it as comma-separated values")
@@ -237,40 +208,21 @@ def _checked_names(file: str, header: Sequence[str]) -> list[str]:
     return names
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
-    file = path.name
-    try:
-        _check_footer(path)
-        names = _checked_names(file, list(pl.read_parquet_schema(path)))
-        frame = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as fault:
-        raise InputFault(f"{file} is no readable Parquet file; write it again") from fault
-    plain = []
-    for name in frame.columns:
-        plain.append(_plain_type(file, frame.drop_in_place(name)))
-    return pl.DataFrame([series.alias(name) for series, name in zip(plain, names, strict=True)])
-
-
-def _check_footer(path: Path) -> None:
-    """Raise InputFault for a file whose description of itself is larger than that of any table, before it is read."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 8))
-        if int.from_bytes(file.read(4), "little") > _MOST_FOOTER_BYTES and file.read(4) == b"PAR1":
-            raise too_wide(path.name)
-
-
-def _plain_type(file: str, series: pl.Series) -> pl.Series:
-    """Return the series as Int64, Float64 or String, missing values as null."""
-    kind = series.dtype
-    if kind.is_integer() or kind == pl.Boolean:
-        return series.cast(pl.Int64)
-    if kind.is_numeric():
-        return series.cast(pl.Float64).fill_nan(None)
-    if kind.is_temporal() or kind == pl.Null or isinstance(kind, (pl.String, pl.Categorical, pl.Enum)):
-        text = series.cast(pl.String).str.strip_chars()
-        return text.set(text.is_in(MISSING_TEXTS), None)
-    raise InputFault(f"column {series.name} of {file} holds neither numbers nor text; flatten or drop it")
+def called_names(file: str, names: Sequence[str], called: Mapping[str, str]) -> list[str]:
+    """Return a file's column names as they are called here. Raises InputFault for one that it lacks, or that two would have."""
+    here = {unicodedata.normalize("NFC", written).strip(): name for name, written in called.items()}
+    if len(here) < len(called):
+        raise InputFault(f"[data.columns] calls one column of {file} by two names; leave one of them")
+    if lacking := [written for written in here if written not in names]:
+        raise InputFault(
+            f"{file} has no column {lacking[0]}, which [data.columns] calls {here[lacking[0]]}; correct it there"
+        )
+    found = [here.get(name, name) for name in names]
+    if twice := [name for name in called if found.count(name) > 1]:
+        raise InputFault(
+            f"{file} has a column {twice[0]} besides the one that [data.columns] calls so; call it otherwise"
+        )
+    return found
 
 
 @dataclass(frozen=True)

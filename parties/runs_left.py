@@ -14,6 +14,7 @@ from lianxin.federation.errors import RunStopped
 from lianxin.parties import checkpoint
 from lianxin.parties.ended_runs import EndedRuns
 from lianxin.parties.node import Node
+from lianxin.parties.retention import delete_derived
 from lianxin.parties.run_remedies import failed
 from lianxin.parties.store import RunRow
 
@@ -74,6 +75,8 @@ def recall_ends(node: Node, ended: EndedRuns) -> None:
             canonical.decode_fragment(row.contract)["record"]
         )  # nothing is done under it any more
         if contract.expires_at > node.clock.now():
+            if row.state != "finished":
+                drop_result(node, row.run)
             node.export(row.run)
             ended[row.run] = _recalled(node, contract, row)
 
@@ -86,6 +89,11 @@ def _recalled(node: Node, contract: RunContract, row: RunRow) -> dict[str, Any]:
     return failed(row.run, RunStopped(why), node.party, parties, _last_step(node, row.run), row.note or RULE)
 
 
+def drop_result(node: Node, run: str) -> None:
+    """Delete what this node has of a model of a run that failed, after a leaf that says so: nothing of it may serve."""
+    delete_derived(node, run, RULE)
+
+
 def end_left(
     node: Node, contract: RunContract, why: str, ended: Ended, rule: str = RULE, operator: str = "", step: str = ""
 ) -> None:
@@ -96,6 +104,7 @@ def end_left(
     step = step or _last_step(node, contract.run)
     node.store.set_run_state(contract.run, "failed", rule)
     node.contract_event(contract.run, contract.hash, "failed", rule, *([operator] if operator else []))
+    drop_result(node, contract.run)
     node.ledger.checkpoint()
     node.export(contract.run)
     checkpoint.remove(node.run_folder(contract.run))

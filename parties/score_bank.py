@@ -133,7 +133,7 @@ class BankScores(BankQueries):
             {},
             use=request,
             query=request,
-            before=Preface(((leaf, asked.operator),)),
+            before=Preface(((leaf, asked.operator),), goes_on=True),
         )
         return released.provenance, released.firms
 

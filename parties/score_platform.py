@@ -7,9 +7,10 @@ all the same, so that a reply is the same whether somebody was let go or not.
 **Equal work.** The gate judges every firm; one that is not in the table goes to it under a name that no firm has, as a
 natural person's, who has consented to nothing. Every firm is scored, on its released row or on a dummy one, its record made,
 and put aside where there is no score. The mark beside the store, which a use of a limited consent raises, is raised for
-every request, while the answer's own leaf is written. The road (`Paced`) gives an answer to the network on the next tick of
-a schedule of 5 ms that begins when its request came: what is left of a difference has to cross a tick to be seen. A schedule
-that ran on from request to request would let it through: who asks at all phases of a tick sees the mean of what is rounded.
+every request, once the answer's leaf and the release are on disk. The road (`Paced`) gives an answer to the network on the
+next tick of a schedule of 5 ms that begins when its request came: what is left of a difference has to cross a tick to be
+seen. A schedule that ran on from request to request would let it through: who asks at all phases of a tick sees the mean of
+what is rounded.
 
 **One version.** What a bank was given of a firm stands for the quarter, and of so many models at most (`score_standing`).
 """
@@ -17,7 +18,6 @@ that ran on from request to request would let it through: who asks at all phases
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,7 @@ from lianxin.parties.decision import Registry, ReleaseRequest
 from lianxin.parties.identifiers import normalise_identifier, subject_type_of
 from lianxin.parties.institutions import check_institution
 from lianxin.parties.ledger_commit import Preface
+from lianxin.parties.ledger_mark import mark_at
 from lianxin.parties.node import Node
 from lianxin.parties.query_platform import QueryDesk
 from lianxin.parties.records import FirmTable
@@ -54,7 +55,7 @@ STRANGERS = "NP"  # the type of a name that no firm has: of such a one nothing l
 class Paced(Channel):
     """A channel whose messages out leave on the ticks, 5 ms apart, of a schedule that begins when one came in.
 
-    `due` is what has to be done before the next one leaves, if anything; `turn` is given back once its leaf is on disk.
+    `due` is what has to be done before the next one leaves, once its leaf is on disk, if anything; `turn` is given back then.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Paced(Channel):
         self._channel, self._now, self._sleep = channel, now, sleep
         self._began = now()
         self.is_answering = False
-        self.due: Future[None] | None = None
+        self.due: Callable[[], None] | None = None
         self.turn: Turn | None = None
 
     def receive(self, deadline_s: float) -> bytes:
@@ -80,7 +81,7 @@ class Paced(Channel):
         if self.turn is not None:
             self.turn.give_back()
         if due is not None:
-            due.result()
+            due()
         passed = self._now() - self._began
         self._sleep((int(passed / TICK_S) + 1) * TICK_S - passed)
         self._channel.send(data)
@@ -121,7 +122,6 @@ class ScoreDesk(QueryDesk):
         self._models: dict[str, ServedModel | ServedTrees] = {}
         self._roads: dict[Channel, Paced] = {}
         self._loading = threading.Lock()
-        self._markers = ThreadPoolExecutor(4, thread_name_prefix="score-mark")
 
     def serve(self, channel: Channel) -> None:
         """Answer the requests of a conversation until it ends or nothing is asked for as long as a step may take.
@@ -161,7 +161,6 @@ class ScoreDesk(QueryDesk):
         for channel in silent:
             channel.close("the agreement has ended")
         super().close()
-        self._markers.shutdown()
 
     # ---- one request
 
@@ -181,7 +180,7 @@ class ScoreDesk(QueryDesk):
         standing = self._standing(talk.bank, asked, known)
         released = self._let_go(talk, asked, models, known.count(False), standing.names)
         fields = fields_of(models)
-        talk.road.due = self._markers.submit(self._raise_mark)
+        talk.road.due = self._raise_mark
         columns = _filled(asked.firms, fields, released, models)
         records, talk.trace.standing = _records(asked.firms, set(released.firms), columns, models, standing)
         return Answer(records, released.provenance)
@@ -253,8 +252,7 @@ class ScoreDesk(QueryDesk):
 
     def _raise_mark(self) -> None:
         """Raise the mark beside the store: of every request, as the use of a limited consent asks for."""
-        if self.node.ledger.raise_mark is not None:
-            self.node.ledger.raise_mark(self.node.ledger.size)
+        mark_at(self.node.ledger.raise_mark_soon, self.node.ledger.on_disk)
 
 
 def _filled(

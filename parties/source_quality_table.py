@@ -1,11 +1,12 @@
 """One look at a table for its quality: the type and the missing cells of each column, codes, dates; in pieces, no value kept.
 
-The table comes some thousand rows at a time (`records.iterate_table`), so that memory does not grow with the rows beyond eight
+The table comes some thousand rows at a time (`iterate_table`), so that memory does not grow with the rows beyond eight
 bytes for each identifier.
 """
 
 import hashlib
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,8 @@ import polars as pl
 
 from lianxin.federation.errors import InputFault
 from lianxin.parties.identifiers import is_uscc, normalise_identifier
-from lianxin.parties.records import iterate_table
+from lianxin.parties.records import AS_WRITTEN
+from lianxin.parties.records_frame import iterate_table
 from lianxin.parties.records_source import digest_of
 
 PIECE_ROWS = 5_000
@@ -85,13 +87,13 @@ class Look:
     codes: Codes = field(default_factory=Codes)
 
 
-def look_at(path: Path, id_column: str) -> Look:
+def look_at(path: Path, id_column: str, called: Mapping[str, str] = AS_WRITTEN) -> Look:
     """Return one look at the table in `path` (.csv, .csv.gz, .parquet). Raises InputFault for what is no table."""
     try:
         look = Look(digest_of(path), datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
     except OSError:
         raise InputFault(f"{path} cannot be read; check the path and the file's permissions") from None
-    for piece in iterate_table(path, PIECE_ROWS):
+    for piece in iterate_table(path, PIECE_ROWS, called):
         _take(look, piece, id_column)
     if not look.rows:
         raise InputFault(f"{path.name} holds no data rows; give a table with a header and at least one row")

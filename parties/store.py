@@ -22,7 +22,7 @@ from sqlalchemy.exc import DatabaseError
 from lianxin.federation.errors import InputFault, RunStopped
 from lianxin.parties import store_migrations, store_postgres
 from lianxin.parties import store_schema as schema
-from lianxin.parties.store_driver import Driven, driven
+from lianxin.parties.store_driver import Drive, Driven
 from lianxin.parties.store_ledger import (
     PAGE,
     USES,
@@ -74,6 +74,7 @@ class Store(LedgerTables):
             self._engine = self._writer = sa.create_engine(url, hide_parameters=True)
             sa.event.listen(self._engine, "connect", _set_timeout if self._read_only else _set_pragmas)
             sa.event.listen(self._engine, "begin", _begin)
+        self._drive = Drive(self._engine)
         try:
             self._open_schema()
             self._left_at = self.next_position() if holds else None
@@ -93,6 +94,7 @@ class Store(LedgerTables):
 
     def close(self) -> None:
         """Close every connection."""
+        self._drive.close()
         self._engine.dispose()
         self._writer.dispose()
 
@@ -270,21 +272,27 @@ class Store(LedgerTables):
         """Return a transaction that reads."""
         return self._begun(self._engine)
 
-    def writing_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
-        """Return a transaction that writes, as `writing`, for statements that are compiled once."""
-        return _Locked(self._lock, self._driven(self._writer))
+    def writing_fast(self, waits: bool = True) -> AbstractContextManager[sa.Connection | Driven]:
+        """Return a transaction that writes, as `writing`, for statements that are compiled once.
+
+        Without `waits` SQLite does not wait for the disk: it is there with the next transaction that does.
+        """
+        return _Locked(self._lock, self._driven(waits))
 
     def reading_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
         """Return a transaction that reads, for statements that are compiled once: on SQLite by its driver."""
-        return self._driven(self._engine)
+        return self._driven()
 
     def _begun(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
         if self.dialect == "sqlite":
             return engine.begin()
         return store_postgres.told(engine.begin(), lambda: self.place)
 
-    def _driven(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection | Driven]:
-        return driven(engine) if self.dialect == "sqlite" else self._begun(engine)
+    def _driven(self, waits: bool | None = None) -> AbstractContextManager[sa.Connection | Driven]:
+        """Return a transaction on SQLite's driver, elsewhere one of the writer, or of a reader where `waits` is None."""
+        if self.dialect == "sqlite":
+            return self._drive.transaction(waits is not False)
+        return self._begun(self._engine if waits is None else self._writer)
 
     def _scalars(self, query: sa.Select[Any]) -> list[bytes]:
         with self.reading() as connection:

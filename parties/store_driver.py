@@ -1,11 +1,17 @@
 """What a node asks its store for every request, by the driver: SQLAlchemy's way to SQLite costs ten times what SQLite does.
 
-A statement is compiled once, by SQLAlchemy, and then handed to SQLite as text. The connections are those of the engine's
-pool, with what is set on them; a transaction is committed by the engine's dialect and rolled back with what it raises. It has
-as much of a `sa.Connection` as the functions of `store_ledger` use, which take the one or the other.
+A statement is compiled once, by SQLAlchemy, and then handed to SQLite as text. The connections are made by the engine, with
+what is set on them, and wait for their next use in a list: to take one out of the engine's pool and to put it back takes
+longer than most of what is asked. A transaction is committed by the engine's dialect and rolled back with what it raises. It
+has as much of a `sa.Connection` as the functions of `store_ledger` use, which take the one or the other.
+
+A transaction that need not be on disk before the next one is can be committed without waiting for the disk: everybody reads
+it at once, and in a write-ahead log it comes before whatever is committed later, so that the next one that waits brings it
+to disk. A loss of power before that takes it back whole; the end of the process does not.
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +22,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 
 Values = Mapping[str, Any]
+_KEPT = 16  # connections that wait; more are closed after their use
 
 
 class Driven:
@@ -75,16 +82,57 @@ def _with_lists(
     return text, names
 
 
-@contextmanager
-def driven(engine: sa.Engine) -> Iterator[Driven]:
-    """Run a transaction: committed at the block's end, rolled back if it raises. Raises SQLAlchemy's errors for SQLite's."""
-    pooled = engine.raw_connection()
-    connection = cast(sqlite3.Connection, pooled.driver_connection)
-    try:
-        connection.execute("BEGIN")
-        yield Driven(connection, engine.dialect)
-        engine.dialect.do_commit(cast(Any, connection))
-    except sqlite3.Error as fault:
-        raise sa.exc.DBAPIError.instance(None, None, fault, sqlite3.Error, True, dialect=engine.dialect) from None
-    finally:
-        pooled.close()  # what was not committed is rolled back by the pool
+class Drive:
+    """The driver's connections to the file of one engine. Safe between threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine, self._waiting, self._closed = engine, deque[sqlite3.Connection](), False
+
+    @contextmanager
+    def transaction(self, waits: bool = True) -> Iterator[Driven]:
+        """Run a transaction: committed at the block's end, rolled back if it raises. Raises SQLAlchemy's errors for SQLite's.
+
+        Without `waits` it is not waited for until it is on disk.
+        """
+        connection, dialect = self._taken(), self._engine.dialect
+        try:
+            if not waits:
+                connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("BEGIN")
+            yield Driven(connection, dialect)
+            dialect.do_commit(cast(Any, connection))
+        except sqlite3.Error as fault:
+            raise sa.exc.DBAPIError.instance(None, None, fault, sqlite3.Error, True, dialect=dialect) from None
+        finally:
+            self._give_back(connection, waits)
+
+    def close(self) -> None:
+        """Close what waits now, and what is in use once it is given back."""
+        self._closed = True
+        while self._waiting:
+            self._waiting.pop().close()
+
+    def _taken(self) -> sqlite3.Connection:
+        try:
+            return self._waiting.pop()
+        except IndexError:
+            pooled = self._engine.raw_connection()
+            connection = cast(sqlite3.Connection, pooled.driver_connection)
+            pooled.detach()
+            return connection
+
+    def _give_back(self, connection: sqlite3.Connection, waits: bool) -> None:
+        """Roll back what was not committed, and keep the connection as a new one is, or close it."""
+        is_whole = False
+        try:
+            connection.rollback()
+            if not waits:
+                connection.execute("PRAGMA synchronous=FULL")
+            is_whole = True
+        finally:
+            if is_whole and len(self._waiting) < _KEPT:
+                self._waiting.append(connection)
+            else:
+                connection.close()
+            if self._closed:
+                self.close()

@@ -77,8 +77,8 @@ class LedgerTables(ABC):
         """Return a transaction that reads."""
 
     @abstractmethod
-    def writing_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
-        """Return a transaction that writes by statements which are compiled once."""
+    def writing_fast(self, waits: bool = True) -> AbstractContextManager[sa.Connection | Driven]:
+        """As `writing`, by statements that are compiled once; without `waits` the next that waits brings it to disk."""
 
     @abstractmethod
     def reading_fast(self) -> AbstractContextManager[sa.Connection | Driven]:
@@ -123,8 +123,11 @@ class LedgerTables(ABC):
         settings: Mapping[str, bytes] | None = None,
         firm_keys: Mapping[str, tuple[str, str]] | None = None,
         standing: Sequence[StandingRow] = (),
+        waits: bool = True,
     ) -> None:
         """Write `leaves` at positions first, first + 1, … with what they speak of, all or nothing.
+
+        It is on disk when this returns; without `waits`, when the next that waits returns.
 
         `registry` continues the registry at its next epoch; `uses` are pairs of a consent with a limit and what it is
         used for, each kept once; `settings` take the place of what was under their keys; `firm_keys` as in
@@ -134,7 +137,7 @@ class LedgerTables(ABC):
         """
         rows = [{"position": first + offset, "data": leaf} for offset, leaf in enumerate(leaves)]
         try:
-            with self.writing() if registry or firm_keys else self.writing_fast() as connection:
+            with self.writing() if registry or firm_keys else self.writing_fast(waits) as connection:
                 if rows:
                     connection.execute(_ADD_LEAVES, rows)
                 if envelopes:

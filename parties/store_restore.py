@@ -29,7 +29,7 @@ from lianxin.parties import checkpoint, store_hold
 from lianxin.parties.boundary_clock import LedgerClock, newest_time
 from lianxin.parties.config import NodeConfig
 from lianxin.parties.consent_high_water import FILE as MARK
-from lianxin.parties.consent_high_water import Mark, read_mark, write_mark
+from lianxin.parties.consent_high_water import SIZE_FILE, Mark, read_mark, write_mark
 from lianxin.parties.institutions import PREFIX as INSTITUTIONS
 from lianxin.parties.institutions import standing_of
 from lianxin.parties.ledger import Ledger
@@ -44,7 +44,7 @@ from lianxin.parties.store_open import lock_state, open_store, store_file
 
 JUMP = 1_000_000  # conversations and attempts that may have been numbered since the backup
 MOST_MANIFEST_BYTES = 2**26
-_LEFT = frozenset({MARK, "lock", "control.sock"})
+_LEFT = frozenset({MARK, SIZE_FILE, "lock", "control.sock"})
 
 
 @dataclass(frozen=True)

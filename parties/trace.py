@@ -114,15 +114,16 @@ class HoldingTrace(LedgerTrace):
     def preface(self, leaf: Mapping[str, Any], operator: str | None = None) -> Preface:
         """Return what goes in front of a release: what is held back, then a leaf of `operator` (None: the node's).
 
-        Once it is on disk, call `written`.
+        Once it is written, call `written`. The release goes on in the next message out, whose leaf waits for the disk.
         """
         if self._held is None:
-            return Preface(((leaf, operator),), late_mark=True)
+            return Preface(((leaf, operator),), late_mark=True, goes_on=True)
         came, header, signature = self._held
-        return Preface(((came, None), (leaf, operator)), envelope_row("in", header, signature), late_mark=True)
+        both = (came, None), (leaf, operator)
+        return Preface(both, envelope_row("in", header, signature), late_mark=True, goes_on=True)
 
     def written(self) -> None:
-        """Hold nothing back any more: it is on disk."""
+        """Hold nothing back any more: it is written."""
         self._held = None
 
     def settle(self) -> None:

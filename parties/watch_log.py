@@ -47,6 +47,7 @@ _KINDS = [
         (r"revoked ", "revoked", "info"),
         (r"the cosignature of ", "cosignature-refused", "warning"),
         (r"rolled back ", "rolled-back", "warning"),
+        (rf"run {_RUN}[ :]", "note", "info"),
     )
 ]
 
@@ -123,13 +124,16 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(JsonLines):
-    """One line of text an event: time, level, party, run, event, then what there is more; a trace keeps its lines."""
+    """One line of text an event: time, level, party, run, event, then what there is more; a trace keeps its lines.
+
+    What begins with the event's name is not said twice: `approved bank-1`, `connected`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         told = _told(record, self._party)
         head = [str(told.pop(name)) or "-" for name in ("time", "level", "party", "run", "event")]
-        trace, what = str(told.pop("trace", "")), str(told.pop("what", ""))
+        trace, what = str(told.pop("trace", "")), f"{told.pop('what', '')} ".removeprefix(f"{head[-1]} ").strip()
         more = [f"{name}={value}" for name, value in sorted(told.items())]
         line = " ".join(" ".join([*head, *([what] if what else []), *more]).splitlines())
         return f"{line}\n{trace}" if trace else line

@@ -3,11 +3,11 @@
 It reads the ledger from behind, a page at a time, so that whatever writes a leaf needs to know nothing of it.
 """
 
+import json
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from lianxin.crypto import canonical
 from lianxin.parties.rule_words import in_log
 from lianxin.parties.store_ledger import PAGE
 from lianxin.parties.watch_log import log_event
@@ -24,7 +24,7 @@ class Tail:
     def __init__(self, node: "Node") -> None:
         self._node, self._lock = node, threading.Lock()
         self._position, self._note = node.ledger.size, 0
-        self._phase: tuple[str, float] | None = None
+        self._phases: dict[str, tuple[str, float]] = {}  # by run
         self.leaves: Counter[str] = Counter()  # by kind
         self.decisions: Counter[tuple[str, str]] = Counter()  # (allow or deny, rule): of the gate
         self.refusals: Counter[str] = Counter()  # by rule: of messages, conversations and peers
@@ -40,7 +40,7 @@ class Tail:
             end = min(size, self._position + most)
             if end > self._position:
                 for data in self._node.store.leaves(self._position, end):
-                    self._take(canonical.decode(data))
+                    self._take(json.loads(data))
                     self._position += 1
             self._hear()
             return size - end
@@ -60,14 +60,15 @@ class Tail:
             self.contracts[leaf["event"]] += 1
 
     def _hear(self) -> None:
-        _, notes, self._note = self._node.notes.page(self._note)
-        for seconds, what in notes:
+        _, notes, self._note = self._node.notes.told(self._note)
+        for seconds, what, run in notes:
             words = what.split()
             is_over = words[:1] in (["failed"], ["stopped:"]) or (
                 words[:1] == ["run"] and words[2:3] and words[2] in _ENDS
             )
             if words[:1] == ["phase"] or is_over:
-                if self._phase is not None:
-                    phase, since = self._phase
+                phase, since = self._phases.pop(run, ("", 0.0))
+                if phase:
                     self.phase_s[phase] = self.phase_s.get(phase, 0.0) + seconds - since
-                self._phase = None if is_over else (words[1], seconds)
+                if not is_over:
+                    self._phases[run] = (words[1], seconds)

@@ -3,7 +3,7 @@
 Everything is on: mutual TLS, the gate at both ends, consents with a limit and the count of their uses, both ledgers with
 every leaf on disk before its message leaves, the schedule of 5 ms. Batches are of 1,000 firms, scored to the end, the bank's
 own card included; single requests are one firm each, from the call at the bank to the platform's part in its hands. Single
-requests wait for the disk seven times or so, so the disk's own rate is measured beside them.
+requests wait for the disk four times, so the disk's own rate is measured beside them.
 """
 
 import subprocess

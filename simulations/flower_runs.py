@@ -137,7 +137,7 @@ class BankSeat:
         data = self.node.config.data
         assert data.label is not None and data.table is not None
         self.label = data.label
-        self.table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
+        self.table = load_loan_table(read_table(data.table, data.columns), data.id, data.label, data.split, data.loan_id)
         self._approved = ""
         self._work: BankSide | None = None
         self._app: Any = None

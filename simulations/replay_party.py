@@ -135,7 +135,7 @@ def _play(node: OpenedNode, contract: RunContract, recording: Recording) -> None
 def _play_bank(node: OpenedNode, contract: RunContract, recording: Recording) -> LianxinError | None:
     data = node.config.data
     assert data.table is not None and data.label is not None
-    table = load_loan_table(read_table(data.table), data.id, data.label, data.split, data.loan_id)
+    table = load_loan_table(read_table(data.table, data.columns), data.id, data.label, data.split, data.loan_id)
     node.rules.check_columns(table.columns, data.label)
     link = RunLink(RecordedLink(recording, contract.platform))
     worker = Worker(node, contract, bank_run(node, contract, table, link), link)
@@ -160,7 +160,7 @@ def _play_platform(node: OpenedNode, contract: RunContract, recording: Recording
 
 
 def _firms(data: DataSection) -> FirmTable:
-    return FirmTable([], {}) if data.table is None else load_firm_table(read_table(data.table), data.id)
+    return FirmTable([], {}) if data.table is None else load_firm_table(read_table(data.table, data.columns), data.id)
 
 
 class _Served:

@@ -16,6 +16,7 @@ NODE = {
     "data.query": "The SELECT that gives the table from that database.",
     "data.password_file": "A file with that database's password.",
     "data.id": "Its column of firm identifiers.",
+    "data.columns": "What a column is called here, and its name in the file where that is another.",
     "data.label": "A bank's column with 1 for bad and 0 for good.",
     "data.split": "A bank's column with train or test.",
     "data.loan_id": "A bank's column that tells a firm's loans apart.",

@@ -6,23 +6,34 @@ is a failure.
 """
 
 import ast
+import errno
 import logging
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import worlds
+from conversations import contract_of
 from faults import failpoint_report as report
 from faults.failpoint_processes import run_as_processes
 from faults.failpoint_runs import PLACES, Outcome, run_in_memory, undisturbed
 from faults.failpoint_worlds import NETWORK, SCORECARD, Scene, scene_of
+from sqlalchemy.exc import OperationalError
 from torture import IS_TORTURE
 
 from lianxin.crypto import failpoints
-from lianxin.federation.errors import InputFault
+from lianxin.federation import grid
+from lianxin.federation.apps import EnsembleStrategy, record_of
+from lianxin.federation.errors import InputFault, PeerGone, RunStopped
+from lianxin.federation.grid import PartyGrid
+from lianxin.parties import bank_worker, platform, platform_turns
 from lianxin.parties.failpoints_armed import ACTIONS, VARIABLE, Fault, Panic, arm_for, parse_fault
+from lianxin.parties.run_remedies import tell
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("crypto", "federation", "parties")
@@ -38,7 +49,7 @@ OUTLIVED = (  # what a run outlives may strike together: in make test these are 
 ENDING = [place for place in PLACES if IS_TORTURE or not any(place in one for one in OUTLIVED)]
 KILLED = (
     (NETWORK, "bank-2", "envelope-send/after", 9),
-    (SCORECARD, "bank-1", "pool-pop/after", 1),
+    (SCORECARD, "bank-1", "model-write/before", 1),
     (SCORECARD, "platform", "witness-answer/after", 1),
 )
 
@@ -220,6 +231,94 @@ def test_a_process_killed_at_a_place_and_started_again_ends_as_all_others_do(
     _check(outcome, struck)
     if kind == NETWORK:
         assert outcome.end == "finished", outcome.ended
+    if place == "model-write/before":
+        assert outcome.end == "failed" and "bank-1 left the run" in outcome.ended["platform"]["error"], outcome.ended
+
+
+@pytest.mark.slow
+def test_a_bank_that_cannot_write_its_model_fails_the_run_at_all_nodes_and_no_model_stays(
+    scorecard: Scene, struck: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, tried = bank_worker.write_result, list[str]()
+
+    def writing(node: Any, run: Any) -> None:
+        if node.party == "bank-1":
+            tried.append(node.party)
+            raise OSError(errno.ENOSPC, "no space left")
+        write(node, run)
+
+    monkeypatch.setattr(bank_worker, "write_result", writing)
+    outcome = run_in_memory(scorecard, Fault("nowhere/before", "panic"), "no-room-for-a-model")
+    assert outcome.wrong == [] and outcome.end == "failed", (outcome.wrong, outcome.ended)
+    assert tried == ["bank-1"] * 2 and "bank-1 could not write its model" in outcome.ended["bank-1"]["error"]
+    assert outcome.ended["platform"]["party"] == "bank-1"
+
+
+@pytest.mark.slow
+def test_a_platform_whose_disk_takes_nothing_ends_a_run_as_soon_as_it_does(
+    scorecard: Scene, struck: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, tries = platform.PlatformNode._end, list[str]()
+
+    def full(*_: Any) -> None:
+        with closing(sqlite3.connect(":memory:")) as base:
+            base.execute("pragma max_page_count = 1")
+            try:
+                base.execute("create table one (it)")
+            except sqlite3.OperationalError as fault:
+                raise OperationalError("insert", None, fault) from fault
+
+    def ending(node: Any, contract: Any, sessions: Any, state: str, *more: Any) -> None:
+        tries.append(state)
+        if len(tries) < 3:
+            full()
+        end(node, contract, sessions, state, *more)
+
+    monkeypatch.setattr(platform, "keep_plan", full)
+    monkeypatch.setattr(platform.PlatformNode, "_end", ending)
+    monkeypatch.setattr(platform_turns, "END_AGAIN_S", 0.02)
+    outcome = run_in_memory(scorecard, Fault("nowhere/before", "panic"), "platform-full", 20.0)
+    assert outcome.wrong == [] and outcome.end == "failed" and tries == ["failed"] * 3, (outcome.wrong, tries)
+    said = tell(outcome.ended["platform"])
+    assert (
+        "failed at platform in agreement" in said and "disk under this node's state folder failed (SQLITE_FULL)" in said
+    )
+
+
+class Seats(PartyGrid):
+    """A grid whose banks answer at once, but for one that is lost when it is to evaluate."""
+
+    def __init__(self, banks: Sequence[str], gone: str) -> None:
+        super().__init__(dict.fromkeys(banks), 0.0)  # type: ignore[arg-type]
+        self.gone = gone
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Any]:
+        return [self._said(message) for message in messages]
+
+    def _said(self, message: Any) -> Any:
+        bank, kind = self.banks[message.metadata.dst_node_id], message.metadata.message_type
+        if (kind, bank) != ("evaluate", self.gone):
+            return grid._answer(message, content=record_of({}, {"stopped": 1} if kind == "train" else {}, {}))
+        self.lost[bank] = PeerGone("it went away")
+        return grid._answer(message, error=grid.Error(code=grid.LOST, reason="L01"))
+
+
+@pytest.mark.parametrize(
+    ("terms", "goes_on"),
+    [
+        pytest.param({"on_loss": "stop"}, False, id="stop"),
+        pytest.param({"on_loss": "rerun", "min_banks": 3}, False, id="rerun-below-its-floor"),
+        pytest.param({"on_loss": "rerun", "min_banks": 2}, True, id="rerun-with-enough-left"),
+    ],
+)
+def test_a_bank_lost_at_its_evaluation_counts_as_one_lost_in_a_round(terms: dict[str, Any], goes_on: bool) -> None:
+    contract = contract_of(3, model="boosted_trees", trees=2, **terms)
+    told, steps = list[Any](), mock.Mock()
+    steps.evaluated.side_effect = lambda replies: told.append(sorted(replies))
+    with nullcontext() if goes_on else pytest.raises(RunStopped, match="bank-2 left the run: it went away"):
+        EnsembleStrategy(contract, steps).start(Seats(contract.banks, "bank-2"))
+    assert told == ([["bank-1", "bank-3"]] if goes_on else [])
+    steps.drop_round.assert_called_once_with(["bank-2"])
 
 
 @pytest.mark.slow

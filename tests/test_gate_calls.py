@@ -179,7 +179,9 @@ def lobby(contract: Any, **more: Any) -> Any:
         store=SimpleNamespace(put_run=never, run=lambda _run: None),
     )  # fmt: skip
     table = SimpleNamespace(columns={})
-    return SimpleNamespace(node=node, table=table, label="label_bad", contract=contract, refusals=refusals, **more)
+    return SimpleNamespace(
+        node=node, table=table, label="label_bad", contract=contract, refusals=refusals, ended={}, **more
+    )
 
 
 def test_a_bank_looks_whether_a_run_id_is_new_before_it_reads_the_proposal(ends: worlds.Ends) -> None:
@@ -287,7 +289,7 @@ def forged(*_arguments: Any) -> None:
 
 
 def test_a_bank_closes_no_run_on_a_head_that_it_could_not_keep(ends: worlds.Ends) -> None:
-    here = lobby(ends.contract, ended={})
+    here = lobby(ends.contract)
     here.node.keep_head, here.node.contract_event = forged, lambda *_a: None
     session = SimpleNamespace(peer="platform-a", send=never)
     with pytest.raises(EvidenceRejected):

@@ -231,7 +231,7 @@ def test_a_production_platform_without_a_register_says_so_and_a_trial_does_not(n
         config = SimpleNamespace(profile=profile)
         node = SimpleNamespace(store=real.store, ledger=real.ledger, clock=real.clock, config=config)
         node.say = lambda what, *_run, **_how: said.append(what)
-        institutions.check_institutions(node, network.platform.desks[RUN].contract)  # type: ignore[arg-type]
+        institutions.tell_open_door(node, RUN)  # type: ignore[arg-type]
     assert len(said) == 1 and "any pinned bank may take part" in said[0]
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torture import cases
 
-from lianxin.crypto import fixed_base, paillier
+from lianxin.crypto import fixed_base, paillier, shared_residues
 from lianxin.crypto.errors import DecryptionFault, KeyRejected
 from lianxin.crypto.fixed_base import EvaluatorResidues, FixedBase, OwnerResidues, owner_base
 from lianxin.crypto.randomness import Drbg, derive_seed
@@ -176,6 +176,39 @@ def test_a_window_changes_nothing_but_the_price(window: int) -> None:
     for beyond in (-1, 1 << (64 + window)):
         with pytest.raises(OverflowError):
             table.power(beyond)
+        with pytest.raises(OverflowError):
+            table.powers([1, beyond])
+
+
+@pytest.mark.parametrize("window", [1, 5, 8, 13])
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_powers_of_many_exponents_are_the_powers_of_each(window: int, count: int) -> None:
+    table, drbg = FixedBase(7, 1_000_003, 64, window), seeded("many powers")
+    exponents = [0, (1 << 64) - 1, *(drbg.bits(64) for _ in range(48))][:count]
+    assert table.powers(exponents) == [pow(7, exponent, 1_000_003) for exponent in exponents]
+
+
+@pytest.mark.parametrize("bits", [None, 448])
+def test_many_draws_and_encryptions_are_those_made_one_after_the_other(bits: int | None) -> None:
+    residues = OwnerResidues(*KEY.reveal_primes(), bits)
+    one, many = seeded("one after the other"), seeded("one after the other")
+    assert residues.draw_many(3, many) == [residues.draw(one) for _ in range(3)]
+    assert residues.encrypt_many([5, 0], PUBLIC.n, many) == [residues.encrypt(m, PUBLIC.n, one) for m in (5, 0)]
+
+
+def test_residues_that_workers_made_together_draw_as_those_made_here() -> None:
+    with ThreadPoolExecutor(2) as executor:
+        told = shared_residues.made_by(PUBLIC.n, bytes(32), executor)
+        assert shared_residues.made_by(PUBLIC.n, bytes(32), executor) is told
+    here, together = EvaluatorResidues(PUBLIC.n, bytes(32)), fixed_base.evaluator_residues(PUBLIC.n, bytes(32), told)
+    assert together.draw(seeded("together")) == here.draw(seeded("together"))
+    paillier.forget_evaluators()
+    assert shared_residues._kept(PUBLIC.n, bytes(32)) == []
+
+
+def test_the_largest_window_is_for_short_exponents_of_many_draws() -> None:
+    windows = [fixed_base.owner_window_bits(draws, bits) for bits in (None, 448) for draws in (1, 50_000, 150_000)]
+    assert windows == [8, 11, 11, 8, 11, 13]
 
 
 def test_the_number_of_draws_expected_changes_no_ciphertext() -> None:

@@ -111,8 +111,8 @@ def test_the_same_is_written_whether_somebody_is_let_go_or_not(own: Scene, monke
     node, kinds = own.platform.node, {"score": own.fresh()[0], "silent": own.silent()[0], "stranger": STRANGER}
     own.ask(*own.fresh(1))
     marks: list[int] = []
-    honest = node.ledger.raise_mark
-    monkeypatch.setattr(node.ledger, "raise_mark", lambda size: marks.append(size) or honest(size))
+    honest = node.ledger.raise_mark_soon
+    monkeypatch.setattr(node.ledger, "raise_mark_soon", lambda size: marks.append(size) or honest(size))
     wrote = {}
     for kind, firm in kinds.items():
         before, leaves = _counted(node), node.ledger.size

@@ -36,7 +36,6 @@ ALLOWED = {  # a wait without a deadline, and why nothing can keep it for ever
     "parties/ledger_commit.py entry.wake.acquire()": "whoever writes the batch wakes its entries, also when it fails",
     "parties/platform.py place.take()": "asks twice a second whether its run was stopped or the node is closing",
     "parties/platform_turns.py place.take()": "asks twice a second whether its run was stopped or the node is closing",
-    "parties/score_platform.py due.result()": "the figures of one answer, made by a thread that always answers",
     "parties/score_platform.py talk.turn.take()": "a turn in one conversation, whose channel has a deadline",
     "parties/store.py self._lock.acquire()": "held for one transaction, which the database bounds",
 }

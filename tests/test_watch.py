@@ -91,7 +91,7 @@ def test_time_is_given_to_the_phases_of_a_run(served, monkeypatch):
     seconds = iter((10.0, 14.0, 19.0))
     monkeypatch.setattr("lianxin.parties.node.time.monotonic", lambda: next(seconds))
     for what in ("phase matching", "phase training", "run run-7 finished"):
-        served[0].node.say(what)
+        served[0].node.say(what, "run-7")
     monkeypatch.undo()
     found = by_name(served[1])["lianxin_run_phase_seconds_total"]
     assert found == {(("phase", "matching"),): 4.0, (("phase", "training"),): 5.0}

@@ -106,7 +106,7 @@ class OneBank(BankScorecard):
         self.training, self._round, self._active = list(range(training.rows)), -1, []
         self._banks_left = ["bank-1"]
         self.table = SimpleNamespace(identifiers=[f"firm-{row}" for row in range(training.rows)])
-        self.node = SimpleNamespace(party="bank-1", take_revocations=lambda _number: None, say=lambda *_what, **_how: None)
+        self.node = SimpleNamespace(party="bank-1", take_revocations=lambda *_: None, say=lambda *_what, **_how: None)
         self.told = []
 
     def _work(self):

@@ -46,8 +46,8 @@ class Bank(bank_network.BankNetwork):
         table = LoanTable([f"firm {row}" for row in range(ROWS)], labels, split, columns)
         self.said: list[str] = []
         node = SimpleNamespace(
-            party="bank-1", executor=None, say=self.said.append, run_drbg=lambda _: Drbg(bytes(32)),
-            take_revocations=lambda _: None,
+            party="bank-1", executor=None, say=lambda what, *_run: self.said.append(what), run_drbg=lambda _: Drbg(bytes(32)),
+            take_revocations=lambda *_: None,
             boundary=SimpleNamespace(to_leave_out=lambda *_: frozenset(), subject_key=str),
         )  # fmt: skip
         super().__init__(node, contract_of_banks(**terms), table, None)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ class FailedRun:
     def __init__(self, folder: Path, place: str, capfd: Any, caplog: Any, patch: pytest.MonkeyPatch) -> None:
         notes: list[str] = []
         say = Node.say
-        patch.setattr(Node, "say", lambda node, what: notes.append(what) or say(node, what))
+        patch.setattr(Node, "say", lambda node, what, run="": notes.append(what) or say(node, what, run))
         patch.setattr(tempfile, "tempdir", str(folder / "temporary"))
         (folder / "temporary").mkdir(parents=True)
         inputs = worlds.tables_of(folder / "tables", 3, 300, 2, 150)

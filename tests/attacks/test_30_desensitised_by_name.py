@@ -134,7 +134,7 @@ def test_what_the_law_publishes_may_be_kept_as_it_is_and_a_record_of_no_sense_le
 def node_at(provider: w.Provider, folder: Path, column: str = SECRET, role: str = "quasi") -> Any:
     """Return as much of a node as its desensitisation looks at."""
     (folder / "policy.toml").write_text(policy_text(role, '"band"\nedges = [500000]', column))
-    data = SimpleNamespace(desensitisation=folder / "policy.toml", table=folder / "firms.csv")
+    data = SimpleNamespace(desensitisation=folder / "policy.toml", table=folder / "firms.csv", columns={})
     return SimpleNamespace(
         config=SimpleNamespace(data=data), catalogue=w.CATALOGUE, store=provider.store, ledger=provider.ledger,
         clock=provider.clock, party="platform-a",

@@ -263,9 +263,11 @@ def _words_wrong(layout: Layout, outcome: Outcome) -> Iterator[str]:
 
 
 def _models_wrong(scene: Scene, layout: Layout, outcome: Outcome) -> Iterator[str]:
+    found = digests_of(layout)
+    if outcome.end == "failed":
+        yield from (f"{party} keeps a model of a run that failed" for party in found)
     if outcome.end != "finished":
         return
-    found = digests_of(layout)
     if not scene.digests:
         scene.digests.update(found)
     for party in layout.parties:
