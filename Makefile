@@ -10,7 +10,7 @@ PROTOS := $(wildcard proto/*.proto)
 TORTURE := tests/attacks tests/faults/test_nemesis.py $(addprefix tests/test_,$(addsuffix .py,canonical consent_bulk consent_records consent_snapshot decision_laws decoders \
 	desensitise_risk failpoints group histogram intervals \
 	key_file modulus_proof multiexp overflow_proof packing paillier pairwise_masks preparation psi_ecdh psi_paillier \
-	resumption_of_runs scenario_run secure_sum shamir soak training cheats_kinds))
+	processes resumption_of_runs round scenario_run scorecards_at_once stock_flower secure_sum shamir soak training cheats_kinds))
 
 .PHONY: demo test torture dev check bench protos clean
 

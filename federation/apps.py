@@ -98,7 +98,7 @@ def parts_of(content: RecordDict) -> tuple[Arrays, Numbers, Texts]:
     numbers = content.metric_records.get(road.METRICS, MetricRecord())
     texts = content.config_records.get(road.CONFIG, ConfigRecord())
     return (
-        {name: array.numpy() for name, array in arrays.items()},
+        {name: road.values_of(array) for name, array in arrays.items()},
         {name: int(value) for name, value in numbers.items()},  # type: ignore[arg-type]
         {name: str(value) for name, value in texts.items()},
     )

@@ -41,6 +41,21 @@ LOST = 1
 _DTYPES = ("uint8", "uint64", "int64", "float32", "float64")
 _TTL_S = 10.0**7
 _LEARNING_ERROR = "L01"
+_TRIES = 5
+
+
+def values_of(array: Array) -> np.ndarray[Any, Any]:
+    """Return the values of an array of Flower, in its own dtype and shape. Raises ValueError for bytes that are none.
+
+    Its header is parsed as a literal, and CPython 3.11 counts the depth of what is parsed for all threads at once: where
+    another thread imports torch meanwhile, which compiles, one of the two now and then fails by SystemError.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return array.numpy()
+        except SystemError:
+            continue
+    return array.numpy()
 
 
 def encode_message(message: Message, forms: Mapping[str, str], reply_to: str = "") -> Any:
@@ -54,7 +69,7 @@ def encode_message(message: Message, forms: Mapping[str, str], reply_to: str = "
         return out
     content = message.content
     for name, array in sorted(content.array_records.get(ARRAYS, ArrayRecord()).items()):
-        values = np.ascontiguousarray(array.numpy())
+        values = np.ascontiguousarray(values_of(array))
         entry = out.arrays.add(name=name, declared_form=_form(forms, name), dtype=str(values.dtype))
         entry.shape.extend(values.shape)
         entry.data = values.astype(values.dtype.newbyteorder("<")).tobytes()

@@ -67,7 +67,7 @@ def combine(
     replies = [_reply(group, weights, rows) for group, (weights, rows) in enumerate(averages, start=1)]
     with np.errstate(over="ignore", invalid="ignore"):  # a result that is no number is refused below
         arrays, _ = strategy.aggregate_train(round_number, replies)
-    after = [np.asarray(array.numpy(), dtype=np.float32) for array in (arrays or {}).values()]
+    after = [np.asarray(road.values_of(array), dtype=np.float32) for array in (arrays or {}).values()]
     if not all(np.isfinite(array).all() for array in after):
         raise RunStopped(
             f"round {round_number} gave weights that are no numbers; lower local_rate_millionths or "

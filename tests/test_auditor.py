@@ -268,7 +268,9 @@ def test_a_refusal_that_names_the_message_is_its_receipt(tmp_path: Path) -> None
     told, folder = {"unlogged": ["in"], "refused": True}, tmp_path / "open"
     folder.mkdir()
     assert failed(World(folder, {"status": told, "end": "broken off"}).story()) == {}
-    assert "refused it, and that the run finished after" in failed(World(tmp_path, {"status": told}).story())["receipts"]
+    assert (
+        "refused it, and that the run finished after" in failed(World(tmp_path, {"status": told}).story())["receipts"]
+    )
 
 
 def test_a_limited_consent_is_counted_over_other_runs(tmp_path: Path) -> None:

@@ -302,7 +302,9 @@ def test_a_node_that_cannot_start_says_why_in_one_line(
 
 def test_a_node_with_another_partys_role_or_no_toml_says_so(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = spoken(capsys, ["platform", "serve", str(node)])
-    assert_one_sentence(code, said, "is a bank's configuration and this is a command of the platform; give the platform's")
+    assert_one_sentence(
+        code, said, "is a bank's configuration and this is a command of the platform; give the platform's"
+    )
     node.write_text("role = bank\n")
     code, said = spoken(capsys, ["bank", "serve", str(node)])
     assert_one_sentence(code, said, "is no TOML")

@@ -57,7 +57,14 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path, what: str) -> None:
 
 def test_the_doctor_and_a_list_to_score_read_it_so_too(tmp_path: Path) -> None:
     data = {"table": "t.csv", "id": "firm", "columns": CALLED}
-    node = {"role": "platform", "operator": "wang", "identity": "i", "state": "s", "listen": "127.0.0.1:0", "data": data}
+    node = {
+        "role": "platform",
+        "operator": "wang",
+        "identity": "i",
+        "state": "s",
+        "listen": "127.0.0.1:0",
+        "data": data,
+    }
     (tmp_path / "node.toml").write_text(tomli_w.dumps(node))
     path = written(tmp_path, "gb18030")
     config = load_node(tmp_path / "node.toml")
@@ -70,7 +77,14 @@ def test_the_doctor_and_a_list_to_score_read_it_so_too(tmp_path: Path) -> None:
 
 def test_a_name_of_nothing_is_a_mistake_with_its_line(tmp_path: Path) -> None:
     data = {"table": "t.csv", "id": "firm", "columns": {"firm": ""}}
-    node = {"role": "platform", "operator": "wang", "identity": "i", "state": "s", "listen": "127.0.0.1:0", "data": data}
+    node = {
+        "role": "platform",
+        "operator": "wang",
+        "identity": "i",
+        "state": "s",
+        "listen": "127.0.0.1:0",
+        "data": data,
+    }
     (tmp_path / "node.toml").write_text(tomli_w.dumps(node))
     with pytest.raises(InputFault, match=r"line \d+: data\.columns\.firm"):
         load_node(tmp_path / "node.toml")

@@ -19,7 +19,9 @@ _RULE = re.compile(r'"((?:[GSICPMBALNRW][0-9]{2})|OUT-[A-Z]+)"')
 
 
 def shell_lines() -> list[str]:
-    return [line.split("#")[0].strip() for block in _SHELL.findall(README) for line in block.splitlines() if line.strip()]
+    return [
+        line.split("#")[0].strip() for block in _SHELL.findall(README) for line in block.splitlines() if line.strip()
+    ]
 
 
 def commands() -> dict[str, typer.models.CommandInfo]:
@@ -75,7 +77,9 @@ def test_every_configuration_key_is_in_the_reference():
     )  # fmt: skip
     missing = {key for section in sections for key in section.model_fields if f"`{key}`" not in REFERENCE}
     assert missing - {"data", "policy", "simulation", "banks", "keys", "quota", "witness"} == set()
-    assert all(f"[{name}" in REFERENCE for name in ("data", "policy", "simulation", "banks", "keys", "quota", "witness"))
+    assert all(
+        f"[{name}" in REFERENCE for name in ("data", "policy", "simulation", "banks", "keys", "quota", "witness")
+    )
 
 
 def test_every_rule_that_the_code_raises_is_in_the_reference():

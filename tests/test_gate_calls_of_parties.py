@@ -247,10 +247,10 @@ def test_a_node_that_starts_again_takes_up_no_agreement_whose_signatures_do_not_
     signed = agreement.encode_signed(sign_record(dict(ends.contract.record), [("bank-1", ends.bank.key)]))
     table = SimpleNamespace(identifiers=[], columns={})
     for module, loader in ((bank, "load_loan_table"), (platform, "load_firm_table")):
-        monkeypatch.setattr(module, "read_table", lambda _path: None)
+        monkeypatch.setattr(module, "read_table", lambda *_a: None)
         monkeypatch.setattr(module, loader, lambda *_a: table)
     monkeypatch.setattr(kind, next_step, never)
-    data = SimpleNamespace(label="y", table=Path("table.csv"), id="", split=None, loan_id=None)
+    data = SimpleNamespace(label="y", table=Path("table.csv"), id="", split=None, loan_id=None, columns={})
     rows = [SimpleNamespace(run=ends.contract.run, state=state, contract=signed, note="")]
     store = SimpleNamespace(runs=lambda: rows, setting=lambda _key: None, settings_under=lambda _prefix: {})
     node = SimpleNamespace(

@@ -48,9 +48,7 @@ def run_with(strategy: type[apps.StarStrategy], folder: Path, inputs: Inputs) ->
     return crossings(layout.folder, layout.parties)
 
 
-def test_a_strategy_that_sends_nothing_sees_nothing_cross(
-    finished: World, province: Inputs, tmp_path: Path
-) -> None:
+def test_a_strategy_that_sends_nothing_sees_nothing_cross(finished: World, province: Inputs, tmp_path: Path) -> None:
     assert run_with(Silent, tmp_path, province) == {"contracts"}
     driven = crossings(finished.layout.folder, finished.layout.parties)
     assert driven == {"contracts", "matching", "vertical", "learning"}
@@ -216,3 +214,25 @@ def test_arrays_of_every_type_come_back_as_they_were(road: Road, dtype: str) -> 
     back = decode_content(wire.LearningMessage.FromString(message.SerializeToString()))
     got = back[grid.ARRAYS]["masked"].numpy()
     assert got.dtype == values.dtype and np.array_equal(got, values) and back[grid.METRICS]["rose"] == -3
+
+
+# ---- arrays beside another thread that compiles
+
+
+class Interrupted:
+    """An array whose header fails to parse so many times, as beside an import of torch in another thread."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def numpy(self) -> Any:
+        self.times -= 1
+        if self.times >= 0:
+            raise SystemError("AST constructor recursion depth mismatch")
+        return np.zeros(3)
+
+
+def test_an_array_is_read_beside_a_thread_that_compiles() -> None:
+    assert grid.values_of(Interrupted(4)).shape == (3,)  # type: ignore[arg-type]
+    with pytest.raises(SystemError):
+        grid.values_of(Interrupted(5))  # type: ignore[arg-type]

@@ -29,7 +29,9 @@ def leaves_of(layout, party, kind):
 def test_a_used_up_quota_ends_the_run_before_the_platform_has_answered_anything(province: Inputs, tmp_path: Path):
     layout = worlds.lay(tmp_path / "run", province)
     platform = layout.parties[0]
-    worlds.edit_toml(layout.home(platform) / "node.toml", lambda content: content.update(quota={"queries": 64, "days": 30}))
+    worlds.edit_toml(
+        layout.home(platform) / "node.toml", lambda content: content.update(quota={"queries": 64, "days": 30})
+    )
     with pytest.raises(LianxinError, match="matching queries and 64 are left of 64 in 30 days") as ended:
         worlds.run(layout)
     assert ended.value.exit_code == 4

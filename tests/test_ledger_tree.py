@@ -1,6 +1,5 @@
 """Tiles of hashes: the same roots and proofs as the tree in memory, a frontier that a failed write leaves as it was."""
 
-
 import pytest
 from stores import Place, edited
 

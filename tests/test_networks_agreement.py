@@ -119,7 +119,11 @@ class Refusing:
 
 def platform(contract: Any, boundary: Any = None, folder: Path | None = None) -> PlatformNetwork:
     node = SimpleNamespace(
-        party="platform-a", boundary=boundary, say=lambda *_what, **_how: None, run_folder=lambda _: folder, ledger=LEDGER
+        party="platform-a",
+        boundary=boundary,
+        say=lambda *_what, **_how: None,
+        run_folder=lambda _: folder,
+        ledger=LEDGER,
     )
     return PlatformNetwork(node, contract)  # type: ignore[arg-type]
 

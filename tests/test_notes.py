@@ -106,7 +106,9 @@ BAD_NOTES = {
     "a key id and nothing more": "text\n\n— a AAAAAA==\n".encode(),
     "not utf-8": b"\xff\n\n" + a_note().signatures[0].line().encode(),
     "too long": b"a" * notes.NOTE_LIMIT_BYTES + a_note().encode(),
-    "too many signatures": HEAD.text().encode() + b"\n" + a_note().signatures[0].line().encode() * (notes.SIGNATURE_LIMIT + 1),
+    "too many signatures": HEAD.text().encode()
+    + b"\n"
+    + a_note().signatures[0].line().encode() * (notes.SIGNATURE_LIMIT + 1),
     "a text without its line feed": ("text\n— a AAAAAAAA\n").encode(),
 }
 

@@ -140,7 +140,9 @@ def platform_run(provider: w.Provider, firms: list[str]) -> Any:
     """Return as much of a platform's run as its counting of a bank's labels looks at: both training rows' firms."""
     node = SimpleNamespace(boundary=provider.boundary, party="platform-a", say=lambda *_what, **_how: None)
     shared = SimpleNamespace(firms=firms, rows=list(range(len(firms))), right=None)
-    contract = SimpleNamespace(record=w.contract_of(), purpose="P4", step_deadline_s=1, min_rows=LEAST, max_rows=1000)
+    contract = SimpleNamespace(
+        run="run-1", record=w.contract_of(), purpose="P4", step_deadline_s=1, min_rows=LEAST, max_rows=1000
+    )
     run = SimpleNamespace(
         node=node, contract=contract, features=list(FIELDS), specs=dict.fromkeys(FIELDS), mask_key=1, identifiers=(),
         _shared=lambda _: shared, _table=lambda _: SimpleNamespace(columns=()), _key_ready=Event(), _raw={},

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import worlds
+from torture import ONLY
 from worlds import World
 
 from lianxin.parties.auditor import PARTY_CHECKS, verify_run
@@ -118,11 +119,16 @@ def test_a_bank_killed_mid_round_is_dropped_and_the_round_runs_again_with_the_ot
     assert f"lost {DEAD}" in notes and "end round 3" in notes
     assert ran.summary["state"] == "finished" and set(ran.summary["scored"]) == {"bank-1", "bank-3"}
     made = attempts_of(layout.home("bank-1") / "evidence")
-    assert [one for one in made if one != (2, 1)] == [(1, 0), (2, 2), (3, 3)]  # it may be gone before the sum's first stage
+    assert [one for one in made if one != (2, 1)] == [
+        (1, 0),
+        (2, 2),
+        (3, 3),
+    ]  # it may be gone before the sum's first stage
     assert_survivors_verify(layout, tmp_path / "audit")
     assert "Traceback" not in logs_of(layout)
 
 
+@ONLY
 def test_of_four_banks_one_is_killed_mid_round_and_the_round_is_opened_with_the_three_that_stay(
     nodes: Callable[..., Processes], five: Inputs
 ) -> None:

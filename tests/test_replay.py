@@ -84,7 +84,9 @@ def test_a_header_that_differs_from_a_pack_is_named(
         shutil.rmtree(homes.pop(party))
     keys = {party: load_identity(folder / "parties" / party / "identity").signing_key for party in homes}
     write_pack(homes, keys, tmp_path / "one.evidence", "2026-01-05T01:00:00Z")
-    with pytest.raises(EvidenceRejected, match=r"message matching/bank-\d/.* step matching\..*: .* in its header epoch"):
+    with pytest.raises(
+        EvidenceRejected, match=r"message matching/bank-\d/.* step matching\..*: .* in its header epoch"
+    ):
         replay_run(tmp_path / "one.evidence", folder / "scenario.json")
 
 

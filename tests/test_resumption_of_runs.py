@@ -10,7 +10,7 @@ import network_world
 import pytest
 from faults.killed_nodes import STAGES, Place, Town
 from faults.processes_killed import Mortal
-from torture import IS_TORTURE
+from torture import IS_TORTURE, ONLY
 
 from lianxin.parties.auditor import verify_run
 from lianxin.simulations.layout import Layout
@@ -60,8 +60,14 @@ PLACES = {
 }
 
 
+DAILY = (
+    "a bank at keys", "a bank at masked", "a bank while fields are counted", "the platform in round 2",
+    "the platform at the evaluation", "the platform and a bank",
+)  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(PLACES))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in DAILY else ONLY) for name in PLACES])
 def test_a_run_ends_with_the_same_model_whoever_was_killed(
     tables: Inputs, undisturbed: str, tmp_path: Path, name: str
 ) -> None:
@@ -92,6 +98,7 @@ def killed_for_real(layout: Layout, places: list[Place]) -> str:
     return digest_of(layout)
 
 
+@ONLY
 @pytest.mark.slow
 def test_processes_killed_without_warning_end_with_the_same_model(
     tables: Inputs, undisturbed: str, tmp_path: Path

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import worlds
+from torture import ONLY
 from worlds import World
 
 from lianxin.crypto import canonical
@@ -36,7 +37,7 @@ def test_the_same_seed_gives_the_same_transcript(finished: World, province: Inpu
     assert again.ran.summary["transcript_sha256"] == finished.ran.summary["transcript_sha256"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=ONLY), 2])
 def test_the_number_of_workers_does_not_change_the_transcript(
     finished: World, province: Inputs, tmp_path: Path, workers: int
 ) -> None:
@@ -45,6 +46,7 @@ def test_the_number_of_workers_does_not_change_the_transcript(
     assert helped.ran.summary["transcript_sha256"] == finished.ran.summary["transcript_sha256"]
 
 
+@ONLY
 def test_another_seed_gives_another_transcript(finished: World, province: Inputs, tmp_path: Path) -> None:
     other = worlds.run(worlds.lay(tmp_path / "run", province, seed=6, rounds=1))
     first = {name: other.ran.summary[name] for name in ("matched", "transcript_sha256")}

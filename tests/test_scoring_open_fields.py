@@ -47,6 +47,7 @@ def test_a_firm_that_consented_to_nothing_has_no_score_of_open_fields(
     assert rules == ["R02", "R09", "R38", "R03"]
     with monkeypatch.context() as patched:
         patched.setattr(decision, "_FREE_SCORES", (1, 2, 3, 4, 5))
+        scene.network.platform.node.boundary._decided.clear()  # what was decided in this second under the rule
         assert [scene.has(firm) for firm in (silent, silent)] == [True, True]  # what the consent keeps back
     audit = scene.end()
     failed = auditor.verify_run(audit).failures

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,14 +205,14 @@ def test_an_answer_leaves_on_a_tick_counted_from_its_request(works: list[float])
 def test_what_is_due_is_done_before_an_answer_leaves_and_a_fault_of_it_keeps_the_answer() -> None:
     road, order = Road(), list[str]()
     paced = Paced(road, road.now, road.sleep)  # type: ignore[arg-type]
-    paced.due = SimpleNamespace(result=lambda: order.append("mark"))  # type: ignore[assignment]
+    paced.due = lambda: order.append("mark")
     paced.send(b"")
     assert order == ["mark"] and len(road.sent) == 1
 
     def fails() -> None:
         raise OSError("no room")
 
-    paced.due = SimpleNamespace(result=fails)  # type: ignore[assignment]
+    paced.due = fails
     with pytest.raises(OSError, match="no room"):
         paced.send(b"")
     assert len(road.sent) == 1

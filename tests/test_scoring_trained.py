@@ -110,7 +110,12 @@ def test_every_firm_whose_sides_a_training_told_has_its_trained_log_odds_when_it
 
     monkeypatch.setattr(BankTrees, "_compare", noting)
     monkeypatch.setattr(score_cuts, "check_breadth", lambda *_told: None)  # three trees cut few fields
-    terms = {"model": "boosted_trees", "model_terms": {"trees": 3, "depth": 2, "min_rows": 50}, "minimums": {}, **worlds.SHORT}
+    terms = {
+        "model": "boosted_trees",
+        "model_terms": {"trees": 3, "depth": 2, "min_rows": 50},
+        "minimums": {},
+        **worlds.SHORT,
+    }
     layout = lay(worlds.run(worlds.lay(tmp_path / "trained", province, **terms)), tmp_path / "run")
     with query_world.running(layout) as network:
         network.platform.launch(load_run(layout.folder / f"{AGREEMENT}.toml"))

@@ -29,7 +29,14 @@ def test_a_bank_that_meets_another_certificate_than_the_pinned_one_stops_with_on
     ours, theirs = two_networks
     nodes = runner.Processes(ours)
     bank = ours.parties[1]
-    command = [sys.executable, "-m", "lianxin.parties.cli", "platform", "serve", str(ours.home("platform") / "node.toml")]
+    command = [
+        sys.executable,
+        "-m",
+        "lianxin.parties.cli",
+        "platform",
+        "serve",
+        str(ours.home("platform") / "node.toml"),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as platform:
         try:
             nodes._children["platform"] = platform

@@ -200,7 +200,7 @@ def test_the_doctor_tells_a_port_that_cannot_be_had_from_one_that_is_taken(home,
 
 def test_a_platform_that_has_done_nothing_says_so_and_who_is_connected(monkeypatch, capsys):
     class Notes:
-        def page(self, start: int) -> tuple[int, list[str], int]:
+        def told(self, start: int) -> tuple[int, list[str], int]:
             return 0, [], 0
 
     node = SimpleNamespace(party="platform", notes=Notes())

@@ -20,6 +20,7 @@ import pytest
 import worlds
 from conftest import ROOT
 from flwr.supercore.task_identity import TaskIdentity
+from torture import ONLY
 
 from lianxin.federation import stock
 from lianxin.federation.apps import parts_of, record_of
@@ -238,6 +239,7 @@ def wait_until_up(url: str, link: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the SuperLink did not come up")
 
 
+@ONLY
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_stock_flower_ends_with_the_same_weights_as_our_own_road(tmp_path: Path, superlink: dict[str, str]) -> None:

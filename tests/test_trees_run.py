@@ -261,7 +261,12 @@ def test_a_bank_that_is_lost_at_a_tree_leaves_the_others_to_go_on_with_evidence_
         return train(self, tree, *told)
 
     monkeypatch.setattr(BankTrees, "train", fail)
-    terms = {"model": "boosted_trees", "model_terms": {"trees": 3, "depth": 1}, "minimums": {"min_banks": 1}, **worlds.SHORT}
+    terms = {
+        "model": "boosted_trees",
+        "model_terms": {"trees": 3, "depth": 1},
+        "minimums": {"min_banks": 1},
+        **worlds.SHORT,
+    }
     world = worlds.run(worlds.lay(tmp_path / "run", province, **terms))
     assert list(world.ran.summary["scored"]) == ["bank-1"]
     assert [len(model_of(world, "bank-1")["ensemble"]["trees"])] == [3]

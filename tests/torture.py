@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 IS_TORTURE = os.environ.get("LIANXIN_TORTURE") == "1"
 FUZZ_SECONDS = float(os.environ.get("LIANXIN_FUZZ_SECONDS", "60"))
 FACTOR = 100 if IS_TORTURE else 1
+ONLY = pytest.mark.skipif(not IS_TORTURE, reason="the counts of make torture are needed")
 LEAST_CASES = 1000
 counted: dict[str, int] = {}
 

@@ -93,7 +93,10 @@ def test_a_key_that_differs_in_any_of_its_bindings_has_another_tag(bank_key, pla
 
 BAD_CHUNKS = {
     "shorter by a byte": (lambda data, n: data[:-1], "no whole number of ciphertexts of 512 bytes"),
-    "a number of at least n²": (lambda data, n: data[:8] + b"\xff" * 512 + data[520:], r"ciphertext 0 is outside \(0, n²\)"),
+    "a number of at least n²": (
+        lambda data, n: data[:8] + b"\xff" * 512 + data[520:],
+        r"ciphertext 0 is outside \(0, n²\)",
+    ),
     "zero": (lambda data, n: data[:8] + bytes(512) + data[520:], r"ciphertext 0 is outside \(0, n²\)"),
     "a multiple of n": (lambda data, n: data[:8] + n.to_bytes(512, "big") + data[520:], "ciphertext 0 shares a factor"),
     "no tag at all": (lambda data, n: data[8:], "under key"),
@@ -134,7 +137,10 @@ def test_a_reordered_or_repeated_chunk_is_refused_with_both_numbers(bank_key):
             lambda message, number=number: setattr(message, "chunk", number),
         )
         with pytest.raises(PeerError, match=f"chunk {number} where 0 was due") as refusal:
-            play(bank, binning.platform_count_role(other, bank_key.public, binning.Columns(([0, 1] * (rows // 2),), (2,))))
+            play(
+                bank,
+                binning.platform_count_role(other, bank_key.public, binning.Columns(([0, 1] * (rows // 2),), (2,))),
+            )
         assert refusal.value.rule == "S05"
 
 

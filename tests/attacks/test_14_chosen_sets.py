@@ -15,6 +15,7 @@ import worlds
 from flwr.app import Context, Message, Metadata, RecordDict
 from sums_grid import Bank, contract_for, key_of, piped
 from sums_world import names_of
+from torture import ONLY
 
 from lianxin.federation import apps, grid, secure_sum_request, sum_mod
 from lianxin.federation.errors import PeerError, RunStopped
@@ -294,6 +295,7 @@ def test_training_is_summed_in_groups_and_everything_else_over_all_banks() -> No
         assert isinstance(terms, SumTerms) and terms.threshold == 9
 
 
+@ONLY
 @pytest.mark.slow
 def test_a_run_of_twelve_banks_in_four_groups_ends_with_one_model(tmp_path: Path) -> None:
     tables = network_world.tables_of(tmp_path / "tables", banks=12, rows=260)

@@ -286,7 +286,8 @@ def test_a_connection_that_is_held_without_a_cut_is_noticed_by_its_pings_and_dia
 ) -> None:
     for name in ("OPTIONS", "SERVER_OPTIONS"):  # eight times as fast as in earnest, where it takes 16 s
         options = [
-            (key, value // 8 if "ping" in key or "keepalive" in key else value) for key, value in vars(services_road)[name]
+            (key, value // 8 if "ping" in key or "keepalive" in key else value)
+            for key, value in vars(services_road)[name]
         ]
         monkeypatch.setattr(services_road, name, options)
     channel = wire.start(echo)
