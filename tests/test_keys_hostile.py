@@ -71,7 +71,7 @@ def test_a_second_block_in_a_folder_keeps_no_other_bank_out(door: Door, monkeypa
     is_accepted(door.network, tls_statement(door.network, MANGLED["with a block that never ends"]))
     assert answered(door.link("bank-2").open("contracts/bank-2", "run-0001"))
     trusted = load_identity(door.network / "platform").pems[""].trusted
-    assert trusted.count(b"BEGIN") == trusted.count(b"END") == 5  # the authority's, and two of each
+    assert trusted.count(b"-----BEGIN") == trusted.count(b"-----END") == 5  # the authority's, and two of each
 
 
 def test_without_that_it_would_shut_out_a_bank_that_has_rotated(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
