@@ -1,6 +1,5 @@
 """Commands that run a node until it is stopped, and what a running node answers on its control socket."""
 
-import gc
 import logging
 import signal
 import threading
@@ -40,7 +39,6 @@ def _further(served: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 def _until_stopped(stopped: threading.Event, closers: list[Callable[[], None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    gc.freeze()  # what the start made stays: to go through it at each full collection holds every thread for 0.1 s
     stopped.wait()
     for close in closers:
         close()

@@ -29,6 +29,14 @@ def written(folder: Path, kind: str) -> Path:
     return path
 
 
+def configured(folder: Path, called: dict[str, str]) -> Path:
+    """A platform's configuration whose table's columns are called so."""
+    data = {"table": "t.csv", "id": "firm", "columns": called}
+    node = {"role": "platform", "operator": "wang", "identity": "i", "state": "s", "listen": "127.0.0.1:0"}
+    (folder / "node.toml").write_text(tomli_w.dumps({**node, "data": data}))
+    return folder / "node.toml"
+
+
 @pytest.mark.parametrize("kind", ["gb18030", "utf-8-sig", "utf-8", "parquet"])
 def test_a_column_is_read_by_what_it_is_called_here(tmp_path: Path, kind: str) -> None:
     path = written(tmp_path, kind)
@@ -56,35 +64,17 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path, what: str) -> None:
 
 
 def test_the_doctor_and_a_list_to_score_read_it_so_too(tmp_path: Path) -> None:
-    data = {"table": "t.csv", "id": "firm", "columns": CALLED}
-    node = {
-        "role": "platform",
-        "operator": "wang",
-        "identity": "i",
-        "state": "s",
-        "listen": "127.0.0.1:0",
-        "data": data,
-    }
-    (tmp_path / "node.toml").write_text(tomli_w.dumps(node))
-    path = written(tmp_path, "gb18030")
-    config = load_node(tmp_path / "node.toml")
+    path = configured(tmp_path, CALLED)
+    table = written(tmp_path, "gb18030")
+    config = load_node(path)
     lines = list(look_at_table(config))
     assert lines[-1].state == "ok" and "3 columns, GB18030, 2 rows" in lines[-1].found
-    assert cli_score._rows(path, "firm", "", config.data.columns)[0] == {
+    assert cli_score._rows(table, "firm", "", config.data.columns)[0] == {
         "firm": "a1", "values": {"reg_capital": 5, "other": "x"},
     }  # fmt: skip
 
 
 def test_a_name_of_nothing_is_a_mistake_with_its_line(tmp_path: Path) -> None:
-    data = {"table": "t.csv", "id": "firm", "columns": {"firm": ""}}
-    node = {
-        "role": "platform",
-        "operator": "wang",
-        "identity": "i",
-        "state": "s",
-        "listen": "127.0.0.1:0",
-        "data": data,
-    }
-    (tmp_path / "node.toml").write_text(tomli_w.dumps(node))
+    path = configured(tmp_path, {"firm": ""})
     with pytest.raises(InputFault, match=r"line \d+: data\.columns\.firm"):
-        load_node(tmp_path / "node.toml")
+        load_node(path)
